@@ -1,0 +1,98 @@
+use std::time::Duration;
+
+/// Every bound in the house, with its default and the reason for it. Each is a key of `[limits]` in `gitstead.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of an upload-pack request, after inflation. C git keeps 10 MiB (`http.maxRequestBuffer`); a client with very many haves needs more than its first megabyte.
+    pub upload_request_bytes: u64,
+    /// Object ids wanted by one fetch.
+    pub wants: usize,
+    /// Object ids offered as `have` by one request; repeated ones count once.
+    pub haves: usize,
+    /// `shallow` lines of one request: a client with a grafted history of a hundred thousand roots is somebody's experiment.
+    pub shallows: usize,
+    /// `ref-prefix` lines of one ls-refs; git itself ignores all of them beyond 65,535.
+    pub ref_prefixes: usize,
+    /// `server-option` or push-option lines of one request.
+    pub options: usize,
+    /// Bytes of the ref commands of one push (JGit's `receive.maxCommandBytes` is 3 MiB; 10,000 refs need about 1.5).
+    pub command_bytes: usize,
+    /// Ref commands of one push.
+    pub commands: usize,
+    /// Bytes of a pack that is pushed, unless the repository's `receive.maxInputSize` says another number.
+    pub pack_bytes: u64,
+    /// Objects of a pack that is pushed.
+    pub pack_objects: u32,
+    /// Bytes of one object after inflation.
+    pub object_bytes: u64,
+    /// Deltas from an object to its full base. git never writes more than 4,095.
+    pub delta_depth: u32,
+    /// Bytes of the delta bases that one request keeps.
+    pub delta_base_cache_bytes: usize,
+    /// Levels of trees in trees (`core.maxTreeDepth`).
+    pub tree_depth: u32,
+    /// Objects asked about in one `object-info`.
+    pub object_infos: usize,
+    /// Bytes of a gzip request body for each byte that came over the wire: deflate cannot do better than about 1,030, text rarely does 50.
+    pub inflate_ratio: u64,
+    /// Threads that one request uses for hashing and delta resolution.
+    pub threads_per_request: usize,
+    /// Connections open at a time.
+    pub connections: usize,
+    /// Worker threads for long transfers.
+    pub long_workers: usize,
+    /// Worker threads for short work (advertisements, ref updates).
+    pub short_workers: usize,
+    /// Requests that wait for a worker before new ones are told to come back.
+    pub queued: usize,
+    /// Long transfers of one repository at a time.
+    pub per_repository: usize,
+    /// Time a request may wait for its turn.
+    pub queue_wait: Duration,
+    /// Time for a client to send its request head.
+    pub header_timeout: Duration,
+    /// Time without one byte of a request body.
+    pub read_idle: Duration,
+    /// Time without the client taking one byte of a response.
+    pub write_idle: Duration,
+    /// Time that running requests get after SIGTERM.
+    pub drain: Duration,
+    /// Repositories kept open.
+    pub open_repositories: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            upload_request_bytes: 64 << 20,
+            wants: 100_000,
+            haves: 256_000,
+            shallows: 100_000,
+            ref_prefixes: 65_535,
+            options: 1_000,
+            command_bytes: 8 << 20,
+            commands: 50_000,
+            pack_bytes: 4 << 30,
+            pack_objects: 50_000_000,
+            object_bytes: 1 << 30,
+            delta_depth: 4_095,
+            delta_base_cache_bytes: 96 << 20,
+            tree_depth: 2_048,
+            object_infos: 10_000,
+            inflate_ratio: 200,
+            threads_per_request: 2,
+            connections: 1_024,
+            long_workers: 32,
+            short_workers: 8,
+            queued: 256,
+            per_repository: 24,
+            queue_wait: Duration::from_secs(20),
+            header_timeout: Duration::from_secs(20),
+            read_idle: Duration::from_secs(60),
+            write_idle: Duration::from_secs(120),
+            drain: Duration::from_secs(30),
+            open_repositories: 256,
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! `base`: the words every other room uses. Plain values: no IO, no clock of its own, no global state.
+
+mod clock;
+mod fault;
+mod fetch;
+mod limits;
+mod name;
+
+pub use clock::{Clock, FixedClock, SystemClock};
+pub use fault::Fault;
+pub use fetch::{Deepen, Filter, FilterError, Version};
+pub use limits::Limits;
+pub use name::{NameError, RepoName};

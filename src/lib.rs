@@ -1,0 +1,26 @@
+//! Gitstead: a git server for AI agents' workspaces, in pure Rust.
+//!
+//! The crate is built in floors; imports point downwards only and `tests/tidy.rs` holds the table:
+//!
+//! * `base`: plain values. Names, limits, faults, access.
+//! * `protocol`, `pack`: git's wire and git's files as values. No IO of their own.
+//! * `repo`, `depot`, `service`: blocking work on repositories. No async, no HTTP.
+//! * `worker`, `web`, `server`, `cli`: the async house (feature `server`, on by default).
+//!
+//! No code path starts another program, and nothing links C.
+
+pub mod base;
+pub mod depot;
+pub mod pack;
+pub mod protocol;
+pub mod repo;
+pub mod service;
+
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+pub mod web;
+#[cfg(feature = "server")]
+pub mod worker;
