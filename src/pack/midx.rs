@@ -1,0 +1,193 @@
+use bstr::{BStr, BString, ByteSlice};
+use gix::hash::{Kind as HashKind, oid};
+
+use super::FormatError;
+
+const WHAT: &str = "multi-pack-index";
+
+/// A multi-pack-index (version 1, one layer) over its bytes.
+pub struct MultiIndex<D> {
+    data: D,
+    hash: HashKind,
+    packs: Vec<BString>,
+    len: u32,
+    fan_at: usize,
+    ids_at: usize,
+    offsets_at: usize,
+    large: Option<(usize, usize)>,
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    bytes
+        .get(at..at + 4)
+        .map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+fn be64(bytes: &[u8], at: usize) -> u64 {
+    (u64::from(be32(bytes, at)) << 32) | u64::from(be32(bytes, at + 4))
+}
+
+impl<D: AsRef<[u8]>> MultiIndex<D> {
+    /// Reads the chunk table and checks the sizes of the chunks that are needed for looking up.
+    ///
+    /// # Errors
+    /// Also for a multi-pack-index of another hash, or one layer of a chain: those are to be ignored, not served from.
+    pub fn parse(data: D, hash: HashKind) -> Result<Self, FormatError> {
+        const CUT: FormatError = FormatError::Truncated { what: WHAT };
+        let invalid = |why| FormatError::Invalid { what: WHAT, why };
+        let bytes = data.as_ref();
+        let head = bytes.get(..12).ok_or(CUT)?;
+        if &head[..4] != b"MIDX" || head[4] != 1 {
+            return Err(invalid("unsupported version"));
+        }
+        let hash_id = if hash == HashKind::Sha256 { 2 } else { 1 };
+        if head[5] != hash_id {
+            return Err(invalid("it is for another hash"));
+        }
+        if head[7] != 0 {
+            return Err(invalid("layers of a chain are not read"));
+        }
+        let chunks = head[6] as usize;
+        let pack_count = be32(bytes, 8) as usize;
+        let table = bytes.get(12..12 + (chunks + 1) * 12).ok_or(CUT)?;
+        let chunk = |id: &[u8; 4]| -> Option<(usize, usize)> {
+            (0..chunks).find(|n| &table[n * 12..n * 12 + 4] == id).and_then(|n| {
+                let start = usize::try_from(be64(table, n * 12 + 4)).ok()?;
+                let end = usize::try_from(be64(table, (n + 1) * 12 + 4)).ok()?;
+                (start <= end && end <= bytes.len()).then_some((start, end))
+            })
+        };
+        let need = |id| chunk(id).ok_or(invalid("a chunk is missing or reaches outside of the file"));
+        let (names_start, names_end) = need(b"PNAM")?;
+        let (fan_at, fan_end) = need(b"OIDF")?;
+        let (ids_at, ids_end) = need(b"OIDL")?;
+        let (offsets_at, offsets_end) = need(b"OOFF")?;
+        if fan_end - fan_at != 1024 {
+            return Err(invalid("the fanout table has a wrong size"));
+        }
+        let mut len = 0;
+        for n in 0..256 {
+            let next = be32(bytes, fan_at + n * 4);
+            if next < len {
+                return Err(invalid("the fanout table goes backwards"));
+            }
+            len = next;
+        }
+        if (ids_end - ids_at) as u64 != u64::from(len) * hash.len_in_bytes() as u64
+            || (offsets_end - offsets_at) as u64 != u64::from(len) * 8
+        {
+            return Err(invalid("a table's size does not fit the number of objects"));
+        }
+        let packs: Vec<BString> = bytes[names_start..names_end]
+            .split(|b| *b == 0)
+            .filter(|name| !name.is_empty())
+            .map(BString::from)
+            .collect();
+        if packs.len() != pack_count {
+            return Err(invalid("the number of pack names is not the number of packs"));
+        }
+        let plain = |name: &BString| !name.contains(&b'/') && name.ends_with(b".idx");
+        if !packs.iter().all(plain) {
+            return Err(invalid("a pack name is not the name of an index"));
+        }
+        let large = chunk(b"LOFF");
+        Ok(MultiIndex {
+            hash,
+            packs,
+            len,
+            fan_at,
+            ids_at,
+            offsets_at,
+            large,
+            data,
+        })
+    }
+
+    /// File names of the pack indices it covers (`pack-….idx`), by pack number.
+    pub fn pack_names(&self) -> impl ExactSizeIterator<Item = &BStr> {
+        self.packs.iter().map(|name| name.as_bstr())
+    }
+
+    /// Number of objects.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it lists nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The id at a position.
+    ///
+    /// # Panics
+    /// When `pos` is not below [`len`](Self::len).
+    pub fn oid(&self, pos: u32) -> &oid {
+        assert!(pos < self.len, "position {pos} of {}", self.len);
+        let raw = self.hash.len_in_bytes();
+        let at = self.ids_at + pos as usize * raw;
+        oid::from_bytes_unchecked(&self.data.as_ref()[at..at + raw])
+    }
+
+    /// The position of an id.
+    pub fn lookup(&self, id: &oid) -> Option<u32> {
+        let key = id.as_bytes();
+        if key.len() != self.hash.len_in_bytes() {
+            return None;
+        }
+        let bytes = self.data.as_ref();
+        let first = key[0] as usize;
+        let mut low = if first == 0 {
+            0
+        } else {
+            be32(bytes, self.fan_at + (first - 1) * 4)
+        };
+        let mut high = be32(bytes, self.fan_at + first * 4).min(self.len);
+        while low < high {
+            let mid = low + (high - low) / 2;
+            match self.oid(mid).as_bytes().cmp(key) {
+                std::cmp::Ordering::Less => low = mid + 1,
+                std::cmp::Ordering::Greater => high = mid,
+                std::cmp::Ordering::Equal => return Some(mid),
+            }
+        }
+        None
+    }
+
+    /// The number of the pack that has the object at a position, and where in that pack. `None` when the file is damaged there.
+    pub fn location(&self, pos: u32) -> Option<(u32, u64)> {
+        assert!(pos < self.len, "position {pos} of {}", self.len);
+        let bytes = self.data.as_ref();
+        let at = self.offsets_at + pos as usize * 8;
+        let pack = be32(bytes, at);
+        let small = be32(bytes, at + 4);
+        if pack as usize >= self.packs.len() {
+            return None;
+        }
+        // The high bit means "look in the large table" only when there is one.
+        match self.large {
+            Some((start, end)) if small & 0x8000_0000 != 0 => {
+                let at = start + (small & 0x7fff_ffff) as usize * 8;
+                (at + 8 <= end).then(|| (pack, be64(bytes, at)))
+            }
+            _ => Some((pack, u64::from(small))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(tail in proptest::collection::vec(any::<u8>(), 0..300), chunks in 0u8..6) {
+            let mut bytes = b"MIDX\x01\x01".to_vec();
+            bytes.push(chunks);
+            bytes.push(0);
+            bytes.extend_from_slice(&tail);
+            let _ = MultiIndex::parse(bytes, HashKind::Sha1);
+        }
+    }
+}
