@@ -1,11 +1,16 @@
 //! `base`: the words every other room uses. Plain values: no IO, no clock of its own, no global state.
 
+mod access;
 mod clock;
 mod fault;
 mod fetch;
 mod limits;
 mod name;
 
+pub use access::{
+    Access, AccessError, Action, Ask, Credential, Decision, Grant, Origin, Pattern, Presence, Principal, Route, Rules,
+    TOKEN_PREFIX, TokenHash, TokenRule, speaks_locally, token_text,
+};
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use fault::Fault;
 pub use fetch::{Deepen, Filter, FilterError, Version};
