@@ -1,1 +1,7 @@
-//! `server`.
+//! `server`: the composition root. Reads the configuration, starts telemetry, puts the house together and takes it down again.
+//! No git and no HTTP of its own.
+
+mod config;
+mod file;
+
+pub use config::{BUILT_IN_DEFAULTS, Config, ConfigError, Overrides, default_data_dir};

@@ -1,0 +1,390 @@
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::{Path, PathBuf},
+};
+
+use bstr::{BString, ByteSlice as _};
+
+use super::file::{FileConfig, TokenEntry};
+use crate::base::{Grant, Limits, Rules, TokenRule};
+
+/// Settings for all repositories that `gitstead.toml` and the repositories themselves may change. They differ from C git's defaults where a server for
+/// partial clones and strict pushes should.
+pub const BUILT_IN_DEFAULTS: &[(&str, &str)] = &[];
+
+/// Everything `gitstead serve` was told, checked: what flags say wins over the environment, the environment over `gitstead.toml`, and that over the
+/// defaults.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// The data directory.
+    pub data: PathBuf,
+    /// The directory of repositories.
+    pub repos: PathBuf,
+    /// The address to listen on, as given: `127.0.0.1:8080`.
+    pub listen: String,
+    /// The path before repository names: empty, or with a slash at its beginning and none at its end.
+    pub url_prefix: String,
+    /// Whether only repositories with `git-daemon-export-ok` are served.
+    pub require_export_ok: bool,
+    /// git's namespace, as `GIT_NAMESPACE` holds it (`a/b`).
+    pub namespace: Option<BString>,
+    /// Whether a push to a name that does not exist makes the repository.
+    pub create_on_push: bool,
+    /// The branch HEAD of a new repository names.
+    pub default_branch: String,
+    /// The object format of a new repository.
+    pub object_format: gix::hash::Kind,
+    /// The header in which a proxy on loopback names the user.
+    pub trusted_user_header: Option<String>,
+    /// Public names of this server, which may stand in `Host` when nothing is configured for authentication.
+    pub hosts: Vec<String>,
+    /// Who may do what.
+    pub rules: Rules,
+    /// Bounds.
+    pub limits: Limits,
+    /// git configuration for all repositories: lower-case section and name, value.
+    pub defaults: Vec<(String, String)>,
+    /// The filter of the log, in `tracing`'s language.
+    pub log: String,
+}
+
+/// What flags and environment say. `None` says nothing.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs, reason = "each field is the one of `Config` with its name")]
+pub struct Overrides {
+    pub data: Option<PathBuf>,
+    pub repos: Option<PathBuf>,
+    pub listen: Option<String>,
+    pub url_prefix: Option<String>,
+    pub require_export_ok: Option<bool>,
+    pub namespace: Option<String>,
+    pub create_on_push: Option<bool>,
+    pub anonymous_read: Option<bool>,
+    pub trusted_user_header: Option<String>,
+    pub insecure_open: bool,
+    pub log: Option<String>,
+    /// `--config`.
+    pub config: Option<PathBuf>,
+}
+
+/// Why the house cannot be set up as told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read {path}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or a key or a value in it is not known.
+    #[error("{path}: {message}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and where, of several lines.
+        message: String,
+    },
+    /// A value that cannot be used, wherever it came from.
+    #[error("{key}: {why}")]
+    Value {
+        /// The key as in `gitstead.toml`.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Nobody said where data should be, and there is no home directory.
+    #[error("there is no home directory to keep data in; say where with --data DIR")]
+    NoHome,
+    /// An open server on an address others can reach.
+    #[error(
+        "refusing to listen on {listen} without authentication: others can reach that address. Add a token \
+         (`gitstead token new` prints one and what to add to gitstead.toml), name the header of your proxy with \
+         --trusted-user-header, or say --insecure-open to let everyone who can reach it fetch and push"
+    )]
+    Open {
+        /// The address.
+        listen: String,
+    },
+}
+
+fn value(key: impl Into<String>, why: impl Into<String>) -> ConfigError {
+    ConfigError::Value {
+        key: key.into(),
+        why: why.into(),
+    }
+}
+
+/// The directory data goes to when nobody says another: `$XDG_DATA_HOME/gitstead`, else `~/.local/share/gitstead`.
+pub fn default_data_dir(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
+    let absolute = |name| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .map(|dir| dir.join("gitstead"))
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share/gitstead")))
+}
+
+impl Config {
+    /// Reads `--config`, or `gitstead.toml` in the data directory if there is one, and lays `overrides` over it.
+    pub fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
+        let fallback = overrides
+            .data
+            .clone()
+            .or_else(|| default_data_dir(|name| std::env::var_os(name)));
+        let in_data = || {
+            let path = fallback.as_ref()?.join("gitstead.toml");
+            path.exists().then_some(path)
+        };
+        let path = overrides.config.clone().or_else(in_data);
+        let file = match &path {
+            Some(path) => FileConfig::read(path)?,
+            None => FileConfig::default(),
+        };
+        // Paths in the file are relative to the file.
+        let base = path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        Self::build(file, base, overrides, fallback)
+    }
+
+    /// [`Config::load`] for a text in place of a file.
+    pub fn from_toml(text: &str, path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let base = path.parent().unwrap_or(Path::new(""));
+        Self::build(FileConfig::parse(text, path)?, base, overrides, overrides.data.clone())
+    }
+
+    fn build(file: FileConfig, base: &Path, over: &Overrides, fallback: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let data = over
+            .data
+            .clone()
+            .or_else(|| file.data.map(|path| base.join(path)))
+            .or(fallback);
+        let repos = over.repos.clone().or_else(|| file.repos.map(|path| base.join(path)));
+        let (data, repos) = match (data, repos) {
+            (Some(data), Some(repos)) => (data, repos),
+            (Some(data), None) => (data.clone(), data.join("repos")),
+            // Enough to serve a directory that is there; nothing else needs the data directory yet.
+            (None, Some(repos)) => (repos.clone(), repos),
+            (None, None) => return Err(ConfigError::NoHome),
+        };
+        let tokens = tokens(file.tokens)?;
+        let header = over.trusted_user_header.clone().or(file.trusted_user_header);
+        if let Some(header) = &header {
+            check_header(header)?;
+        }
+        let rules = Rules {
+            tokens,
+            trusted_header: header.is_some(),
+            anonymous_read: over.anonymous_read.or(file.anonymous_read).unwrap_or(false),
+            insecure_open: over.insecure_open,
+        };
+        let mut limits = Limits::default();
+        file.limits.apply(&mut limits)?;
+        let namespace = over
+            .namespace
+            .clone()
+            .or(file.namespace)
+            .filter(|text| !text.is_empty());
+        let default_branch = file.default_branch.unwrap_or_else(|| "main".to_owned());
+        check_ref("default_branch", &format!("refs/heads/{default_branch}"))?;
+        Ok(Config {
+            data,
+            repos,
+            listen: over
+                .listen
+                .clone()
+                .or(file.listen)
+                .unwrap_or_else(|| "127.0.0.1:8080".to_owned()),
+            url_prefix: url_prefix(over.url_prefix.as_deref().or(file.url_prefix.as_deref()))?,
+            require_export_ok: over.require_export_ok.or(file.require_export_ok).unwrap_or(false),
+            namespace: namespace.map(checked_namespace).transpose()?,
+            create_on_push: over.create_on_push.or(file.create_on_push).unwrap_or(true),
+            default_branch,
+            object_format: object_format(file.object_format.as_deref())?,
+            trusted_user_header: header,
+            hosts: file.hosts,
+            rules,
+            limits,
+            defaults: defaults(&file.defaults)?,
+            log: over.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
+        })
+    }
+
+    /// The socket address to listen on. Refuses one that is not loopback when nothing is configured that tells friend from stranger.
+    pub fn address(&self) -> Result<SocketAddr, ConfigError> {
+        let wrong = |why: String| value("listen", format!("'{}' {why}", self.listen));
+        let all: Vec<_> = self
+            .listen
+            .to_socket_addrs()
+            .map_err(|error| wrong(format!("is not an address such as 127.0.0.1:8080: {error}")))?
+            .collect();
+        let first = *all.first().ok_or_else(|| wrong("has no address".to_owned()))?;
+        let open = !self.rules.authentication_configured() && !self.rules.insecure_open;
+        if open && !first.ip().to_canonical().is_loopback() {
+            return Err(ConfigError::Open {
+                listen: self.listen.clone(),
+            });
+        }
+        Ok(first)
+    }
+}
+
+fn tokens(entries: Vec<TokenEntry>) -> Result<Vec<TokenRule>, ConfigError> {
+    let mut rules: Vec<TokenRule> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let name = &entry.name;
+        if name.is_empty() || name.len() > 100 || name.chars().any(|c| c.is_control() || matches!(c, '<' | '>')) {
+            return Err(value(
+                "tokens.name",
+                format!("'{}' is not a name for a token", name.escape_debug()),
+            ));
+        }
+        if rules.iter().any(|rule| rule.id == *name) {
+            return Err(value("tokens.name", format!("there are two tokens named '{name}'")));
+        }
+        if let Some(twin) = rules.iter().find(|rule| rule.hash.same(&entry.hash)) {
+            return Err(value(
+                "tokens.hash",
+                format!("'{name}' and '{}' are the same token", twin.id),
+            ));
+        }
+        let access = entry.access;
+        let grants = entry.repos.into_iter().map(|pattern| Grant { pattern, access });
+        rules.push(TokenRule {
+            id: entry.name,
+            hash: entry.hash,
+            grants: grants.collect(),
+        });
+    }
+    Ok(rules)
+}
+
+fn check_header(name: &str) -> Result<(), ConfigError> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let reserved = ["authorization", "host", "cookie", "origin", "forwarded"];
+    if name.is_empty() || !name.bytes().all(token) || reserved.contains(&name.to_ascii_lowercase().as_str()) {
+        return Err(value(
+            "trusted_user_header",
+            format!("'{name}' is not the name of a header for users"),
+        ));
+    }
+    Ok(())
+}
+
+fn url_prefix(text: Option<&str>) -> Result<String, ConfigError> {
+    let text = text.unwrap_or("/repos").trim_end_matches('/');
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let rest = text.strip_prefix('/').unwrap_or(text);
+    let sound = rest
+        .split('/')
+        .all(|s| !s.is_empty() && s != "." && s != ".." && s.bytes().all(plain));
+    if sound {
+        Ok(format!("/{rest}"))
+    } else {
+        Err(value("url_prefix", format!("'{text}' is not a path such as /repos")))
+    }
+}
+
+fn check_ref(key: &str, name: &str) -> Result<(), ConfigError> {
+    gix::validate::reference::name(name.as_bytes().as_bstr())
+        .map(|_| ())
+        .map_err(|_| value(key, format!("'{name}' is not a valid ref name")))
+}
+
+fn checked_namespace(text: String) -> Result<BString, ConfigError> {
+    let sound = text
+        .split('/')
+        .all(|part| check_ref("namespace", &format!("refs/namespaces/{part}")).is_ok());
+    if sound {
+        Ok(text.into())
+    } else {
+        Err(value(
+            "namespace",
+            format!("'{text}' is not a namespace: segments of a ref name"),
+        ))
+    }
+}
+
+fn object_format(text: Option<&str>) -> Result<gix::hash::Kind, ConfigError> {
+    match text {
+        None | Some("sha1") => Ok(gix::hash::Kind::Sha1),
+        Some("sha256") => Ok(gix::hash::Kind::Sha256),
+        Some(other) => Err(value(
+            "object_format",
+            format!("'{other}' is neither 'sha1' nor 'sha256'"),
+        )),
+    }
+}
+
+/// `[defaults]` as git configuration. Both `"uploadpack.allowFilter" = true` and tables in tables are read; lists are keys with several values.
+fn defaults(table: &toml::Table) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut told = Vec::new();
+    flatten("", table, &mut told)?;
+    let built_in = BUILT_IN_DEFAULTS
+        .iter()
+        .filter(|(key, _)| !told.iter().any(|(other, _)| other == key))
+        .map(|(key, text)| ((*key).to_owned(), (*text).to_owned()));
+    let mut all: Vec<_> = built_in.collect();
+    all.extend(told);
+    Ok(all)
+}
+
+fn flatten(above: &str, table: &toml::Table, out: &mut Vec<(String, String)>) -> Result<(), ConfigError> {
+    for (name, item) in table {
+        let key = if above.is_empty() {
+            name.clone()
+        } else {
+            format!("{above}.{name}")
+        };
+        if let toml::Value::Table(inner) = item {
+            flatten(&key, inner, out)?;
+            continue;
+        }
+        let git_key =
+            git_key(&key).ok_or_else(|| value(format!("defaults.{key}"), "is not a git configuration key"))?;
+        let items = match item {
+            toml::Value::Array(items) => items.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        for item in items {
+            let text = match item {
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(truth) => truth.to_string(),
+                _ => {
+                    return Err(value(
+                        format!("defaults.{key}"),
+                        "must be text, a number, a truth value or a list of these",
+                    ));
+                }
+            };
+            out.push((git_key.clone(), text));
+        }
+    }
+    Ok(())
+}
+
+/// `section.name` or `section.subsection.name`, with section and name in lower case.
+fn git_key(key: &str) -> Option<String> {
+    let (section, rest) = key.split_once('.')?;
+    let (subsection, name) = match rest.rsplit_once('.') {
+        Some((subsection, name)) => (Some(subsection), name),
+        None => (None, rest),
+    };
+    let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if !word(section) || !word(name) || key.chars().any(char::is_control) {
+        return None;
+    }
+    let (section, name) = (section.to_ascii_lowercase(), name.to_ascii_lowercase());
+    Some(match subsection {
+        Some(subsection) => format!("{section}.{subsection}.{name}"),
+        None => format!("{section}.{name}"),
+    })
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,200 @@
+use super::*;
+use crate::base::{Access, RepoName, TokenHash};
+
+fn load(text: &str) -> Result<Config, ConfigError> {
+    load_with(text, &Overrides::default())
+}
+
+fn load_with(text: &str, over: &Overrides) -> Result<Config, ConfigError> {
+    let over = Overrides {
+        data: over.data.clone().or(Some("/data".into())),
+        ..over.clone()
+    };
+    Config::from_toml(text, Path::new("/etc/gitstead.toml"), &over)
+}
+
+#[test]
+fn nothing_said_is_a_server_on_loopback() {
+    let config = load("").unwrap();
+    assert_eq!(config.listen, "127.0.0.1:8080");
+    assert_eq!(config.repos, Path::new("/data/repos"));
+    assert_eq!(config.url_prefix, "/repos");
+    assert!(config.create_on_push);
+    assert!(!config.rules.authentication_configured());
+    assert_eq!(config.limits, Limits::default());
+    assert!(config.address().unwrap().ip().is_loopback());
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let file =
+        "listen = '127.0.0.1:1'\nurl_prefix = '/file/'\nrequire_export_ok = true\ncreate_on_push = false\nrepos = 'r'";
+    let from_file = load(file).unwrap();
+    assert_eq!(
+        (from_file.listen.as_str(), from_file.url_prefix.as_str()),
+        ("127.0.0.1:1", "/file")
+    );
+    assert_eq!(
+        from_file.repos,
+        Path::new("/etc/r"),
+        "paths in the file are relative to the file"
+    );
+    let over = Overrides {
+        listen: Some("[::1]:2".into()),
+        url_prefix: Some("/".into()),
+        repos: Some("/flag".into()),
+        require_export_ok: Some(false),
+        ..Overrides::default()
+    };
+    let config = load_with(file, &over).unwrap();
+    assert_eq!((config.listen.as_str(), config.url_prefix.as_str()), ("[::1]:2", ""));
+    assert_eq!(config.repos, Path::new("/flag"));
+    assert!(!config.require_export_ok);
+    assert!(!config.create_on_push);
+}
+
+#[test]
+fn every_limit_has_a_key() {
+    let config = load(
+        "[limits]\nwants = 7\npack_bytes = \"2g\"\nread_idle = \"500ms\"\ndrain = \"0s\"\nheader_timeout = \"2m\"\nqueued = 0",
+    )
+    .unwrap();
+    assert_eq!(config.limits.wants, 7);
+    assert_eq!(config.limits.pack_bytes, 2 << 30);
+    assert_eq!(config.limits.read_idle.as_millis(), 500);
+    assert_eq!(config.limits.header_timeout.as_secs(), 120);
+    assert_eq!(config.limits.queued, 0);
+}
+
+#[test]
+fn defaults_are_git_configuration_keys() {
+    let config = load(
+        "[defaults]\n\"uploadpack.allowFilter\" = true\ntransfer.hideRefs = ['refs/a', '!refs/a/b']\n\"uploadpackfilter.tree.maxDepth\" = 3\n\
+         \"receive.fsck.badDate\" = 'ignore'",
+    )
+    .unwrap();
+    let expected = [
+        ("receive.fsck.baddate", "ignore"),
+        ("transfer.hiderefs", "refs/a"),
+        ("transfer.hiderefs", "!refs/a/b"),
+        ("uploadpack.allowfilter", "true"),
+        ("uploadpackfilter.tree.maxdepth", "3"),
+    ];
+    for (key, text) in expected {
+        assert!(
+            config.defaults.iter().any(|(k, v)| k == key && v == text),
+            "{key}={text} is not in {:?}",
+            config.defaults
+        );
+    }
+}
+
+#[test]
+fn tokens_are_rules() {
+    let hash = TokenHash::of("gst_x");
+    let config = load(&format!(
+        "[[tokens]]\nname = 'ci'\nhash = '{hash}'\nrepos = ['team/*']\naccess = 'write'\n"
+    ))
+    .unwrap();
+    let [rule] = config.rules.tokens.as_slice() else {
+        panic!("not one token: {:?}", config.rules)
+    };
+    assert_eq!(rule.id, "ci");
+    assert_eq!(rule.grants[0].access, Access::Write);
+    assert!(rule.grants[0].pattern.matches(&RepoName::parse("team/app").unwrap()));
+    let config = load(&format!("[[tokens]]\nname = 'ro'\nhash = '{hash}'")).unwrap();
+    assert_eq!(
+        config.rules.tokens[0].grants[0].access,
+        Access::Read,
+        "reading is what a token does when nothing is said"
+    );
+}
+
+#[test]
+fn an_open_server_stays_on_loopback_unless_told() {
+    let wide = "listen = '0.0.0.0:0'";
+    assert!(matches!(load(wide).unwrap().address(), Err(ConfigError::Open { .. })));
+    let open = Overrides {
+        insecure_open: true,
+        ..Overrides::default()
+    };
+    assert!(load_with(wide, &open).unwrap().address().is_ok());
+    assert!(
+        load("listen = '[::]:0'\ntrusted_user_header = 'X-Remote-User'")
+            .unwrap()
+            .address()
+            .is_ok()
+    );
+    let token = format!("{wide}\n[[tokens]]\nname = 'a'\nhash = '{}'", TokenHash::of("x"));
+    assert!(load(&token).unwrap().address().is_ok());
+    assert!(load("listen = '127.9.9.9:0'").unwrap().address().is_ok());
+    assert!(load("listen = 'nonsense'").unwrap().address().is_err());
+    // Saying so in the file is not enough: the flag is for a person to type.
+    assert!(load("insecure_open = true").is_err());
+}
+
+/// Each wrong file, with words its error must have.
+#[test]
+fn errors_name_the_file_and_the_key() {
+    let same = TokenHash::of("x");
+    let twins = format!("[[tokens]]\nname = 'a'\nhash = '{same}'\n[[tokens]]\nname = 'b'\nhash = '{same}'");
+    let namesakes = format!(
+        "[[tokens]]\nname = 'a'\nhash = '{same}'\n[[tokens]]\nname = 'a'\nhash = '{}'",
+        TokenHash::of("y")
+    );
+    for (text, words) in [
+        ("lisen = 'x'", &["/etc/gitstead.toml", "lisen", "line 1"][..]),
+        ("[limits]\nwant = 1", &["want", "line 2"]),
+        ("[limits]\nwants = 'many'", &["line 2", "64m"]),
+        ("[limits]\nwants = -1", &["line 2", "negative"]),
+        ("[limits]\nwants = 0", &["limits.wants", "at least 1"]),
+        (
+            "[limits]\npack_objects = 99999999999",
+            &["limits.pack_objects", "too large"],
+        ),
+        ("[limits]\nread_idle = 5", &["line 2"]),
+        ("[limits]\nread_idle = '5'", &["line 2", "30s"]),
+        ("[limits]\nread_idle = '0s'", &["limits.read_idle"]),
+        ("[[tokens]]\nname = 'a'\nhash = 'x'", &["line 3", "gitstead token new"]),
+        ("[[tokens]]\nname = 'a'", &["hash"]),
+        (&twins, &["tokens.hash", "same token"]),
+        (&namesakes, &["tokens.name", "two tokens named 'a'"]),
+        ("url_prefix = '/a b'", &["url_prefix", "/repos"]),
+        ("url_prefix = '/../x'", &["url_prefix"]),
+        ("namespace = 'a..b'", &["namespace"]),
+        ("namespace = 'a//b'", &["namespace"]),
+        ("default_branch = 'a b'", &["default_branch"]),
+        ("object_format = 'md5'", &["object_format", "sha256"]),
+        ("trusted_user_header = 'a b'", &["trusted_user_header"]),
+        ("trusted_user_header = 'Authorization'", &["trusted_user_header"]),
+        ("[defaults]\nplain = 1", &["defaults.plain", "git configuration key"]),
+        ("[defaults]\n\"a.b\" = 1.5", &["defaults.a.b"]),
+        ("=", &["/etc/gitstead.toml", "line 1"]),
+    ] {
+        let error = load(text).expect_err(text).to_string();
+        for word in words {
+            assert!(error.contains(word), "{text:?} said {error:?}, without {word:?}");
+        }
+    }
+}
+
+#[test]
+fn data_goes_where_the_system_says() {
+    let env = |pairs: &'static [(&'static str, &'static str)]| {
+        move |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into())
+    };
+    let dir = |pairs| default_data_dir(env(pairs));
+    assert_eq!(
+        dir(&[("HOME", "/home/ada")]),
+        Some("/home/ada/.local/share/gitstead".into())
+    );
+    assert_eq!(
+        dir(&[("HOME", "/h"), ("XDG_DATA_HOME", "/x")]),
+        Some("/x/gitstead".into())
+    );
+    assert_eq!(
+        dir(&[("HOME", "/h"), ("XDG_DATA_HOME", "relative")]),
+        Some("/h/.local/share/gitstead".into())
+    );
+    assert_eq!(dir(&[]), None);
+}

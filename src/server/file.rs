@@ -1,0 +1,201 @@
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::ConfigError;
+use crate::base::{Access, Limits, Pattern, TokenHash};
+
+/// `gitstead.toml` as it is written. Unknown keys are errors.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileConfig {
+    pub data: Option<PathBuf>,
+    pub repos: Option<PathBuf>,
+    pub listen: Option<String>,
+    pub url_prefix: Option<String>,
+    pub require_export_ok: Option<bool>,
+    pub namespace: Option<String>,
+    pub create_on_push: Option<bool>,
+    pub default_branch: Option<String>,
+    pub object_format: Option<String>,
+    pub anonymous_read: Option<bool>,
+    pub trusted_user_header: Option<String>,
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    pub log: Option<String>,
+    #[serde(default)]
+    pub limits: FileLimits,
+    #[serde(default)]
+    pub defaults: toml::Table,
+    #[serde(default)]
+    pub tokens: Vec<TokenEntry>,
+}
+
+/// One `[[tokens]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokenEntry {
+    pub name: String,
+    #[serde(deserialize_with = "text")]
+    pub hash: TokenHash,
+    #[serde(deserialize_with = "texts", default = "everywhere")]
+    pub repos: Vec<Pattern>,
+    #[serde(default = "reading")]
+    pub access: Access,
+}
+
+fn everywhere() -> Vec<Pattern> {
+    Pattern::parse("**").into_iter().collect()
+}
+
+fn reading() -> Access {
+    Access::Read
+}
+
+impl FileConfig {
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError::File {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })
+    }
+}
+
+fn text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(from: D) -> Result<T, D::Error> {
+    String::deserialize(from)?.parse().map_err(de::Error::custom)
+}
+
+fn texts<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(from: D) -> Result<Vec<T>, D::Error> {
+    let all = Vec::<String>::deserialize(from)?;
+    all.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
+}
+
+/// A number: `1024`, or a text with git's units, `"64m"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Number(u64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Number;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, or a text such as \"64m\" with the unit k, m or g")
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Number, E> {
+                u64::try_from(number)
+                    .map(Number)
+                    .map_err(|_| E::custom("must not be negative"))
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Number, E> {
+                Ok(Number(number))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Number, E> {
+                size(text)
+                    .map(Number)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+        from.deserialize_any(Visitor)
+    }
+}
+
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match text.get(digits.len()..)?.to_ascii_lowercase().as_str() {
+        "" => 1u64,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return None,
+    };
+    digits.trim_end().parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// A span of time: `"30s"`, `"500ms"`, `"5m"`, `"1h"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span(Duration);
+
+impl FromStr for Span {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is not a time such as \"30s\": use ms, s, m or h");
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let number: u64 = digits.trim_end().parse().map_err(|_| wrong())?;
+        let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
+        match text.get(digits.len()..) {
+            Some("ms") => Some(Duration::from_millis(number)),
+            Some("s") => seconds(1),
+            Some("m" | "min") => seconds(60),
+            Some("h") => seconds(3600),
+            _ => None,
+        }
+        // A year is as good as for ever, and far from what a timer can hold.
+        .filter(|span| *span <= Duration::from_secs(366 * 86_400))
+        .map(Span)
+        .ok_or_else(wrong)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        text(from)
+    }
+}
+
+/// `[limits]` from one list of names. [`Limits`] is taken apart whole, so that a limit without a key does not compile.
+macro_rules! limits {
+    (numbers: $($number:ident)*; spans: $($span:ident)*; may_be_zero: $($zero:ident)*) => {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct FileLimits {
+            $($number: Option<Number>,)*
+            $($span: Option<Span>,)*
+        }
+
+        impl FileLimits {
+            /// Lays what the file says over `limits`.
+            pub fn apply(&self, limits: &mut Limits) -> Result<(), ConfigError> {
+                let Limits { $($number,)* $($span,)* } = limits;
+                let may_be_zero: &[&str] = &[$(stringify!($zero),)*];
+                let wrong = |key: &str, why: &str| ConfigError::Value { key: format!("limits.{key}"), why: why.to_owned() };
+                $(if let Some(Number(told)) = self.$number {
+                    let key = stringify!($number);
+                    if told == 0 && !may_be_zero.contains(&key) {
+                        return Err(wrong(key, "must be at least 1"));
+                    }
+                    *$number = told.try_into().map_err(|_| wrong(key, "is too large"))?;
+                })*
+                $(if let Some(Span(told)) = self.$span {
+                    let key = stringify!($span);
+                    if told.is_zero() && !may_be_zero.contains(&key) {
+                        return Err(wrong(key, "must be longer than nothing"));
+                    }
+                    *$span = told;
+                })*
+                Ok(())
+            }
+        }
+    };
+}
+
+limits! {
+    numbers: upload_request_bytes wants haves shallows ref_prefixes options command_bytes commands pack_bytes pack_objects object_bytes
+        delta_depth delta_base_cache_bytes tree_depth object_infos inflate_ratio threads_per_request connections long_workers
+        short_workers queued per_repository open_repositories;
+    spans: queue_wait header_timeout read_idle write_idle drain;
+    may_be_zero: queued queue_wait drain options delta_base_cache_bytes
+}
