@@ -15,6 +15,7 @@ use crate::base::Limits;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+#[allow(clippy::field_reassign_with_default, reason = "`Limits` is non-exhaustive for good")]
 fn limits() -> Limits {
     let mut limits = Limits::default();
     limits.long_workers = 2;
