@@ -1,8 +1,34 @@
-//! `repo`.
+//! `repo`: one repository on disk.
+//!
+//! Opens what git made and nothing it could serve only in part; reads its objects and refs while git itself repacks beside us; writes nothing but whole files
+//! that are renamed into place. Starts no process, reads no configuration but the repository's own, holds no file descriptor for a pack.
 
+mod config;
+mod graph;
+mod hidden;
+mod loose;
+mod mmap;
+mod odb;
+mod open;
+mod pack;
+mod pack_set;
 mod refs;
+mod settings;
+mod shallow;
 
+pub use config::BadValue;
+pub use hidden::HideRefs;
+pub use loose::{LooseReader, loose_path};
+pub use mmap::Mmap;
+pub use odb::{Location, Odb, OdbError};
+pub use open::{OpenError, OpenOptions, Repository, StoreError};
+pub use pack::Pack;
+pub use pack_set::PackSet;
 pub use refs::{
     Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStoreOptions, RefTarget, RefUpdate,
     RefsError, SharedRepository,
+};
+pub use settings::{
+    CoreSettings, Deny, FilterRefused, FilterSettings, HttpSettings, PackSettings, PackfileUri, ReceiveSettings,
+    Settings, TransferSettings, Unborn, UploadPackSettings, shared_mode,
 };

@@ -1,0 +1,732 @@
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use gix::{
+    commitgraph::Graph,
+    hash::{Kind as HashKind, ObjectId, oid},
+    objs::Kind,
+};
+
+use super::{
+    graph::GraphCache,
+    loose::{LooseReader, is_absent, loose_path},
+    pack::Pack,
+    pack_set::{PackSet, Search, Store},
+};
+use crate::{
+    base::{Fault, Limits},
+    pack::{EntryKind, FormatError, Inflater, StreamInflater, apply_delta, delta_sizes},
+};
+
+/// Why an object could not be read, or not even looked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OdbError {
+    /// A file operation failed.
+    #[error("{doing} {path}", path = path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The pack was removed, by a repack, before anything of it was read.
+    #[error("pack {pack} is gone", pack = file_name(pack))]
+    PackVanished {
+        /// Where the pack was.
+        pack: PathBuf,
+    },
+    /// A pack or its index is not one.
+    #[error("pack {pack} is damaged", pack = file_name(pack))]
+    PackDamaged {
+        /// Where the pack is.
+        pack: PathBuf,
+        /// What is wrong with it.
+        source: FormatError,
+    },
+    /// A loose object file is not one.
+    #[error("loose object {path} is corrupt", path = path.display())]
+    LooseDamaged {
+        /// Where the file is.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FormatError,
+    },
+    /// No copy of an object is readable; this is what is wrong with the first.
+    #[error("object {id} in {place} is corrupt")]
+    Corrupt {
+        /// The object.
+        id: ObjectId,
+        /// The pack's file name, or `loose`.
+        place: String,
+        /// What is wrong with it.
+        source: FormatError,
+    },
+    /// The object is larger than the house's bound.
+    #[error("object {id} has {size} bytes, more than the limit of {limit}")]
+    TooLarge {
+        /// The object.
+        id: ObjectId,
+        /// Its size in bytes, inflated.
+        size: u64,
+        /// [`Limits::object_bytes`].
+        limit: u64,
+    },
+}
+
+fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+impl OdbError {
+    /// Whose move it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            OdbError::Io { .. } | OdbError::PackVanished { .. } => Fault::Ours,
+            OdbError::PackDamaged { .. } | OdbError::LooseDamaged { .. } | OdbError::Corrupt { .. } => Fault::Corrupt,
+            OdbError::TooLarge { .. } => Fault::Client,
+        }
+    }
+}
+
+/// Where an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Location {
+    /// In a pack.
+    Packed {
+        /// Its place in [`Odb::packs`].
+        pack: u32,
+        /// The object's position in that pack's index.
+        pos: u32,
+    },
+    /// In a file of its own, found by its id, and in no pack.
+    Loose,
+}
+
+/// The objects of a repository as one request sees them.
+///
+/// Holds one immutable [`PackSet`] until it is dropped, so that a [`Location`] stays true. The first object that is not found makes it look once more at the
+/// directories; packs that appeared are appended. Clones share the view, each has a delta-base cache of its own: one clone for each thread.
+pub struct Odb {
+    shared: Arc<Shared>,
+    scratch: RefCell<Scratch>,
+}
+
+struct Shared {
+    store: Arc<Store>,
+    hash: HashKind,
+    limits: Limits,
+    first: Arc<PackSet>,
+    /// The view after the one refresh, when there was one.
+    second: OnceLock<Arc<PackSet>>,
+    graphs: Arc<GraphCache>,
+    graph: OnceLock<Option<Arc<Graph>>>,
+}
+
+struct Scratch {
+    inflater: Inflater,
+    stream: StreamInflater,
+    delta: Vec<u8>,
+    bases: BaseCache,
+}
+
+impl Clone for Odb {
+    fn clone(&self) -> Self {
+        Self::of(self.shared.clone())
+    }
+}
+
+impl std::fmt::Debug for Odb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Odb")
+            .field("packs", &self.packs().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What went wrong with one copy of an object.
+enum Broken {
+    Format(FormatError),
+    TooLarge(u64),
+    Other(OdbError),
+}
+
+impl From<FormatError> for Broken {
+    fn from(err: FormatError) -> Self {
+        Broken::Format(err)
+    }
+}
+
+impl From<OdbError> for Broken {
+    fn from(err: OdbError) -> Self {
+        match err {
+            OdbError::PackDamaged { source, .. } | OdbError::LooseDamaged { source, .. } => Broken::Format(source),
+            err => Broken::Other(err),
+        }
+    }
+}
+
+const CHAIN: &str = "delta chain";
+
+impl Odb {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        first: Arc<PackSet>,
+        hash: HashKind,
+        limits: Limits,
+        graphs: Arc<GraphCache>,
+    ) -> Odb {
+        Self::of(Arc::new(Shared {
+            store,
+            hash,
+            limits,
+            first,
+            second: OnceLock::new(),
+            graphs,
+            graph: OnceLock::new(),
+        }))
+    }
+
+    fn of(shared: Arc<Shared>) -> Odb {
+        let bases = BaseCache::new(shared.limits.delta_base_cache_bytes);
+        Odb {
+            shared,
+            scratch: RefCell::new(Scratch {
+                inflater: Inflater::new(),
+                stream: StreamInflater::new(),
+                delta: Vec::new(),
+                bases,
+            }),
+        }
+    }
+
+    fn set(&self) -> &PackSet {
+        self.shared.second.get().unwrap_or(&self.shared.first)
+    }
+
+    /// The hash that ids here are made with.
+    pub fn hash_kind(&self) -> HashKind {
+        self.shared.hash
+    }
+
+    /// The bounds of the house.
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// Every pack, in the order in which it is searched unless there is a multi-pack-index. The list may grow at its end, once.
+    pub fn packs(&self) -> &[Arc<Pack>] {
+        self.set().packs()
+    }
+
+    /// The commit-graph of the repository or of the first alternate that has one. `None` when there is none, when it is damaged or switched off, or when the
+    /// repository has a shallow boundary or grafts, which such a file knows nothing of.
+    ///
+    /// A commit in it need not exist any more: look it up before it is promised to anybody.
+    pub fn commit_graph(&self) -> Option<&Graph> {
+        self.shared
+            .graph
+            .get_or_init(|| self.shared.graphs.get(self.set().object_dirs(), self.shared.hash))
+            .as_deref()
+    }
+
+    /// Looks at the directories once more, the first time that it is called. Whether there is anything new to search.
+    fn refresh(&self) -> Result<bool, OdbError> {
+        if self.shared.second.get().is_some() {
+            return Ok(false);
+        }
+        let newer = self.shared.store.refreshed()?;
+        let extended = Arc::new(self.shared.first.extended(&newer));
+        Ok(self.shared.second.set(extended).is_ok())
+    }
+
+    /// Where an object is: always the same pack for the same object while this view lives. `Loose` only when no pack has it.
+    ///
+    /// # Errors
+    /// When the object was not found but a damaged pack may have it, or a file operation failed.
+    pub fn locate(&self, id: &oid) -> Result<Option<Location>, OdbError> {
+        loop {
+            let mut search = Search::default();
+            if let Some((pack, pos)) = self.set().locate(id, &mut search)? {
+                return Ok(Some(Location::Packed { pack, pos }));
+            }
+            if self.is_loose(id)? {
+                return Ok(Some(Location::Loose));
+            }
+            if !self.refresh()? {
+                return match search.damage {
+                    Some(damage) => Err(damage),
+                    None => Ok(None),
+                };
+            }
+        }
+    }
+
+    fn is_loose(&self, id: &oid) -> Result<bool, OdbError> {
+        for dir in self.set().object_dirs() {
+            let path = loose_path(dir, id);
+            match std::fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_file() => return Ok(true),
+                Ok(_) => {}
+                Err(err) if is_absent(&err) => {}
+                Err(source) => {
+                    return Err(OdbError::Io {
+                        doing: "look at",
+                        path,
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether there is such an object. Its bytes are not looked at. Errors as [`locate`](Self::locate).
+    pub fn contains(&self, id: &oid) -> Result<bool, OdbError> {
+        Ok(self.locate(id)?.is_some())
+    }
+
+    /// Kind and size in bytes, without reading the object. `None` when there is none.
+    ///
+    /// # Errors
+    /// When no copy of it is readable, or a file operation failed.
+    pub fn header(&self, id: &oid) -> Result<Option<(Kind, u64)>, OdbError> {
+        match self.locate(id)? {
+            Some(location) => self.header_at(location, id).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`header`](Self::header) of an object that was located in this view.
+    pub fn header_at(&self, location: Location, id: &oid) -> Result<(Kind, u64), OdbError> {
+        self.any_copy(location, id, |odb, place| match place {
+            Place::Packed(pack, offset) => odb.packed_header(pack, offset),
+            Place::Loose(reader) => Ok((reader.kind(), reader.size())),
+        })
+    }
+
+    /// Reads a whole object into `out`, which loses what it had. `None` when there is none.
+    ///
+    /// # Errors
+    /// `TooLarge` beyond [`Limits::object_bytes`], `Corrupt` when no copy of it is readable, and failing file operations.
+    pub fn read(&self, id: &oid, out: &mut Vec<u8>) -> Result<Option<Kind>, OdbError> {
+        match self.locate(id)? {
+            Some(location) => self.read_at(location, id, out).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`read`](Self::read) for an object that was located in this view. `id` names it in errors and finds another copy when this one is corrupt.
+    pub fn read_at(&self, location: Location, id: &oid, out: &mut Vec<u8>) -> Result<Kind, OdbError> {
+        self.any_copy(location, id, |odb, place| {
+            out.clear();
+            match place {
+                Place::Packed(pack, offset) => odb.unpack(pack, offset, out),
+                Place::Loose(reader) => odb.read_loose(reader, id, out),
+            }
+        })
+    }
+
+    /// Opens a loose object for reading piece by piece: for those too large to hold. `None` when it is not loose.
+    pub fn open_loose(&self, id: &oid) -> Result<Option<LooseReader>, OdbError> {
+        for dir in self.set().object_dirs() {
+            if let Some(reader) = LooseReader::open(loose_path(dir, id))? {
+                return Ok(Some(reader));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tries the copy at `location`, then every other one, and answers with the first that is readable, or with what is wrong with the first.
+    fn any_copy<T>(
+        &self,
+        location: Location,
+        id: &oid,
+        mut read: impl FnMut(&Odb, Place) -> Result<T, Broken>,
+    ) -> Result<T, OdbError> {
+        let mut first: Option<OdbError> = None;
+        let mut attempt = |place: Result<(Place, String), Broken>| -> Option<Result<T, OdbError>> {
+            let (name, result) = match place {
+                Ok((place, name)) => (name, read(self, place)),
+                Err(broken) => ("loose".to_owned(), Err(broken)),
+            };
+            let err = match result {
+                Ok(value) => return Some(Ok(value)),
+                Err(Broken::TooLarge(size)) => OdbError::TooLarge {
+                    id: id.to_owned(),
+                    size,
+                    limit: self.shared.limits.object_bytes,
+                },
+                Err(Broken::Format(source)) => OdbError::Corrupt {
+                    id: id.to_owned(),
+                    place: name,
+                    source,
+                },
+                Err(Broken::Other(err)) => err,
+            };
+            let hopeless = matches!(err, OdbError::TooLarge { .. });
+            tracing::warn!(%id, %err, "a copy of an object cannot be read");
+            if hopeless {
+                return Some(Err(err));
+            }
+            first.get_or_insert(err);
+            None
+        };
+        let packed = |pack: u32, pos: u32| {
+            let pack_of = &self.packs()[pack as usize];
+            let offset = pack_of.index().map_err(Broken::from)?.offset(pos);
+            Ok((Place::Packed(pack, offset), pack_of.name().to_owned()))
+        };
+        if let Location::Packed { pack, pos } = location
+            && let Some(done) = attempt(packed(pack, pos))
+        {
+            return done;
+        }
+        // Loose copies come last when the object is packed, first when it was found loose.
+        let try_loose = |attempt: &mut dyn FnMut(Result<(Place, String), Broken>) -> Option<Result<T, OdbError>>| {
+            for dir in self.set().object_dirs() {
+                let place = match LooseReader::open(loose_path(dir, id)) {
+                    Ok(None) => continue,
+                    Ok(Some(reader)) => Ok((Place::Loose(Box::new(reader)), "loose".to_owned())),
+                    Err(err) => Err(Broken::from(err)),
+                };
+                if let Some(done) = attempt(place) {
+                    return Some(done);
+                }
+            }
+            None
+        };
+        if location == Location::Loose
+            && let Some(done) = try_loose(&mut attempt)
+        {
+            return done;
+        }
+        // Somebody may have packed it and removed the loose file; or the copy is corrupt.
+        self.refresh()?;
+        for (pack, pos) in self.set().copies(id) {
+            if (Location::Packed { pack, pos }) != location
+                && let Some(done) = attempt(packed(pack, pos))
+            {
+                return done;
+            }
+        }
+        if location != Location::Loose
+            && let Some(done) = try_loose(&mut attempt)
+        {
+            return done;
+        }
+        Err(first.unwrap_or_else(|| OdbError::Io {
+            doing: "read object",
+            path: PathBuf::from(id.to_hex().to_string()),
+            source: io::ErrorKind::NotFound.into(),
+        }))
+    }
+
+    fn read_loose(&self, reader: Box<LooseReader>, id: &oid, out: &mut Vec<u8>) -> Result<Kind, Broken> {
+        if reader.size() > self.shared.limits.object_bytes {
+            return Err(Broken::TooLarge(reader.size()));
+        }
+        let kind = reader.read_all(out)?;
+        // A loose file carries no checksum but its name.
+        match gix::objs::compute_hash(self.shared.hash, kind, out) {
+            Ok(actual) if *actual == *id => Ok(kind),
+            _ => Err(Broken::Format(FormatError::Mismatch {
+                what: "the object's id",
+            })),
+        }
+    }
+
+    /// Follows the chain of the entry at `offset` to its full base without inflating more than the head of the first delta.
+    fn packed_header(&self, pack: u32, offset: u64) -> Result<(Kind, u64), Broken> {
+        let pack = &self.packs()[pack as usize];
+        let (header, rest) = pack.entry_at(offset)?;
+        if let Some(kind) = header.kind.object_kind() {
+            return Ok((kind, header.size));
+        }
+        let mut head = [0; 32];
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.stream.reset();
+        let (mut at, mut filled) = (0, 0);
+        while filled < head.len() {
+            let step = scratch.stream.step(&rest[at..], &mut head[filled..])?;
+            at += step.consumed;
+            filled += step.written;
+            if step.done || step.consumed + step.written == 0 {
+                break;
+            }
+        }
+        let size = delta_sizes(&head[..filled])?.result;
+        let mut at = offset;
+        for _ in 0..=self.shared.limits.delta_depth {
+            let (header, _) = pack.entry_at(at)?;
+            match header.kind.object_kind() {
+                Some(kind) => return Ok((kind, size)),
+                None => at = base_offset(pack, at, header.kind)?,
+            }
+        }
+        Err(too_deep())
+    }
+
+    fn unpack(&self, pack_no: u32, offset: u64, out: &mut Vec<u8>) -> Result<Kind, Broken> {
+        let pack = &self.packs()[pack_no as usize];
+        let scratch = &mut *self.scratch.borrow_mut();
+        let limit = self.shared.limits.object_bytes;
+        let checked = |size: u64| match usize::try_from(size) {
+            Ok(n) if size <= limit => Ok(n),
+            _ => Err(Broken::TooLarge(size)),
+        };
+        // From the object down to something whole.
+        let mut chain: Vec<(&[u8], u64)> = Vec::new();
+        let mut at = offset;
+        let (mut base, kind) = loop {
+            if let Some(hit) = scratch.bases.get(pack_no, at) {
+                break hit;
+            }
+            let (header, rest) = pack.entry_at(at)?;
+            match header.kind.object_kind() {
+                Some(kind) => {
+                    let size = checked(header.size)?;
+                    if chain.is_empty() {
+                        plausible(header.size, rest)?;
+                        scratch.inflater.inflate_exact(rest, size, out)?;
+                        return Ok(kind);
+                    }
+                    plausible(header.size, rest)?;
+                    let mut whole = Vec::new();
+                    scratch.inflater.inflate_exact(rest, size, &mut whole)?;
+                    let whole = Arc::new(whole);
+                    scratch.bases.put(pack_no, at, kind, whole.clone());
+                    break (whole, kind);
+                }
+                None => {
+                    if chain.len() as u64 >= u64::from(self.shared.limits.delta_depth) {
+                        return Err(too_deep());
+                    }
+                    chain.push((rest, at));
+                    checked(header.size)?;
+                    at = base_offset(pack, at, header.kind)?;
+                }
+            }
+        };
+        if chain.is_empty() {
+            out.extend_from_slice(&base);
+            return Ok(kind);
+        }
+        // And up again.
+        while let Some((rest, at)) = chain.pop() {
+            let (header, _) = pack.entry_at(at)?;
+            let size = checked(header.size)?;
+            plausible(header.size, rest)?;
+            scratch.delta.clear();
+            scratch.inflater.inflate_exact(rest, size, &mut scratch.delta)?;
+            let sizes = delta_sizes(&scratch.delta)?;
+            checked(sizes.result)?;
+            if chain.is_empty() {
+                apply_delta(&base, &scratch.delta, limit, out)?;
+            } else {
+                let mut next = Vec::new();
+                apply_delta(&base, &scratch.delta, limit, &mut next)?;
+                base = Arc::new(next);
+                scratch.bases.put(pack_no, at, kind, base.clone());
+            }
+        }
+        // One huge delta shall not stay with us for the rest of the request.
+        if scratch.delta.capacity() > 4 << 20 {
+            scratch.delta = Vec::new();
+        }
+        Ok(kind)
+    }
+}
+
+enum Place {
+    Packed(u32, u64),
+    Loose(Box<LooseReader>),
+}
+
+fn too_deep() -> Broken {
+    Broken::Format(FormatError::Invalid {
+        what: CHAIN,
+        why: "longer than the limit",
+    })
+}
+
+/// Deflate expands a byte to at most 1,032; a size beyond that is a lie, and need not be allocated to find out.
+fn plausible(size: u64, compressed: &[u8]) -> Result<(), FormatError> {
+    if size / 1_032 > compressed.len() as u64 {
+        return Err(FormatError::Truncated { what: "pack entry" });
+    }
+    Ok(())
+}
+
+fn base_offset(pack: &Pack, at: u64, kind: EntryKind) -> Result<u64, Broken> {
+    let invalid = |why| Broken::Format(FormatError::Invalid { what: CHAIN, why });
+    match kind {
+        EntryKind::OfsDelta { distance } => at
+            .checked_sub(distance)
+            .ok_or_else(|| invalid("a base lies before the pack")),
+        EntryKind::RefDelta { base } => {
+            let index = pack.index()?;
+            let pos = index
+                .lookup(&base)
+                .ok_or_else(|| invalid("a base is not in the pack"))?;
+            Ok(index.offset(pos))
+        }
+        _ => Ok(at),
+    }
+}
+
+/// Delta bases of this request, the ones not used for longest given up first.
+struct BaseCache {
+    limit: usize,
+    bytes: usize,
+    tick: u64,
+    entries: HashMap<(u32, u64), Base>,
+    /// Uses in order; an entry's newest use is the one that counts.
+    uses: VecDeque<(u64, (u32, u64))>,
+}
+
+struct Base {
+    used: u64,
+    kind: Kind,
+    data: Arc<Vec<u8>>,
+}
+
+/// What an entry costs beside its bytes.
+const BASE_OVERHEAD: usize = 128;
+
+impl BaseCache {
+    fn new(limit: usize) -> Self {
+        BaseCache {
+            limit,
+            bytes: 0,
+            tick: 0,
+            entries: HashMap::new(),
+            uses: VecDeque::new(),
+        }
+    }
+
+    fn get(&mut self, pack: u32, offset: u64) -> Option<(Arc<Vec<u8>>, Kind)> {
+        let key = (pack, offset);
+        let entry = self.entries.get_mut(&key)?;
+        self.tick += 1;
+        entry.used = self.tick;
+        let found = (entry.data.clone(), entry.kind);
+        self.uses.push_back((self.tick, key));
+        self.tidy();
+        Some(found)
+    }
+
+    fn put(&mut self, pack: u32, offset: u64, kind: Kind, data: Arc<Vec<u8>>) {
+        let cost = data.len() + BASE_OVERHEAD;
+        // One object must not push out everything else.
+        if cost > self.limit / 2 {
+            return;
+        }
+        let key = (pack, offset);
+        self.tick += 1;
+        let entry = Base {
+            used: self.tick,
+            kind,
+            data,
+        };
+        if let Some(old) = self.entries.insert(key, entry) {
+            self.bytes -= old.data.len() + BASE_OVERHEAD;
+        }
+        self.bytes += cost;
+        self.uses.push_back((self.tick, key));
+        while self.bytes > self.limit {
+            let Some((used, key)) = self.uses.pop_front() else {
+                break;
+            };
+            if self.entries.get(&key).is_some_and(|entry| entry.used == used)
+                && let Some(old) = self.entries.remove(&key)
+            {
+                self.bytes -= old.data.len() + BASE_OVERHEAD;
+            }
+        }
+        self.tidy();
+    }
+
+    /// Uses that were overtaken by later ones are dropped before they outgrow the entries.
+    fn tidy(&mut self) {
+        if self.uses.len() > 64 + 4 * self.entries.len() {
+            let entries = &self.entries;
+            self.uses
+                .retain(|(used, key)| entries.get(key).is_some_and(|entry| entry.used == *used));
+        }
+    }
+}
+
+impl gix::objs::Exists for Odb {
+    fn exists(&self, id: &oid) -> bool {
+        self.contains(id).unwrap_or(false)
+    }
+}
+
+impl gix::objs::Find for Odb {
+    fn try_find<'a>(
+        &self,
+        id: &oid,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<Option<gix::objs::Data<'a>>, gix::error::Error> {
+        match self.read(id, buffer).map_err(gix::error::Error::from_error)? {
+            Some(kind) => Ok(Some(gix::objs::Data {
+                kind,
+                object_hash: self.hash_kind(),
+                data: buffer,
+            })),
+            None => Ok(None),
+        }
+    }
+}
+
+impl gix::objs::FindHeader for Odb {
+    fn try_header(&self, id: &oid) -> Result<Option<gix::objs::Header>, gix::error::Error> {
+        let header = self.header(id).map_err(gix::error::Error::from_error)?;
+        Ok(header.map(|(kind, size)| gix::objs::Header { kind, size }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(cache: &mut BaseCache, offset: u64, size: usize) {
+        cache.put(0, offset, Kind::Blob, Arc::new(vec![0; size]));
+    }
+
+    #[test]
+    fn the_base_used_last_stays_and_the_bytes_are_bounded() {
+        let mut cache = BaseCache::new(10_000);
+        for offset in 0..8 {
+            put(&mut cache, offset, 1_000);
+        }
+        for _ in 0..1_000 {
+            assert!(cache.get(0, 0).is_some());
+        }
+        assert!(cache.uses.len() < 200, "uses are tidied: {}", cache.uses.len());
+        for offset in 10..17 {
+            put(&mut cache, offset, 1_000);
+        }
+        assert!(cache.get(0, 0).is_some(), "the one in use stays");
+        assert!(cache.get(0, 1).is_none(), "the oldest is gone");
+        assert!(cache.bytes <= 10_000);
+        put(&mut cache, 99, 9_000);
+        assert!(cache.get(0, 99).is_none(), "too large to keep");
+        let sum: usize = cache.entries.values().map(|e| e.data.len() + BASE_OVERHEAD).sum();
+        assert_eq!(sum, cache.bytes);
+    }
+
+    #[test]
+    fn an_odb_can_be_sent_to_a_thread() {
+        fn is_send<T: Send>() {}
+        is_send::<Odb>();
+    }
+}
