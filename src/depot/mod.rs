@@ -1,1 +1,13 @@
-//! `depot`.
+//! `depot`: where repositories live. Turns names into directories and open repositories, and is the only room that knows the layout
+//! above a repository. Nothing here is remembered that the disk does not say: whoever else makes, moves or removes repositories is
+//! believed at the next request.
+
+mod change;
+mod error;
+mod house;
+mod layout;
+mod list;
+
+pub use error::DepotError;
+pub use house::{CreateOptions, Depot, DepotOptions};
+pub use list::{Listed, Listing};

@@ -6,7 +6,11 @@ use std::{
 use bstr::{BString, ByteSlice as _};
 
 use super::file::{FileConfig, TokenEntry};
-use crate::base::{Grant, Limits, Rules, TokenRule};
+use crate::{
+    base::{Grant, Limits, Rules, TokenRule},
+    depot::{CreateOptions, DepotOptions},
+    repo::OpenOptions,
+};
 
 /// Settings for all repositories that `gitstead.toml` and the repositories themselves may change. They differ from C git's defaults where a server for
 /// partial clones and strict pushes should.
@@ -208,6 +212,35 @@ impl Config {
             defaults: defaults(&file.defaults)?,
             log: over.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
         })
+    }
+
+    /// What a new repository is like when nobody says otherwise.
+    pub fn create_options(&self) -> CreateOptions {
+        CreateOptions {
+            object_format: self.object_format,
+            default_branch: self.default_branch.clone(),
+            description: None,
+        }
+    }
+
+    /// How the server opens repositories.
+    pub fn depot_options(&self) -> DepotOptions {
+        DepotOptions {
+            open: OpenOptions {
+                defaults: self.defaults.clone(),
+                limits: self.limits.clone(),
+                ..Default::default()
+            },
+            require_export_ok: self.require_export_ok,
+        }
+    }
+
+    /// How the command line opens them: what is not exported is there for the operator all the same.
+    pub fn depot_options_for_operator(&self) -> DepotOptions {
+        DepotOptions {
+            require_export_ok: false,
+            ..self.depot_options()
+        }
     }
 
     /// The socket address to listen on. Refuses one that is not loopback when nothing is configured that tells friend from stranger.

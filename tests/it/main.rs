@@ -1,4 +1,5 @@
 //! Everything that needs real repositories, a real git client or the real binary. One binary, so that it links once; every file here is a module below
 //! (`tidy` checks that none is forgotten).
 
+mod depot;
 mod support;

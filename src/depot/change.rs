@@ -1,0 +1,317 @@
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    CreateOptions, Depot, DepotError,
+    layout::{self, Located, Shape},
+};
+use crate::base::RepoName;
+
+/// What our own directories that are no repositories begin with. Never looked up, never listed.
+pub(super) const HIDDEN_PREFIX: &str = ".gitstead-";
+const TEMP_PREFIX: &str = ".gitstead-tmp-";
+
+/// The right to change names. One holder in this process (the mutex), and, where the file system can lock directories, one on this machine.
+pub(super) struct Changes<'a> {
+    _in_process: MutexGuard<'a, ()>,
+    _on_machine: Option<File>,
+}
+
+impl Depot {
+    pub(super) fn changes(&self) -> Changes<'_> {
+        let in_process = self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let on_machine = File::open(&self.root).ok();
+        if let Some(root) = &on_machine {
+            // Some network file systems cannot lock a directory; the exclusive renames below still hold there.
+            let _ = rustix::fs::flock(root, rustix::fs::FlockOperation::LockExclusive);
+        }
+        Changes {
+            _in_process: in_process,
+            _on_machine: on_machine,
+        }
+    }
+
+    /// Creates an empty bare repository at `<root>/<name>.git`. It appears whole or not at all, and is on disk when this returns.
+    pub fn create(&self, name: &RepoName, options: &CreateOptions) -> Result<(), DepotError> {
+        name.check_creatable()?;
+        check_branch(&options.default_branch)?;
+        let guard = self.changes();
+        self.check_room(name.stem(), None)?;
+        let target = self.bare_path(name.stem());
+        let made = self.make_parents(&target)?;
+        let result = self.create_at(&target, options);
+        if result.is_err() {
+            self.prune_parents(&made);
+        }
+        drop(guard);
+        result
+    }
+
+    fn create_at(&self, target: &Path, options: &CreateOptions) -> Result<(), DepotError> {
+        let temp = fresh_dir(parent(target))?;
+        let result = layout::write_bare(&temp, options).and_then(|()| publish(&temp, target));
+        if result.is_err() {
+            let _ = fs::remove_dir_all(&temp);
+        }
+        result
+    }
+
+    /// Deletes a bare repository: its name is gone at once, its files follow. Directories that held nothing else go too.
+    pub fn delete(&self, name: &RepoName) -> Result<(), DepotError> {
+        let guard = self.changes();
+        let located = self.ours(name)?;
+        let temp = self.take_away(&located.git_dir)?;
+        drop(guard);
+        self.remove_taken(&temp);
+        Ok(())
+    }
+
+    /// Deletes a repository that [`Depot::create`] made and nobody has pushed anything to, for the push that made it and failed. Says whether it did.
+    pub fn discard_if_empty(&self, name: &RepoName) -> Result<bool, DepotError> {
+        let guard = self.changes();
+        let located = self.ours(name)?;
+        let dir = &located.git_dir;
+        let empty = ["refs/heads", "refs/tags", "objects/pack"]
+            .iter()
+            .all(|inner| is_empty_dir(&dir.join(inner)));
+        let only = |inner: &str, names: &[&str]| {
+            fs::read_dir(dir.join(inner)).is_ok_and(|mut entries| {
+                entries.all(|entry| entry.is_ok_and(|e| names.iter().any(|name| e.file_name() == *name)))
+            })
+        };
+        if !empty
+            || !only("refs", &["heads", "tags"])
+            || !only("objects", &["info", "pack"])
+            || !only("", &["HEAD", "config", "description", "objects", "refs"])
+        {
+            return Ok(false);
+        }
+        let temp = self.take_away(dir)?;
+        drop(guard);
+        self.remove_taken(&temp);
+        Ok(true)
+    }
+
+    /// Gives a bare repository another name, in one step.
+    pub fn rename(&self, name: &RepoName, new: &RepoName) -> Result<(), DepotError> {
+        new.check_creatable()?;
+        let guard = self.changes();
+        let located = self.ours(name)?;
+        let source = &located.git_dir;
+        if !is_empty_dir(&source.join("worktrees")) && source.join("worktrees").exists() {
+            let why = "has linked worktrees, which would lose it";
+            return Err(DepotError::Foreign {
+                name: name.clone(),
+                why,
+            });
+        }
+        self.check_room(new.stem(), Some(source))?;
+        let target = self.bare_path(new.stem());
+        let made = self.make_parents(&target)?;
+        let result = rename_exclusively(source, &target);
+        if result.is_err() {
+            self.prune_parents(&made);
+        }
+        result?;
+        self.forget(source);
+        layout::sync_dir(parent(&target))?;
+        layout::sync_dir(parent(source))?;
+        self.prune_parents(parent(source));
+        drop(guard);
+        Ok(())
+    }
+
+    /// A repository that may be moved and deleted: bare, a directory and not a link, and not the root itself.
+    fn ours(&self, name: &RepoName) -> Result<Located, DepotError> {
+        let located = self.locate(name)?;
+        let foreign = |why| {
+            Err(DepotError::Foreign {
+                name: name.clone(),
+                why,
+            })
+        };
+        match located.shape {
+            Shape::Bare => {}
+            Shape::WorkTree => return foreign("has a working tree; it is for its owner to move or delete"),
+            Shape::Linked => return foreign("is linked from another place; it is for its owner to move or delete"),
+        }
+        if fs::symlink_metadata(&located.git_dir).is_ok_and(|meta| meta.is_symlink()) {
+            return foreign("is a symbolic link; it is for its owner to move or delete");
+        }
+        Ok(located)
+    }
+
+    fn bare_path(&self, stem: &str) -> PathBuf {
+        self.root.join(format!("{stem}.git"))
+    }
+
+    /// Whether a repository may be put at `stem`: not in, not above and not in place of something. `moving` is the one that is about to move there.
+    fn check_room(&self, stem: &str, moving: Option<&Path>) -> Result<(), DepotError> {
+        for (at, _) in stem.match_indices('/') {
+            let outer = stem.get(..at).unwrap_or_default();
+            let path = self.root.join(outer);
+            match layout::find(&path)? {
+                Some(located) if Some(located.git_dir.as_path()) == moving => {}
+                Some(_) => {
+                    return Err(DepotError::Inside {
+                        name: stem.to_owned(),
+                        outer: outer.to_owned(),
+                    });
+                }
+                None => {}
+            }
+            if layout::stat(&path)?.is_some_and(|meta| !meta.is_dir()) {
+                return Err(DepotError::InTheWay { name: stem.to_owned() });
+            }
+        }
+        let plain = self.root.join(stem);
+        match layout::find(&plain)? {
+            // A repository `a` may become `a.git`, which is `a` again; there is nothing to do then, and saying so is better.
+            Some(_) => return Err(DepotError::Exists { name: stem.to_owned() }),
+            None => {}
+        }
+        for path in [plain, self.bare_path(stem)] {
+            let taken = fs::symlink_metadata(&path).is_ok() && !is_empty_dir(&path);
+            if taken {
+                return Err(DepotError::InTheWay { name: stem.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directories above `target`, durably; the answer is the lowest of them.
+    fn make_parents(&self, target: &Path) -> Result<PathBuf, DepotError> {
+        let lowest = parent(target).to_owned();
+        let mut missing: Vec<&Path> = Vec::new();
+        let mut at = lowest.as_path();
+        while at != self.root && !at.exists() {
+            missing.push(at);
+            at = parent(at);
+        }
+        for dir in missing.into_iter().rev() {
+            match fs::create_dir(dir) {
+                Ok(()) => layout::sync_dir(parent(dir))?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(DepotError::io("create", dir.to_owned(), source)),
+            }
+        }
+        Ok(lowest)
+    }
+
+    /// Removes `dir` and the directories above it as far as they are empty, never the root.
+    fn prune_parents(&self, dir: &Path) {
+        let mut at = dir;
+        while at != self.root && at.starts_with(&self.root) && fs::remove_dir(at).is_ok() {
+            at = parent(at);
+        }
+    }
+
+    /// Takes a repository out of sight, in one step.
+    fn take_away(&self, git_dir: &Path) -> Result<PathBuf, DepotError> {
+        let above = parent(git_dir);
+        let temp = above.join(fresh_name());
+        rename_exclusively(git_dir, &temp)?;
+        self.forget(git_dir);
+        layout::sync_dir(above)?;
+        Ok(temp)
+    }
+
+    fn remove_taken(&self, temp: &Path) {
+        match fs::remove_dir_all(temp) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(path = %temp.display(), %error, "a deleted repository's files are left for the next start to remove");
+            }
+        }
+        let _guard = self.changes();
+        self.prune_parents(parent(temp));
+    }
+
+    /// Removes what a process that was killed has left: half-made and half-deleted repositories. Says how many.
+    ///
+    /// Whoever makes such a directory holds the right to change names until it is published, and what is found here while
+    /// holding that right is nobody's, or on its way out.
+    pub fn sweep(&self) -> Result<usize, DepotError> {
+        let _guard = self.changes();
+        let mut removed = 0;
+        self.walk(&mut |_| {}, &mut |left_over| match fs::remove_dir_all(left_over) {
+            Ok(()) => removed += 1,
+            Err(error) => {
+                tracing::warn!(path = %left_over.display(), %error, "cannot remove what an earlier process left")
+            }
+        })?;
+        Ok(removed)
+    }
+
+    /// A directory for [`Depot::blank`].
+    pub(super) fn write_blank(&self, options: &CreateOptions) -> Result<PathBuf, DepotError> {
+        let _guard = self.changes();
+        let temp = fresh_dir(&self.root)?;
+        layout::write_bare(&temp, options)?;
+        Ok(temp)
+    }
+}
+
+pub(super) fn check_branch(branch: &str) -> Result<(), DepotError> {
+    let full = format!("refs/heads/{branch}");
+    let sound = gix::validate::reference::name(full.as_str().into()).is_ok() && !branch.starts_with('-');
+    if sound && branch != "HEAD" {
+        Ok(())
+    } else {
+        Err(DepotError::Branch {
+            name: branch.to_owned(),
+        })
+    }
+}
+
+fn is_empty_dir(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(path)
+}
+
+/// A name that nobody has: process, time and a count.
+fn fresh_name() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let nanos = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos());
+    format!("{TEMP_PREFIX}{}-{nanos:x}-{count}", std::process::id())
+}
+
+fn fresh_dir(parent: &Path) -> Result<PathBuf, DepotError> {
+    let path = parent.join(fresh_name());
+    fs::create_dir(&path).map_err(|source| DepotError::io("create", path.clone(), source))?;
+    Ok(path)
+}
+
+fn publish(temp: &Path, target: &Path) -> Result<(), DepotError> {
+    rename_exclusively(temp, target)?;
+    layout::sync_dir(parent(target))
+}
+
+/// Renames a directory to a name that nothing but an empty directory may have.
+fn rename_exclusively(from: &Path, to: &Path) -> Result<(), DepotError> {
+    use rustix::{fs as sys, io::Errno};
+    if is_empty_dir(to) {
+        let _ = fs::remove_dir(to);
+    }
+    let error = |errno: Errno| DepotError::io("rename to", to.to_owned(), errno.into());
+    match sys::renameat_with(sys::CWD, from, sys::CWD, to, sys::RenameFlags::NOREPLACE) {
+        // File systems that cannot promise it: a directory never replaces one that is not empty anyway.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => sys::rename(from, to).map_err(error),
+        other => other.map_err(error),
+    }
+}
