@@ -173,10 +173,8 @@ impl Depot {
             }
         }
         let plain = self.root.join(stem);
-        match layout::find(&plain)? {
-            // A repository `a` may become `a.git`, which is `a` again; there is nothing to do then, and saying so is better.
-            Some(_) => return Err(DepotError::Exists { name: stem.to_owned() }),
-            None => {}
+        if layout::find(&plain)?.is_some() {
+            return Err(DepotError::Exists { name: stem.to_owned() });
         }
         for path in [plain, self.bare_path(stem)] {
             let taken = fs::symlink_metadata(&path).is_ok() && !is_empty_dir(&path);

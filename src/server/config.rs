@@ -229,7 +229,6 @@ impl Config {
             open: OpenOptions {
                 defaults: self.defaults.clone(),
                 limits: self.limits.clone(),
-                ..Default::default()
             },
             require_export_ok: self.require_export_ok,
         }
