@@ -25,8 +25,8 @@ pub use open::{OpenError, OpenOptions, Repository, StoreError};
 pub use pack::Pack;
 pub use pack_set::PackSet;
 pub use refs::{
-    Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStoreOptions, RefTarget, RefUpdate,
-    RefsError, SharedRepository,
+    Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStore, RefStoreOptions, RefTarget,
+    RefUpdate, RefsError, SharedRepository,
 };
 pub use settings::{
     CoreSettings, Deny, FilterRefused, FilterSettings, HttpSettings, PackSettings, PackfileUri, ReceiveSettings,

@@ -14,6 +14,7 @@ use super::{
     loose::is_absent,
     odb::{Odb, OdbError},
     pack_set::{Stamp, Store, StoreOptions},
+    refs::{RefStore, RefStoreOptions},
     settings::Settings,
     shallow,
 };
@@ -139,6 +140,7 @@ pub struct Repository {
     limits: Limits,
     store: Arc<Store>,
     graphs: Arc<GraphCache>,
+    refs: RefStore,
     /// What opening depended on.
     watched: Vec<(PathBuf, Watch)>,
 }
@@ -372,6 +374,12 @@ impl Repository {
             },
         );
         let graphs = GraphCache::new(&common_dir, settings.core.commit_graph);
+        let refs = RefStore::new(
+            &git_dir,
+            &common_dir,
+            format.hash,
+            RefStoreOptions::from_settings(&settings, bare),
+        );
         Ok(Repository {
             git_dir,
             objects_dir,
@@ -382,6 +390,7 @@ impl Repository {
             limits: options.limits.clone(),
             store: Arc::new(store),
             graphs: Arc::new(graphs),
+            refs,
             watched,
             common_dir,
         })
@@ -455,6 +464,11 @@ impl Repository {
     /// The bounds it was opened with.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Its refs, for what the methods here do not offer.
+    pub fn ref_store(&self) -> &RefStore {
+        &self.refs
     }
 
     /// The objects as of now, for one request. Costs a few stats when nothing has changed on disk.

@@ -3,8 +3,19 @@
 //! Promise: a reader never sees a ref that was neither the old nor the new value, and a transaction is on disk wholly or not at all
 //! at whatever point the process is killed (see `transaction`). C git may work on the same files at the same time.
 
+mod disk;
+mod loose;
+mod names;
+mod packed;
+mod reflog;
+mod repository;
+mod store;
+mod symbolic;
+mod transaction;
 mod types;
+mod write;
 
+pub use store::RefStore;
 pub use types::{
     Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStoreOptions, RefTarget, RefUpdate,
     RefsError, SharedRepository,
