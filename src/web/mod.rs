@@ -1,1 +1,19 @@
-//! `web`.
+//! `web`: the HTTP faces.
+//!
+//! Promise: thin. A request is understood, admitted and handed to a worker; what comes back is given the form HTTP wants. Every route
+//! that executes something decides itself who may (`base::access` has the rules), from the path it will act on. Nothing here knows what is inside a
+//! repository, and no text of a client reaches a log or a terminal with its control characters.
+
+mod git;
+mod hands;
+mod house;
+mod inflate;
+mod listen;
+mod observe;
+mod path;
+mod reply;
+
+pub use hands::{Context, Doors, Failure, Hands, PlainFile, Served, Service};
+pub use house::{Caller, House, Options, Peer, RequestId, router};
+pub use listen::{Drain, serve};
+pub use reply::Refusal;

@@ -48,47 +48,48 @@ where
         self.received
     }
 
-    /// Reads and forgets what is left, up to `most` bytes and for at most `patience`. Says whether the end was seen. A client that still sends when the
-    /// connection is closed would lose the answer.
+    /// [`discard`](Self::discard) for blocking code.
     pub fn drain(&mut self, most: u64, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
-        let mut left = most;
-        loop {
-            let taken = self.chunk.len() as u64;
-            if taken > left {
-                return false;
-            }
-            left -= taken;
-            self.chunk = Bytes::new();
-            let patience = until.saturating_duration_since(Instant::now());
-            match self.next_chunk(patience.min(self.read_idle)) {
-                Ok(true) => {}
-                Ok(false) => return true,
-                Err(_) => return false,
-            }
-        }
+        self.handle.clone().block_on(self.discard(most, patience))
     }
 
-    /// Waits for bytes: false at the end. After an error there is nothing more.
-    fn next_chunk(&mut self, patience: Duration) -> io::Result<bool> {
+    /// Reads and forgets what is left, up to `most` bytes and for at most `patience`. Says whether the end was seen; if not, more can be read. A client
+    /// that still sends when the connection is closed would lose the answer.
+    pub async fn discard(&mut self, most: u64, patience: Duration) -> bool {
+        let all = async {
+            let mut left = most;
+            loop {
+                let taken = self.chunk.len() as u64;
+                if taken > left {
+                    return false;
+                }
+                left -= taken;
+                self.chunk = Bytes::new();
+                match self.next_chunk().await {
+                    Ok(true) => {}
+                    Ok(false) => return true,
+                    Err(_) => return false,
+                }
+            }
+        };
+        timeout(patience, all).await.unwrap_or(false)
+    }
+
+    /// Waits for bytes: false at the end. After an error there is nothing more. Dropping the future loses nothing.
+    async fn next_chunk(&mut self) -> io::Result<bool> {
         while self.chunk.is_empty() {
             let Some(body) = &mut self.body else { return Ok(false) };
-            let frame = self.handle.block_on(async { timeout(patience, body.frame()).await });
-            match frame {
-                Err(_) => {
-                    self.body = None;
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the client sends no bytes"));
-                }
-                Ok(None) => {
+            match body.frame().await {
+                None => {
                     self.body = None;
                     return Ok(false);
                 }
-                Ok(Some(Err(error))) => {
+                Some(Err(error)) => {
                     self.body = None;
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, error));
                 }
                 // Trailers are not data.
-                Ok(Some(Ok(frame))) => self.chunk = frame.into_data().unwrap_or_default(),
+                Some(Ok(frame)) => self.chunk = frame.into_data().unwrap_or_default(),
             }
         }
         self.received += self.chunk.len() as u64;
@@ -107,8 +108,16 @@ where
         }
         if self.chunk.is_empty() {
             let start = Instant::now();
-            if !self.next_chunk(self.read_idle.saturating_sub(self.waited))? {
-                return Ok(0);
+            let patience = self.read_idle.saturating_sub(self.waited);
+            let handle = self.handle.clone();
+            match handle.block_on(async { timeout(patience, self.next_chunk()).await }) {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return Ok(0),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {
+                    self.body = None;
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the client sends no bytes"));
+                }
             }
             self.waited += start.elapsed();
             self.since_pace = self.since_pace.saturating_add(self.chunk.len());

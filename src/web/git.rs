@@ -1,0 +1,508 @@
+//! The git routes: from a request to a job on a worker, and from what it answers to a response.
+//!
+//! Authorisation happens in the job itself, right before what it allows, with the repository's own settings at hand.
+
+use std::{
+    fs::File,
+    io::{Cursor, Read, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, HttpBody},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Version as HttpVersion, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::{
+    hands::{Context, Doors, Failure, PlainFile, Served, Service},
+    house::{Caller, House, Peer, RequestId},
+    inflate::{BodyFailure, RequestBody, Wire},
+    path::{self, Endpoint},
+    reply::{Cache, Head, Refusal},
+};
+use crate::{
+    base::{Ask, Decision, Presence, RepoName, Route, Version},
+    worker::{Answer, BodyReader, CHUNK_BYTES, Lane, Reply},
+};
+
+/// Bodies of at most this length are collected before a worker is asked for, so that slow senders of small requests hold no thread.
+const SMALL_BODY: u64 = 64 << 10;
+
+/// So much of a body that nobody wants is still taken, so that the client gets to read why.
+const DRAIN_BYTES: u64 = 64 << 20;
+const BUSY_DRAIN_BYTES: u64 = 8 << 20;
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is asked for, once the path and the query are understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Want {
+    Advertisement(Service),
+    InfoRefs,
+    InfoPacks,
+    File { relative: String, length_only: bool },
+    UploadPack,
+    ReceivePack,
+}
+
+impl Want {
+    fn route(&self, doors: Doors) -> Route {
+        match self {
+            Want::Advertisement(Service::UploadPack) | Want::UploadPack => Route::UploadPack {
+                enabled: doors.upload_pack,
+            },
+            Want::Advertisement(Service::ReceivePack) | Want::ReceivePack => Route::ReceivePack {
+                setting: doors.receive_pack,
+            },
+            Want::InfoRefs | Want::InfoPacks | Want::File { .. } => Route::DumbFile {
+                enabled: doors.any_file,
+            },
+        }
+    }
+}
+
+/// One request on its way to a worker.
+struct Job {
+    house: Arc<House>,
+    caller: Caller,
+    address: String,
+    session: Arc<str>,
+    name: RepoName,
+    want: Want,
+    version: Version,
+    /// For POST: the type that was sent, if it is not the one there should be.
+    wrong_type: Option<Refusal>,
+    body: RequestBody,
+}
+
+/// Everything beneath the prefix that is not another route.
+pub(super) async fn route(State(house): State<Arc<House>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
+    let caller = house.caller(&parts.headers, &parts.uri, peer);
+    let mut response = match prepare(&house, &caller, &parts, body).await {
+        Ok(Prepared { job, lane, key }) => run(&house, job, lane, key).await,
+        Err(refusal) => refusal.into_response(),
+    };
+    response.extensions_mut().insert(caller);
+    response
+}
+
+struct Prepared {
+    job: Job,
+    lane: Lane,
+    key: bool,
+}
+
+async fn prepare(house: &Arc<House>, caller: &Caller, parts: &Parts, body: Body) -> Result<Prepared, Refusal> {
+    let not_found = || Refusal::new(StatusCode::NOT_FOUND, "not found");
+    let (name, endpoint) = path::parse(parts.uri.path(), &house.options.url_prefix).ok_or_else(not_found)?;
+    check_method(parts, &endpoint)?;
+    let posted = endpoint.is_post();
+    let want = want(parts, endpoint)?;
+    let wrong_type = if posted {
+        wrong_type(&parts.headers, &want)
+    } else {
+        None
+    };
+    let (wire, lane) = if posted {
+        collect(house, &parts.headers, body, &want).await?
+    } else {
+        let lane = match &want {
+            Want::File { relative, .. } if relative.starts_with("objects/pack/") => Lane::Long,
+            _ => Lane::Short,
+        };
+        (Wire::Small(Cursor::new(Bytes::new())), lane)
+    };
+    let most = match want {
+        Want::ReceivePack => u64::MAX, // Its own bounds are on commands and on the pack.
+        _ => house.limits.upload_request_bytes,
+    };
+    let body = RequestBody::new(wire, is_gzip(&parts.headers), most, house.limits.inflate_ratio);
+    let session = match parts.extensions.get::<RequestId>() {
+        Some(id) => Arc::clone(&id.0),
+        None => house.next_request_id().0,
+    };
+    let version = parts.headers.get("git-protocol").map(HeaderValue::as_bytes);
+    Ok(Prepared {
+        job: Job {
+            house: Arc::clone(house),
+            caller: caller.clone(),
+            address: caller.address(),
+            session,
+            name,
+            want,
+            version: version.map(Version::from_header).unwrap_or_default(),
+            wrong_type,
+            body,
+        },
+        lane,
+        key: lane == Lane::Long,
+    })
+}
+
+fn check_method(parts: &Parts, endpoint: &Endpoint) -> Result<(), Refusal> {
+    let (right, allow) = if endpoint.is_post() {
+        (parts.method == Method::POST, "POST")
+    } else {
+        (matches!(parts.method, Method::GET | Method::HEAD), "GET, HEAD")
+    };
+    if right {
+        return Ok(());
+    }
+    // HTTP/1.0 has no 405.
+    let status = match parts.version {
+        HttpVersion::HTTP_09 | HttpVersion::HTTP_10 => StatusCode::BAD_REQUEST,
+        _ => StatusCode::METHOD_NOT_ALLOWED,
+    };
+    Err(Refusal::new(status, format!("method not allowed; this is for {allow}"))
+        .with(header::ALLOW, HeaderValue::from_static(allow)))
+}
+
+fn want(parts: &Parts, endpoint: Endpoint) -> Result<Want, Refusal> {
+    let disabled = || Refusal::new(StatusCode::FORBIDDEN, "service not available");
+    Ok(match endpoint {
+        Endpoint::InfoRefs => match service_parameter(parts.uri.query()) {
+            None => Want::InfoRefs,
+            Some(service) => match service.as_slice() {
+                b"git-upload-pack" => Want::Advertisement(Service::UploadPack),
+                b"git-receive-pack" => Want::Advertisement(Service::ReceivePack),
+                _ => return Err(disabled()),
+            },
+        },
+        Endpoint::InfoPacks => Want::InfoPacks,
+        Endpoint::File(relative) | Endpoint::Loose(relative) | Endpoint::Pack(relative) => Want::File {
+            relative,
+            length_only: parts.method == Method::HEAD,
+        },
+        Endpoint::UploadPack => Want::UploadPack,
+        Endpoint::ReceivePack => Want::ReceivePack,
+        Endpoint::UploadArchive => return Err(disabled()),
+    })
+}
+
+/// The value of the first `service` in a query. Other keys are ignored, as git does.
+fn service_parameter(query: Option<&str>) -> Option<Vec<u8>> {
+    query?
+        .split('&')
+        .filter_map(|pair| pair.split_once('=').or(Some((pair, ""))))
+        .find(|(key, _)| *key == "service")
+        .map(|(_, value)| path::percent_decode(value).unwrap_or_default())
+}
+
+fn wrong_type(headers: &HeaderMap, want: &Want) -> Option<Refusal> {
+    let expected = match want {
+        Want::ReceivePack => "application/x-git-receive-pack-request",
+        _ => "application/x-git-upload-pack-request",
+    };
+    let sent = headers
+        .get(header::CONTENT_TYPE)
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
+    (sent != expected.as_bytes()).then(|| {
+        let sent = String::from_utf8_lossy(sent);
+        let text = format!("expected POST with Content-Type '{expected}', but received '{sent}' instead");
+        Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
+    })
+}
+
+/// gzip under either of its names; all other encodings are left to the service, which will not understand them, as in git.
+fn is_gzip(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|value| value == "gzip" || value == "x-gzip")
+}
+
+/// Takes the body of a POST: small ones whole, others as they will come. Says which lane the work belongs to.
+async fn collect(house: &House, headers: &HeaderMap, body: Body, want: &Want) -> Result<(Wire, Lane), Refusal> {
+    let length = HttpBody::size_hint(&body).exact();
+    if length.is_none_or(|length| length > SMALL_BODY) {
+        let reader = BodyReader::new(body, house.limits.read_idle);
+        return Ok((Wire::Stream(Box::new(reader)), Lane::Long));
+    }
+    let bytes = match timeout(house.limits.read_idle, body.collect()).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(_)) => return Err(body_refusal(BodyFailure::Short)),
+        Err(_) => return Err(body_refusal(BodyFailure::Silent)),
+    };
+    let brief = *want == Want::UploadPack && !is_gzip(headers) && is_brief(&bytes);
+    let lane = if brief { Lane::Short } else { Lane::Long };
+    Ok((Wire::Small(Cursor::new(bytes)), lane))
+}
+
+/// Whether an upload-pack request is one of protocol v2's that send no pack. Only a guess at the right lane; the service reads the request.
+fn is_brief(body: &[u8]) -> bool {
+    body.get(4..).is_some_and(|line| {
+        [&b"command=ls-refs"[..], b"command=object-info", b"command=bundle-uri"]
+            .iter()
+            .any(|command| line.starts_with(command))
+    })
+}
+
+fn body_refusal(failure: BodyFailure) -> Refusal {
+    match failure {
+        BodyFailure::TooLarge => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large"),
+        BodyFailure::Malformed => Refusal::new(StatusCode::BAD_REQUEST, "the gzip body of the request is damaged"),
+        BodyFailure::Silent => Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time"),
+        BodyFailure::Short => Refusal::new(StatusCode::BAD_REQUEST, "the request ended too early"),
+    }
+}
+
+async fn run(house: &Arc<House>, mut job: Job, lane: Lane, key: bool) -> Response {
+    let key = key.then(|| job.name.stem().to_owned());
+    let permit = match house.workers.admit(lane, key.as_deref()).await {
+        Ok(permit) => permit,
+        Err(busy) => {
+            tracing::warn!(repo = %job.name, scope = ?busy.scope, "no room");
+            job.body.discard(BUSY_DRAIN_BYTES, DRAIN_PATIENCE).await;
+            return Refusal::busy(&busy).into_response();
+        }
+    };
+    let span = tracing::Span::current();
+    let answer = house
+        .workers
+        .pipe(permit, move |reply: &mut Reply<Head, Refusal>| {
+            let _entered = span.enter();
+            let result = job.run(reply);
+            job.drain(reply);
+            result
+        })
+        .await;
+    match answer {
+        Answer::Whole { head, body } => respond(head, Body::from(body)),
+        Answer::Stream { head, body } => respond(head, Body::new(body)),
+        Answer::Failed(refusal) => refusal.into_response(),
+        Answer::Panicked => Refusal::ours().into_response(),
+    }
+}
+
+fn respond(head: Option<Head>, body: Body) -> Response {
+    let mut response = Response::new(body);
+    if let Some(head) = head {
+        head.apply(response.headers_mut());
+    }
+    response
+}
+
+type GitReply = Reply<Head, Refusal>;
+
+impl Job {
+    fn run(&mut self, reply: &mut GitReply) -> Result<(), Refusal> {
+        let house = Arc::clone(&self.house);
+        let found = house.hands.find(&self.name).map_err(|failure| self.refuse(&failure))?;
+        self.authorise(found.as_deref())?;
+        if let Some(refusal) = self.wrong_type.take() {
+            return Err(refusal);
+        }
+        let stop = reply.stop();
+        let (address, session) = (self.address.clone(), Arc::clone(&self.session));
+        let user = self
+            .caller
+            .principal
+            .as_ref()
+            .ok()
+            .and_then(|who| who.name())
+            .map(str::to_owned);
+        let context = Context {
+            limits: &house.limits,
+            namespace: house.options.namespace.as_ref().map(|namespace| namespace.as_ref()),
+            user: user.as_deref(),
+            remote_addr: &address,
+            session_id: &session,
+            stop: &stop,
+            clock: &*house.clock,
+        };
+        let repo = match found {
+            Some(repo) => repo,
+            // Asking creates nothing; pushing does.
+            None if self.want == Want::Advertisement(Service::ReceivePack) => {
+                reply.set_head(Head::uncached(advertisement_type(Service::ReceivePack)));
+                let result = house.hands.advertise_new(self.version, &context, reply);
+                return self.told(result, reply);
+            }
+            None => {
+                reply.set_head(Head::uncached(RECEIVE_PACK_RESULT));
+                if self.is_probe() {
+                    return Ok(());
+                }
+                tracing::info!(repo = %self.name, "created by a push");
+                house
+                    .hands
+                    .create(&self.name)
+                    .map_err(|failure| self.refuse(&failure))?
+            }
+        };
+        self.serve(&*repo, &context, reply)
+    }
+
+    /// The one place where a git request is allowed.
+    fn authorise(&self, found: Option<&dyn Served>) -> Result<(), Refusal> {
+        let house = &self.house;
+        let who = self
+            .caller
+            .principal
+            .as_ref()
+            .map_err(|decision| Refusal::of_decision(*decision))?;
+        let pushes = matches!(self.want, Want::ReceivePack | Want::Advertisement(Service::ReceivePack));
+        let presence = match found {
+            Some(_) => Presence::Present,
+            None if pushes && house.options.create_on_push && self.name.check_creatable().is_ok() => {
+                Presence::Creatable
+            }
+            None => Presence::Absent,
+        };
+        let doors = found.map_or_else(|| house.hands.default_doors(), Served::doors);
+        let ask = Ask {
+            repo: &self.name,
+            route: self.want.route(doors),
+            presence,
+            local: self.caller.local,
+        };
+        match house.rules.decide(who, &ask) {
+            Decision::Allow if presence != Presence::Absent => Ok(()),
+            Decision::Allow => Err(Refusal::not_found()),
+            other => Err(Refusal::of_decision(other)),
+        }
+    }
+
+    fn serve(&mut self, repo: &dyn Served, context: &Context<'_>, reply: &mut GitReply) -> Result<(), Refusal> {
+        let result = match self.want.clone() {
+            Want::Advertisement(service) => {
+                reply.set_head(Head::uncached(advertisement_type(service)));
+                repo.advertise(service, self.version, context, reply)
+            }
+            Want::UploadPack => {
+                reply.set_head(Head::uncached("application/x-git-upload-pack-result"));
+                repo.upload_pack(self.version, context, &mut self.body, reply)
+            }
+            Want::ReceivePack => {
+                reply.set_head(Head::uncached(RECEIVE_PACK_RESULT));
+                repo.receive_pack(context, &mut self.body, reply)
+            }
+            Want::InfoRefs => {
+                reply.set_head(Head::uncached("text/plain; charset=utf-8"));
+                repo.info_refs(context, reply)
+            }
+            Want::InfoPacks => {
+                reply.set_head(Head::uncached("text/plain; charset=utf-8"));
+                repo.info_packs(reply)
+            }
+            Want::File { relative, length_only } => {
+                return match repo.file(context, &relative).map_err(|failure| self.refuse(&failure))? {
+                    Some(file) => self.file(&file, length_only, reply),
+                    None => Err(Refusal::new(StatusCode::NOT_FOUND, "not found")),
+                };
+            }
+        };
+        self.told(result, reply)
+    }
+
+    /// A service's end. What it wrote before it failed tells the client; the log is told everything.
+    fn told(&self, result: Result<(), Failure>, reply: &GitReply) -> Result<(), Refusal> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(failure) if reply.is_stopped() => {
+                tracing::debug!(repo = %self.name, error = &failure as &dyn std::error::Error, "the client is gone");
+                Err(Refusal::of_fault(failure.fault, failure.public))
+            }
+            Err(failure) => Err(self.refuse(&failure)),
+        }
+    }
+
+    /// Logs a failure with its causes and gives what the client may know of it.
+    fn refuse(&self, failure: &Failure) -> Refusal {
+        use crate::base::Fault;
+        let error = failure as &dyn std::error::Error;
+        match failure.fault {
+            Fault::Corrupt | Fault::Ours => tracing::error!(repo = %self.name, error, "request failed"),
+            _ => tracing::info!(repo = %self.name, error, "request refused"),
+        }
+        match self.body.failure() {
+            Some(failure) => body_refusal(failure),
+            None => Refusal::of_fault(failure.fault, &failure.public),
+        }
+    }
+
+    fn file(&self, file: &PlainFile, length_only: bool, reply: &mut GitReply) -> Result<(), Refusal> {
+        let failed = |source: std::io::Error| {
+            tracing::error!(path = %file.path.display(), error = %source, "reading a file of the dumb protocol");
+            Refusal::ours()
+        };
+        let mut source = match File::open(&file.path) {
+            Ok(source) => source,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Refusal::not_found()),
+            Err(error) => return Err(failed(error)),
+        };
+        let metadata = source.metadata().map_err(failed)?;
+        let cache = if file.cache_forever {
+            Cache::Forever {
+                now: self.house.clock.seconds(),
+            }
+        } else {
+            Cache::Never
+        };
+        reply.set_head(Head {
+            content_type: HeaderValue::from_static(file.content_type),
+            cache,
+            length: Some(metadata.len()),
+            modified: metadata.modified().ok(),
+        });
+        if length_only {
+            return Ok(());
+        }
+        let mut left = metadata.len();
+        let mut buffer = vec![0; usize::try_from(left).unwrap_or(usize::MAX).clamp(1, CHUNK_BYTES)];
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let part = buffer.get_mut(..most).unwrap_or_default();
+            let taken = match source.read(part) {
+                Ok(taken) if taken > 0 => taken,
+                // The length has been announced, so less of it must not look like all of it.
+                Ok(_) => {
+                    reply.cut_short();
+                    return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    reply.cut_short();
+                    return Err(failed(error));
+                }
+            };
+            if reply.write_all(part.get(..taken).unwrap_or_default()).is_err() {
+                return Ok(());
+            }
+            left = left.saturating_sub(taken as u64);
+        }
+        Ok(())
+    }
+
+    /// git asks with a lone flush packet whether a large push would be let in, before it sends it.
+    fn is_probe(&mut self) -> bool {
+        matches!(self.body.small(), Some(b"0000" | b""))
+    }
+
+    /// Takes what the client still sends. What it is to read goes out first.
+    fn drain(&mut self, reply: &mut GitReply) {
+        const MOMENT: Duration = Duration::from_millis(50);
+        if self.body.drain(DRAIN_BYTES, MOMENT) || reply.is_stopped() || self.body.is_broken() {
+            return;
+        }
+        if reply.written() == 0 || reply.flush().is_ok() {
+            self.body.drain(DRAIN_BYTES, DRAIN_PATIENCE);
+        }
+    }
+}
+
+const RECEIVE_PACK_RESULT: &str = "application/x-git-receive-pack-result";
+
+fn advertisement_type(service: Service) -> &'static str {
+    match service {
+        Service::UploadPack => "application/x-git-upload-pack-advertisement",
+        Service::ReceivePack => "application/x-git-receive-pack-advertisement",
+    }
+}

@@ -1,0 +1,130 @@
+//! What the git routes ask of the floors below, as one seam: tests of the faces put something else behind it.
+
+use std::{
+    error::Error,
+    io::{Read, Write},
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use bstr::BStr;
+
+use crate::base::{Clock, Fault, Limits, RepoName, Version};
+
+/// Finds and makes repositories.
+pub trait Hands: Send + Sync + 'static {
+    /// The repository of this name; `None` if there is none that is served.
+    fn find(&self, name: &RepoName) -> Result<Option<Arc<dyn Served>>, Failure>;
+
+    /// Creates the repository, or gives the one that somebody else has created meanwhile.
+    fn create(&self, name: &RepoName) -> Result<Arc<dyn Served>, Failure>;
+
+    /// What `http.*` says where a repository says nothing, or is not there yet.
+    fn default_doors(&self) -> Doors;
+
+    /// The advertisement of receive-pack for a repository that a push would create.
+    fn advertise_new(&self, version: Version, context: &Context<'_>, out: &mut dyn Write) -> Result<(), Failure>;
+}
+
+/// One repository, open.
+pub trait Served: Send + Sync {
+    /// What its configuration says of the doors.
+    fn doors(&self) -> Doors;
+    /// The advertisement of a service, with its `# service=` line where one is due.
+    fn advertise(
+        &self,
+        service: Service,
+        version: Version,
+        context: &Context<'_>,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure>;
+    /// Fetch.
+    fn upload_pack(
+        &self,
+        version: Version,
+        context: &Context<'_>,
+        body: &mut dyn Read,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure>;
+    /// Push.
+    fn receive_pack(&self, context: &Context<'_>, body: &mut dyn Read, out: &mut dyn Write) -> Result<(), Failure>;
+    /// `info/refs` for dumb clients.
+    fn info_refs(&self, context: &Context<'_>, out: &mut dyn Write) -> Result<(), Failure>;
+    /// `objects/info/packs`.
+    fn info_packs(&self, out: &mut dyn Write) -> Result<(), Failure>;
+    /// A file of the dumb protocol; `None` if there is none at this path within the repository.
+    fn file(&self, context: &Context<'_>, relative: &str) -> Result<Option<PlainFile>, Failure>;
+}
+
+/// `http.uploadpack`, `http.receivepack` and `http.getanyfile` of one repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doors {
+    /// True when unset.
+    pub upload_pack: bool,
+    /// As set or not set.
+    pub receive_pack: Option<bool>,
+    /// True when unset.
+    pub any_file: bool,
+}
+
+impl Default for Doors {
+    fn default() -> Self {
+        Doors {
+            upload_pack: true,
+            receive_pack: None,
+            any_file: true,
+        }
+    }
+}
+
+/// A file that is sent as it is.
+#[derive(Debug, Clone)]
+pub struct PlainFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its media type.
+    pub content_type: &'static str,
+    /// Whether its content is what its name says, for good.
+    pub cache_forever: bool,
+}
+
+/// Why it could not be done: whose move it is, what the client may read, and the whole story for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{public}")]
+pub struct Failure {
+    /// Whose move it is.
+    pub fault: Fault,
+    /// Without paths and causes.
+    pub public: String,
+    /// With them.
+    #[source]
+    pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// Which of git's services is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Clone and fetch.
+    UploadPack,
+    /// Push.
+    ReceivePack,
+}
+
+/// What a service has to know beside the request.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The bounds of this house.
+    pub limits: &'a Limits,
+    /// git's namespace, if one is served.
+    pub namespace: Option<&'a BStr>,
+    /// The user's name, for reflogs.
+    pub user: Option<&'a str>,
+    /// The client's address, for reflogs.
+    pub remote_addr: &'a str,
+    /// What is advertised as `session-id` where the repository wants one.
+    pub session_id: &'a str,
+    /// Set when nobody waits for the answer any more.
+    pub stop: &'a AtomicBool,
+    /// The time.
+    pub clock: &'a dyn Clock,
+}

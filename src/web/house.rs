@@ -1,0 +1,193 @@
+//! The house as the faces see it, and the routes that lead into it.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, StatusCode, Uri, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bstr::BString;
+
+use super::{git, hands::Hands, observe, reply::Refusal};
+use crate::{
+    base::{Clock, Credential, Decision, Limits, Origin, Principal, Rules, speaks_locally},
+    worker::Workers,
+};
+
+/// Everything the routes need. Made once by the composition root; shared by all requests.
+pub struct House {
+    /// Repositories and the services on them.
+    pub hands: Arc<dyn Hands>,
+    /// Who may do what.
+    pub rules: Rules,
+    /// Bounds.
+    pub limits: Limits,
+    /// What the operator chose.
+    pub options: Options,
+    /// The threads that do the work.
+    pub workers: Workers,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Requests are named by this and a number.
+    run: String,
+    requests: AtomicU64,
+    closing: AtomicBool,
+}
+
+/// What the operator chose about the faces.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The path before repository names: empty, or with a slash at its beginning and none at its end.
+    pub url_prefix: String,
+    /// git's namespace.
+    pub namespace: Option<BString>,
+    /// Whether a push to a name that does not exist makes the repository.
+    pub create_on_push: bool,
+    /// The header in which a proxy on loopback names the user.
+    pub trusted_user_header: Option<HeaderName>,
+    /// Public names of this server ([`Origin::own_hosts`]).
+    pub hosts: Vec<String>,
+}
+
+/// The address of the client, as an extension of each request. [`serve`](super::serve) puts it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// The name of a request in the log, as an extension of each request: `<random>-<number>`.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub Arc<str>);
+
+/// Who made a request. As an extension of a response it goes into the access log.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who it is, or what an unusable credential is answered with.
+    pub principal: Result<Principal, Decision>,
+    /// Whether the request was made on this machine ([`speaks_locally`]).
+    pub local: bool,
+    /// The address, if known.
+    pub peer: Option<IpAddr>,
+}
+
+impl Caller {
+    /// The address as text; `unknown` without one.
+    pub fn address(&self) -> String {
+        match self.peer {
+            Some(peer) => peer.to_canonical().to_string(),
+            None => "unknown".to_owned(),
+        }
+    }
+}
+
+impl House {
+    /// Puts a house together.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn new(
+        hands: Arc<dyn Hands>,
+        rules: Rules,
+        limits: Limits,
+        options: Options,
+        workers: Workers,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, getrandom::Error> {
+        let mut random = [0; 6];
+        getrandom::fill(&mut random)?;
+        Ok(House {
+            hands,
+            rules,
+            limits,
+            options,
+            workers,
+            clock,
+            run: random.iter().map(|byte| format!("{byte:02x}")).collect(),
+            requests: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+        })
+    }
+
+    /// Says that the house is about to close: `/readyz` answers 503 from now on, so that balancers send nobody.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn next_request_id(&self) -> RequestId {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        RequestId(format!("{}-{number}", self.run).into())
+    }
+
+    /// Who makes a request. Looks at headers and address only; every route that executes something asks, and then decides with
+    /// [`Rules::decide`].
+    pub fn caller(&self, headers: &HeaderMap, uri: &Uri, peer: Option<SocketAddr>) -> Caller {
+        let values = |name: &HeaderName| headers.get_all(name).into_iter().map(|value| value.as_bytes());
+        let from_loopback = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+        let proxy = match &self.options.trusted_user_header {
+            Some(name) if from_loopback => Credential::from_user_header(values(name)),
+            _ => Credential::None,
+        };
+        let authorization = Credential::from_authorization(values(&header::AUTHORIZATION));
+        let single = |name: HeaderName| {
+            let mut all = headers.get_all(name).into_iter();
+            let first = all.next()?;
+            // What cannot be read, or is said twice, is said by nobody of ours.
+            let text = if all.next().is_some() {
+                None
+            } else {
+                first.to_str().ok()
+            };
+            Some(text.unwrap_or("said.badly"))
+        };
+        let host = uri.authority().map(|authority| authority.as_str());
+        let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+        let local = speaks_locally(&Origin {
+            peer: peer.map(|peer| peer.ip()),
+            host: host.or_else(|| single(header::HOST)),
+            origin: single(header::ORIGIN),
+            forwarded: forwarded.iter().any(|name| headers.contains_key(*name)),
+            own_hosts: &self.options.hosts,
+        });
+        Caller {
+            principal: self.rules.identify(&proxy, &authorization),
+            local,
+            peer: peer.map(|peer| peer.ip()),
+        }
+    }
+}
+
+impl fmt::Debug for House {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("House")
+            .field("options", &self.options)
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All routes of the house.
+pub fn router(house: Arc<House>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .fallback(git::route)
+        .layer(middleware::from_fn_with_state(Arc::clone(&house), observe::observe))
+        .with_state(house)
+}
+
+async fn ready(State(house): State<Arc<House>>, _request: Request) -> Response {
+    if house.closing.load(Ordering::Relaxed) {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "closing").into_response()
+    } else {
+        "ok\n".into_response()
+    }
+}

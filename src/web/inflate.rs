@@ -1,0 +1,236 @@
+//! A request body as the service reads it: inflated where the client says so, and bounded.
+
+use std::{
+    io::{self, Cursor, Read},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
+
+use crate::worker::BodyReader;
+
+/// A gzip body may always inflate to this much; below it no ratio is absurd.
+const RATIO_FLOOR: u64 = 1 << 20;
+
+/// A body's bytes as they come over the wire.
+pub(super) enum Wire {
+    /// Small enough to have been collected.
+    Small(Cursor<Bytes>),
+    /// Read while it comes.
+    Stream(Box<BodyReader<Body>>),
+}
+
+impl Wire {
+    fn received(&self) -> u64 {
+        match self {
+            Wire::Small(bytes) => bytes.get_ref().len() as u64,
+            Wire::Stream(reader) => reader.received(),
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Small(bytes) => bytes.read(buffer),
+            Wire::Stream(reader) => reader.read(buffer),
+        }
+    }
+}
+
+/// What went wrong with a body, whatever the service made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyFailure {
+    /// More bytes than allowed, or more than a plain text of this size inflates to.
+    TooLarge,
+    /// Not gzip, or broken off.
+    Malformed,
+    /// The client fell silent.
+    Silent,
+    /// The client left before the end it had announced.
+    Short,
+}
+
+/// The reader a service is given.
+pub(super) struct RequestBody {
+    source: Source,
+    given: u64,
+    most: u64,
+    ratio: u64,
+    failure: Option<BodyFailure>,
+}
+
+enum Source {
+    Plain(Wire),
+    Gzip(Box<MultiGzDecoder<Wire>>),
+}
+
+impl Source {
+    fn wire(&mut self) -> &mut Wire {
+        match self {
+            Source::Plain(wire) => wire,
+            Source::Gzip(gzip) => gzip.get_mut(),
+        }
+    }
+}
+
+impl RequestBody {
+    /// `most` bounds the bytes given out, `ratio` those for each byte received where `gzip`.
+    pub(super) fn new(wire: Wire, gzip: bool, most: u64, ratio: u64) -> Self {
+        let source = if gzip {
+            Source::Gzip(Box::new(MultiGzDecoder::new(wire)))
+        } else {
+            Source::Plain(wire)
+        };
+        RequestBody {
+            source,
+            given: 0,
+            most,
+            ratio,
+            failure: None,
+        }
+    }
+
+    pub(super) fn failure(&self) -> Option<BodyFailure> {
+        self.failure
+    }
+
+    /// All bytes of a small plain body that has not been read from.
+    pub(super) fn small(&self) -> Option<&[u8]> {
+        match &self.source {
+            Source::Plain(Wire::Small(bytes)) => Some(bytes.get_ref()),
+            _ => None,
+        }
+    }
+
+    /// Lets the client finish sending what nobody wants any more, within bounds. See [`BodyReader::drain`].
+    pub(super) fn drain(&mut self, most: u64, patience: Duration) -> bool {
+        match self.source.wire() {
+            Wire::Small(_) => true,
+            Wire::Stream(reader) => reader.drain(most, patience),
+        }
+    }
+
+    /// [`drain`](Self::drain) for async code.
+    pub(super) async fn discard(&mut self, most: u64, patience: Duration) {
+        if let Wire::Stream(reader) = self.source.wire() {
+            reader.discard(most, patience).await;
+        }
+    }
+
+    /// Whether nothing more can come.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.failure, Some(BodyFailure::Silent | BodyFailure::Short))
+    }
+
+    fn fail(&mut self, failure: BodyFailure, kind: io::ErrorKind, text: &'static str) -> io::Error {
+        self.failure = Some(failure);
+        io::Error::new(kind, text)
+    }
+}
+
+impl Read for RequestBody {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (result, gzip) = match &mut self.source {
+            Source::Plain(wire) => (wire.read(buffer), false),
+            Source::Gzip(gzip) => (gzip.read(buffer), true),
+        };
+        let taken = match result {
+            Ok(taken) => taken,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Err(error) => {
+                let ours = error.get_ref().is_some();
+                self.failure = Some(match error.kind() {
+                    io::ErrorKind::TimedOut => BodyFailure::Silent,
+                    // flate2 reports a stream that breaks off without an inner error; ours carry the connection's.
+                    io::ErrorKind::UnexpectedEof if ours || !gzip => BodyFailure::Short,
+                    _ => BodyFailure::Malformed,
+                });
+                return Err(error);
+            }
+        };
+        self.given = self.given.saturating_add(taken as u64);
+        if self.given > self.most {
+            return Err(self.fail(
+                BodyFailure::TooLarge,
+                io::ErrorKind::FileTooLarge,
+                "the request is too large",
+            ));
+        }
+        if gzip {
+            let received = self.source.wire().received();
+            if self.given > received.saturating_mul(self.ratio).max(RATIO_FLOOR) {
+                return Err(self.fail(
+                    BodyFailure::TooLarge,
+                    io::ErrorKind::FileTooLarge,
+                    "the request inflates to too many bytes",
+                ));
+            }
+        }
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn read(wire: &[u8], gzip: bool, most: u64) -> Result<Vec<u8>, BodyFailure> {
+        let wire = Wire::Small(Cursor::new(Bytes::copy_from_slice(wire)));
+        let mut body = RequestBody::new(wire, gzip, most, 200);
+        let mut all = Vec::new();
+        match body.read_to_end(&mut all) {
+            Ok(_) => Ok(all),
+            Err(_) => Err(body.failure().expect("an error is remembered")),
+        }
+    }
+
+    #[test]
+    fn gzip_is_read_member_after_member() {
+        let mut two = gzip(b"hello ");
+        two.extend(gzip(b"world"));
+        assert_eq!(read(&two, true, 100).unwrap(), b"hello world");
+        assert_eq!(read(b"plain", false, 100).unwrap(), b"plain");
+    }
+
+    #[test]
+    fn gzip_that_breaks_off_or_goes_on_is_malformed() {
+        let whole = gzip(b"some text that is long enough to be cut");
+        for end in 0..whole.len() {
+            assert_eq!(
+                read(&whole[..end], true, 100),
+                Err(BodyFailure::Malformed),
+                "cut at {end}"
+            );
+        }
+        let mut more = whole.clone();
+        more.extend(b"garbage");
+        assert_eq!(read(&more, true, 100), Err(BodyFailure::Malformed));
+        let mut bad = whole;
+        let at = bad.len() - 6;
+        bad[at] ^= 1;
+        assert_eq!(read(&bad, true, 100), Err(BodyFailure::Malformed));
+    }
+
+    #[test]
+    fn a_bomb_is_cut_off() {
+        let bomb = gzip(&vec![0; 64 << 20]);
+        assert!(bomb.len() < 70_000);
+        assert_eq!(read(&bomb, true, u64::MAX), Err(BodyFailure::TooLarge));
+        // Small bodies may compress as well as they like.
+        let small = gzip(&vec![0; 900 << 10]);
+        assert_eq!(read(&small, true, u64::MAX).unwrap().len(), 900 << 10);
+        assert_eq!(read(&[7; 101], false, 100), Err(BodyFailure::TooLarge));
+        assert_eq!(read(&[7; 100], false, 100).unwrap().len(), 100);
+    }
+}
