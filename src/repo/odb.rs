@@ -89,9 +89,8 @@ impl OdbError {
     /// Whose move it is.
     pub fn fault(&self) -> Fault {
         match self {
-            OdbError::Io { .. } | OdbError::PackVanished { .. } => Fault::Ours,
+            OdbError::Io { .. } | OdbError::PackVanished { .. } | OdbError::TooLarge { .. } => Fault::Ours,
             OdbError::PackDamaged { .. } | OdbError::LooseDamaged { .. } | OdbError::Corrupt { .. } => Fault::Corrupt,
-            OdbError::TooLarge { .. } => Fault::Client,
         }
     }
 }
@@ -371,11 +370,7 @@ impl Odb {
                 },
                 Err(Broken::Other(err)) => err,
             };
-            let hopeless = matches!(err, OdbError::TooLarge { .. });
             tracing::warn!(%id, %err, "a copy of an object cannot be read");
-            if hopeless {
-                return Some(Err(err));
-            }
             first.get_or_insert(err);
             None
         };
@@ -447,6 +442,7 @@ impl Odb {
     fn packed_header(&self, pack: u32, offset: u64) -> Result<(Kind, u64), Broken> {
         let pack = &self.packs()[pack as usize];
         let (header, rest) = pack.entry_at(offset)?;
+        plausible(header.size, rest)?;
         if let Some(kind) = header.kind.object_kind() {
             return Ok((kind, header.size));
         }
@@ -478,9 +474,13 @@ impl Odb {
         let pack = &self.packs()[pack_no as usize];
         let scratch = &mut *self.scratch.borrow_mut();
         let limit = self.shared.limits.object_bytes;
-        let checked = |size: u64| match usize::try_from(size) {
-            Ok(n) if size <= limit => Ok(n),
-            _ => Err(Broken::TooLarge(size)),
+        let checked = |size: u64, compressed: &[u8]| {
+            // A size that cannot be true is damage, not a large object.
+            plausible(size, compressed)?;
+            match usize::try_from(size) {
+                Ok(n) if size <= limit => Ok(n),
+                _ => Err(Broken::TooLarge(size)),
+            }
         };
         // From the object down to something whole.
         let mut chain: Vec<(&[u8], u64)> = Vec::new();
@@ -492,13 +492,11 @@ impl Odb {
             let (header, rest) = pack.entry_at(at)?;
             match header.kind.object_kind() {
                 Some(kind) => {
-                    let size = checked(header.size)?;
+                    let size = checked(header.size, rest)?;
                     if chain.is_empty() {
-                        plausible(header.size, rest)?;
                         scratch.inflater.inflate_exact(rest, size, out)?;
                         return Ok(kind);
                     }
-                    plausible(header.size, rest)?;
                     let mut whole = Vec::new();
                     scratch.inflater.inflate_exact(rest, size, &mut whole)?;
                     let whole = Arc::new(whole);
@@ -510,7 +508,6 @@ impl Odb {
                         return Err(too_deep());
                     }
                     chain.push((rest, at));
-                    checked(header.size)?;
                     at = base_offset(pack, at, header.kind)?;
                 }
             }
@@ -522,12 +519,13 @@ impl Odb {
         // And up again.
         while let Some((rest, at)) = chain.pop() {
             let (header, _) = pack.entry_at(at)?;
-            let size = checked(header.size)?;
-            plausible(header.size, rest)?;
+            let size = checked(header.size, rest)?;
             scratch.delta.clear();
             scratch.inflater.inflate_exact(rest, size, &mut scratch.delta)?;
-            let sizes = delta_sizes(&scratch.delta)?;
-            checked(sizes.result)?;
+            let result = delta_sizes(&scratch.delta)?.result;
+            if result > limit {
+                return Err(Broken::TooLarge(result));
+            }
             if chain.is_empty() {
                 apply_delta(&base, &scratch.delta, limit, out)?;
             } else {

@@ -2,4 +2,5 @@
 //! (`tidy` checks that none is forgotten).
 
 mod depot;
+mod store;
 mod support;
