@@ -203,7 +203,8 @@ impl Read for LooseReader {
         if self.remaining == 0 {
             // The end must be the end: of the stream, and of the file.
             let mut spare = [0; 1];
-            if !self.ended && (self.inflate(&mut spare)? != 0 || !self.ended) {
+            let more = if self.ended { 0 } else { self.inflate(&mut spare)? };
+            if more != 0 || !self.ended {
                 return Err(Self::invalid("longer than its header says"));
             }
             if !self.unread.is_empty() || self.file.read(&mut spare)? != 0 {

@@ -350,78 +350,81 @@ impl Odb {
         id: &oid,
         mut read: impl FnMut(&Odb, Place) -> Result<T, Broken>,
     ) -> Result<T, OdbError> {
-        let mut first: Option<OdbError> = None;
-        let mut attempt = |place: Result<(Place, String), Broken>| -> Option<Result<T, OdbError>> {
-            let (name, result) = match place {
-                Ok((place, name)) => (name, read(self, place)),
-                Err(broken) => ("loose".to_owned(), Err(broken)),
-            };
-            let err = match result {
-                Ok(value) => return Some(Ok(value)),
-                Err(Broken::TooLarge(size)) => OdbError::TooLarge {
-                    id: id.to_owned(),
-                    size,
-                    limit: self.shared.limits.object_bytes,
-                },
-                Err(Broken::Format(source)) => OdbError::Corrupt {
-                    id: id.to_owned(),
-                    place: name,
-                    source,
-                },
-                Err(Broken::Other(err)) => err,
-            };
-            tracing::warn!(%id, %err, "a copy of an object cannot be read");
-            first.get_or_insert(err);
-            None
+        let loose = || {
+            self.set()
+                .object_dirs()
+                .iter()
+                .map(|dir| Copy::Loose(loose_path(dir, id)))
         };
-        let packed = |pack: u32, pos: u32| {
-            let pack_of = &self.packs()[pack as usize];
-            let offset = pack_of.index().map_err(Broken::from)?.offset(pos);
-            Ok((Place::Packed(pack, offset), pack_of.name().to_owned()))
+        let mut copies: VecDeque<Copy> = match location {
+            Location::Packed { pack, pos } => [Copy::Packed(pack, pos)].into(),
+            Location::Loose => loose().collect(),
         };
-        if let Location::Packed { pack, pos } = location
-            && let Some(done) = attempt(packed(pack, pos))
-        {
-            return done;
-        }
-        // Loose copies come last when the object is packed, first when it was found loose.
-        let try_loose = |attempt: &mut dyn FnMut(Result<(Place, String), Broken>) -> Option<Result<T, OdbError>>| {
-            for dir in self.set().object_dirs() {
-                let place = match LooseReader::open(loose_path(dir, id)) {
-                    Ok(None) => continue,
-                    Ok(Some(reader)) => Ok((Place::Loose(Box::new(reader)), "loose".to_owned())),
-                    Err(err) => Err(Broken::from(err)),
-                };
-                if let Some(done) = attempt(place) {
-                    return Some(done);
+        let (mut first, mut widened) = (None, false);
+        loop {
+            let Some(copy) = copies.pop_front() else {
+                if widened {
+                    break;
                 }
+                // It is corrupt, or somebody packed it and removed the loose file.
+                widened = true;
+                self.refresh()?;
+                let packed = self.set().copies(id).into_iter();
+                copies.extend(packed.map(|(pack, pos)| Copy::Packed(pack, pos)));
+                match location {
+                    Location::Packed { pack, pos } => {
+                        copies.retain(|copy| *copy != Copy::Packed(pack, pos));
+                        copies.extend(loose());
+                    }
+                    Location::Loose => {}
+                }
+                continue;
+            };
+            match self.open_copy(&copy) {
+                Ok(None) => continue,
+                Ok(Some(place)) => match read(self, place) {
+                    Ok(value) => return Ok(value),
+                    Err(broken) => self.note(&mut first, broken, &copy, id),
+                },
+                Err(broken) => self.note(&mut first, broken, &copy, id),
             }
-            None
-        };
-        if location == Location::Loose
-            && let Some(done) = try_loose(&mut attempt)
-        {
-            return done;
-        }
-        // Somebody may have packed it and removed the loose file; or the copy is corrupt.
-        self.refresh()?;
-        for (pack, pos) in self.set().copies(id) {
-            if (Location::Packed { pack, pos }) != location
-                && let Some(done) = attempt(packed(pack, pos))
-            {
-                return done;
-            }
-        }
-        if location != Location::Loose
-            && let Some(done) = try_loose(&mut attempt)
-        {
-            return done;
         }
         Err(first.unwrap_or_else(|| OdbError::Io {
             doing: "read object",
             path: PathBuf::from(id.to_hex().to_string()),
             source: io::ErrorKind::NotFound.into(),
         }))
+    }
+
+    fn open_copy(&self, copy: &Copy) -> Result<Option<Place>, Broken> {
+        match copy {
+            Copy::Packed(pack, pos) => {
+                let offset = self.packs()[*pack as usize].index()?.offset(*pos);
+                Ok(Some(Place::Packed(*pack, offset)))
+            }
+            Copy::Loose(path) => Ok(LooseReader::open(path.clone())?.map(|reader| Place::Loose(Box::new(reader)))),
+        }
+    }
+
+    fn note(&self, first: &mut Option<OdbError>, broken: Broken, copy: &Copy, id: &oid) {
+        let err = match broken {
+            Broken::TooLarge(size) => OdbError::TooLarge {
+                id: id.to_owned(),
+                size,
+                limit: self.shared.limits.object_bytes,
+            },
+            Broken::Format(source) => OdbError::Corrupt {
+                id: id.to_owned(),
+                place: match copy {
+                    Copy::Packed(pack, _) => self.packs()[*pack as usize].name().to_owned(),
+                    Copy::Loose(_) => "loose".to_owned(),
+                },
+                source,
+            },
+            Broken::Other(err) => err,
+        };
+        tracing::warn!(%id, %err, "a copy of an object cannot be read");
+        first.get_or_insert(err);
     }
 
     fn read_loose(&self, reader: Box<LooseReader>, id: &oid, out: &mut Vec<u8>) -> Result<Kind, Broken> {
@@ -543,6 +546,14 @@ impl Odb {
     }
 }
 
+/// One of the places where an object may be read from.
+#[derive(PartialEq, Eq)]
+enum Copy {
+    Packed(u32, u32),
+    Loose(PathBuf),
+}
+
+/// A copy that is there: pack and offset, or an open file.
 enum Place {
     Packed(u32, u64),
     Loose(Box<LooseReader>),

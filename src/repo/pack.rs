@@ -183,11 +183,6 @@ impl Pack {
         Ok(&self.opened()?.data)
     }
 
-    /// Number of objects.
-    pub fn len(&self) -> Result<u32, OdbError> {
-        Ok(self.index()?.len())
-    }
-
     /// The bytes between header and trailer start at 12 and end here.
     fn entries_end(&self) -> Result<u64, OdbError> {
         Ok((self.data()?.len() - self.hash.len_in_bytes()) as u64)

@@ -68,6 +68,9 @@ impl Stamp {
     }
 }
 
+/// A pack and the time that orders it among others.
+type Aged = (Arc<Pack>, (i64, i64));
+
 /// The packs of one objects directory as they were listed.
 struct Listing {
     objects: PathBuf,
@@ -76,7 +79,7 @@ struct Listing {
     seen: SystemTime,
     alternates: Vec<PathBuf>,
     /// Newest first, with the time that says so.
-    packs: Vec<(Arc<Pack>, (i64, i64))>,
+    packs: Vec<Aged>,
     midx: Option<Arc<Midx>>,
 }
 
@@ -455,11 +458,7 @@ fn list_dir(objects: PathBuf, options: StoreOptions, old: Option<&Listing>) -> R
     })
 }
 
-fn list_packs(
-    dir: &Path,
-    options: StoreOptions,
-    old: Option<&Listing>,
-) -> Result<Vec<(Arc<Pack>, (i64, i64))>, OdbError> {
+fn list_packs(dir: &Path, options: StoreOptions, old: Option<&Listing>) -> Result<Vec<Aged>, OdbError> {
     let io = |source| OdbError::Io {
         doing: "list",
         path: dir.to_owned(),
@@ -480,7 +479,7 @@ fn list_packs(
             with_index.push(stem.to_owned());
         }
     }
-    let known: HashMap<&OsStr, &(Arc<Pack>, (i64, i64))> = old
+    let known: HashMap<&OsStr, &Aged> = old
         .map(|old| &old.packs[..])
         .unwrap_or_default()
         .iter()
@@ -510,12 +509,7 @@ fn list_packs(
     Ok(packs)
 }
 
-fn read_midx(
-    path: &Path,
-    hash: HashKind,
-    packs: &[(Arc<Pack>, (i64, i64))],
-    old: Option<&Listing>,
-) -> Option<Arc<Midx>> {
+fn read_midx(path: &Path, hash: HashKind, packs: &[Aged], old: Option<&Listing>) -> Option<Arc<Midx>> {
     let stamp = Stamp::of(path).ok()??;
     let by_name: HashMap<&OsStr, usize> = packs
         .iter()

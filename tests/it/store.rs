@@ -236,7 +236,7 @@ fn a_repack_while_an_odb_is_in_use_breaks_nothing() {
     }
     let new = id(&git.ok(&dir, "rev-parse HEAD"));
     assert!(located.contains(&new).expect("no error"), "the one refresh finds it");
-    for (id, _) in &expected {
+    for id in expected.keys() {
         assert!(matches!(located.locate(id).expect("no error"), Some(Location::Packed { pack, .. }) if pack < 2));
     }
 }
@@ -515,12 +515,9 @@ fn a_quarantine_is_seen_behind_everything_else() {
     let main = id(&git.ok(&dir, "rev-parse HEAD"));
     git.ok(git.dir(), "clone -q --bare --no-local r other.git");
     let other = git.path("other.git");
-    let blob = id(&String::from_utf8_lossy(
-        &git.run_with(&other, ["hash-object", "-w", "--stdin"], b"only there")
-            .stdout,
-    )
-    .trim()
-    .to_owned());
+    let blob = id(&git
+        .run_with(&other, ["hash-object", "-w", "--stdin"], b"only there")
+        .text());
     let repo = open(git_dir(&dir));
     assert!(!repo.odb().expect("an odb").contains(&blob).expect("no error"));
     let odb = repo.odb_with_quarantine(&other.join("objects")).expect("an odb");
