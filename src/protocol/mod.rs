@@ -15,11 +15,15 @@ mod cert;
 mod error;
 mod fetch;
 mod fetch_v0;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod pkt;
 mod push;
 mod reply;
 mod report;
 mod request;
+#[cfg(test)]
+mod tests;
 mod text;
 mod v2;
 
