@@ -119,11 +119,7 @@ async fn prepare(house: &Arc<House>, caller: &Caller, parts: &Parts, body: Body)
         };
         (Wire::Small(Cursor::new(Bytes::new())), lane)
     };
-    let most = match want {
-        Want::ReceivePack => u64::MAX, // Its own bounds are on commands and on the pack.
-        _ => house.limits.upload_request_bytes,
-    };
-    let body = RequestBody::new(wire, is_gzip(&parts.headers), most, house.limits.inflate_ratio);
+    let body = RequestBody::new(wire, is_gzip(&parts.headers), house.limits.inflate_ratio);
     let session = match parts.extensions.get::<RequestId>() {
         Some(id) => Arc::clone(&id.0),
         None => house.next_request_id().0,
@@ -317,27 +313,34 @@ impl Job {
             stop: &stop,
             clock: &*house.clock,
         };
-        let repo = match found {
-            Some(repo) => repo,
+        match found {
+            Some(repo) => self.serve(&*repo, &context, reply),
             // Asking creates nothing; pushing does.
             None if self.want == Want::Advertisement(Service::ReceivePack) => {
-                reply.set_head(Head::uncached(advertisement_type(Service::ReceivePack)));
-                let result = house.hands.advertise_new(self.version, &context, reply);
-                return self.told(result, reply);
+                let blank = house.hands.blank().map_err(|failure| self.refuse(&failure))?;
+                self.serve(&*blank, &context, reply)
             }
-            None => {
-                reply.set_head(Head::uncached(RECEIVE_PACK_RESULT));
-                if self.is_probe() {
-                    return Ok(());
-                }
-                tracing::info!(repo = %self.name, "created by a push");
-                house
-                    .hands
-                    .create(&self.name)
-                    .map_err(|failure| self.refuse(&failure))?
-            }
-        };
-        self.serve(&*repo, &context, reply)
+            None => self.push_to_new(&context, reply),
+        }
+    }
+
+    fn push_to_new(&mut self, context: &Context<'_>, reply: &mut GitReply) -> Result<(), Refusal> {
+        let house = Arc::clone(&self.house);
+        if self.is_probe() {
+            reply.set_head(Head::uncached(RECEIVE_PACK_RESULT));
+            return Ok(());
+        }
+        let repo = house
+            .hands
+            .create(&self.name)
+            .map_err(|failure| self.refuse(&failure))?;
+        tracing::info!(repo = %self.name, "created by a push");
+        let result = self.serve(&*repo, context, reply);
+        drop(repo);
+        if let Err(failure) = house.hands.discard_if_empty(&self.name) {
+            tracing::warn!(repo = %self.name, error = &failure as &dyn std::error::Error, "a failed push left an empty repository");
+        }
+        result
     }
 
     /// The one place where a git request is allowed.
@@ -356,7 +359,10 @@ impl Job {
             }
             None => Presence::Absent,
         };
-        let doors = found.map_or_else(|| house.hands.default_doors(), Served::doors);
+        let doors = match found {
+            Some(repo) => repo.doors(),
+            None => house.hands.blank().map_err(|failure| self.refuse(&failure))?.doors(),
+        };
         let ask = Ask {
             repo: &self.name,
             route: self.want.route(doors),

@@ -19,11 +19,11 @@ pub trait Hands: Send + Sync + 'static {
     /// Creates the repository, or gives the one that somebody else has created meanwhile.
     fn create(&self, name: &RepoName) -> Result<Arc<dyn Served>, Failure>;
 
-    /// What `http.*` says where a repository says nothing, or is not there yet.
-    fn default_doors(&self) -> Doors;
+    /// Takes a repository away again that [`create`](Self::create) made for a push that came to nothing. One that has anything in it stays.
+    fn discard_if_empty(&self, name: &RepoName) -> Result<(), Failure>;
 
-    /// The advertisement of receive-pack for a repository that a push would create.
-    fn advertise_new(&self, version: Version, context: &Context<'_>, out: &mut dyn Write) -> Result<(), Failure>;
+    /// An empty repository without a name: what a push is shown that would create one. Its settings are those of a new repository.
+    fn blank(&self) -> Result<Arc<dyn Served>, Failure>;
 }
 
 /// One repository, open.

@@ -200,7 +200,7 @@ impl Workers {
             }
         });
         match receive.await {
-            Ok(answer) => answer.with_stop(stop),
+            Ok(answer) => answer.settled().with_stop(stop),
             // Only a job that never ran drops its reply unanswered.
             Err(_) => Answer::Panicked,
         }

@@ -80,6 +80,7 @@ pub enum Answer<H, E> {
 #[derive(Debug)]
 pub struct ReplyBody {
     first: Option<Bytes>,
+    second: Option<Item>,
     rest: mpsc::Receiver<Item>,
     ended: bool,
     stop: Option<StopOnDrop>,
@@ -196,6 +197,7 @@ impl<H, E> Reply<H, E> {
                 self.rest = Some(rest);
                 let body = ReplyBody {
                     first: Some(bytes),
+                    second: None,
                     rest: receive,
                     ended: false,
                     stop: None,
@@ -267,6 +269,28 @@ impl<H, E> Write for Reply<H, E> {
 }
 
 impl<H, E> Answer<H, E> {
+    /// Makes one piece of an answer whose end has come in the meantime: a flush just before the end costs nothing then.
+    pub(super) fn settled(self) -> Self {
+        match self {
+            Answer::Stream { head, mut body } => match (body.first.take(), body.rest.try_recv()) {
+                (Some(first), Ok(Item { bytes, last: true })) => {
+                    let body = if bytes.is_empty() {
+                        first
+                    } else {
+                        [first, bytes].concat().into()
+                    };
+                    Answer::Whole { head, body }
+                }
+                (first, next) => {
+                    body.first = first;
+                    body.second = next.ok();
+                    Answer::Stream { head, body }
+                }
+            },
+            other => other,
+        }
+    }
+
     pub(super) fn with_stop(mut self, guard: StopOnDrop) -> Self {
         if let Answer::Stream { body, .. } = &mut self {
             body.stop = Some(guard);
@@ -286,7 +310,11 @@ impl Body for ReplyBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        match self.rest.poll_recv(context) {
+        let next = match self.second.take() {
+            Some(item) => Poll::Ready(Some(item)),
+            None => self.rest.poll_recv(context),
+        };
+        match next {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => {
                 self.ended = true;
