@@ -2,5 +2,6 @@
 //! (`tidy` checks that none is forgotten).
 
 mod depot;
+mod http;
 mod store;
 mod support;
