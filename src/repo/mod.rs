@@ -3,6 +3,7 @@
 //! Opens what git made and nothing it could serve only in part; reads its objects and refs while git itself repacks beside us; writes nothing but whole files
 //! that are renamed into place. Starts no process, reads no configuration but the repository's own, holds no file descriptor for a pack.
 
+mod base_cache;
 mod config;
 mod graph;
 mod hidden;
@@ -15,6 +16,8 @@ mod pack_set;
 mod refs;
 mod settings;
 mod shallow;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use config::BadValue;
 pub use hidden::HideRefs;

@@ -1,6 +1,6 @@
 use std::{
     cell::RefCell,
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
@@ -13,6 +13,7 @@ use gix::{
 };
 
 use super::{
+    base_cache::BaseCache,
     graph::GraphCache,
     loose::{LooseReader, is_absent, loose_path},
     pack::Pack,
@@ -89,7 +90,8 @@ impl OdbError {
     /// Whose move it is.
     pub fn fault(&self) -> Fault {
         match self {
-            OdbError::Io { .. } | OdbError::PackVanished { .. } | OdbError::TooLarge { .. } => Fault::Ours,
+            OdbError::Io { .. } | OdbError::TooLarge { .. } => Fault::Ours,
+            OdbError::PackVanished { .. } => Fault::Busy,
             OdbError::PackDamaged { .. } | OdbError::LooseDamaged { .. } | OdbError::Corrupt { .. } => Fault::Corrupt,
         }
     }
@@ -236,14 +238,15 @@ impl Odb {
             .as_deref()
     }
 
-    /// Looks at the directories once more, the first time that it is called. Whether there is anything new to search.
-    fn refresh(&self) -> Result<bool, OdbError> {
-        if self.shared.second.get().is_some() {
-            return Ok(false);
+    /// Looks at the directories once more, unless that was done before, here or by a clone.
+    fn refresh(&self) -> Result<(), OdbError> {
+        if self.shared.second.get().is_none() {
+            let newer = self.shared.store.refreshed()?;
+            let extended = Arc::new(self.shared.first.extended(&newer));
+            // A clone that was faster saw what we saw.
+            let _ = self.shared.second.set(extended);
         }
-        let newer = self.shared.store.refreshed()?;
-        let extended = Arc::new(self.shared.first.extended(&newer));
-        Ok(self.shared.second.set(extended).is_ok())
+        Ok(())
     }
 
     /// Where an object is: always the same pack for the same object while this view lives. `Loose` only when no pack has it.
@@ -252,6 +255,8 @@ impl Odb {
     /// When the object was not found but a damaged pack may have it, or a file operation failed.
     pub fn locate(&self, id: &oid) -> Result<Option<Location>, OdbError> {
         loop {
+            // Asked before the search: a clone may refresh while we search the older view.
+            let is_last = self.shared.second.get().is_some();
             let mut search = Search::default();
             if let Some((pack, pos)) = self.set().locate(id, &mut search)? {
                 return Ok(Some(Location::Packed { pack, pos }));
@@ -259,12 +264,13 @@ impl Odb {
             if self.is_loose(id)? {
                 return Ok(Some(Location::Loose));
             }
-            if !self.refresh()? {
-                return match search.damage {
-                    Some(damage) => Err(damage),
+            if is_last {
+                return match search.damage.or(search.vanished) {
+                    Some(err) => Err(err),
                     None => Ok(None),
                 };
             }
+            self.refresh()?;
         }
     }
 
@@ -591,88 +597,6 @@ fn base_offset(pack: &Pack, at: u64, kind: EntryKind) -> Result<u64, Broken> {
     }
 }
 
-/// Delta bases of this request, the ones not used for longest given up first.
-struct BaseCache {
-    limit: usize,
-    bytes: usize,
-    tick: u64,
-    entries: HashMap<(u32, u64), Base>,
-    /// Uses in order; an entry's newest use is the one that counts.
-    uses: VecDeque<(u64, (u32, u64))>,
-}
-
-struct Base {
-    used: u64,
-    kind: Kind,
-    data: Arc<Vec<u8>>,
-}
-
-/// What an entry costs beside its bytes.
-const BASE_OVERHEAD: usize = 128;
-
-impl BaseCache {
-    fn new(limit: usize) -> Self {
-        BaseCache {
-            limit,
-            bytes: 0,
-            tick: 0,
-            entries: HashMap::new(),
-            uses: VecDeque::new(),
-        }
-    }
-
-    fn get(&mut self, pack: u32, offset: u64) -> Option<(Arc<Vec<u8>>, Kind)> {
-        let key = (pack, offset);
-        let entry = self.entries.get_mut(&key)?;
-        self.tick += 1;
-        entry.used = self.tick;
-        let found = (entry.data.clone(), entry.kind);
-        self.uses.push_back((self.tick, key));
-        self.tidy();
-        Some(found)
-    }
-
-    fn put(&mut self, pack: u32, offset: u64, kind: Kind, data: Arc<Vec<u8>>) {
-        let cost = data.len() + BASE_OVERHEAD;
-        // One object must not push out everything else.
-        if cost > self.limit / 2 {
-            return;
-        }
-        let key = (pack, offset);
-        self.tick += 1;
-        let entry = Base {
-            used: self.tick,
-            kind,
-            data,
-        };
-        if let Some(old) = self.entries.insert(key, entry) {
-            self.bytes -= old.data.len() + BASE_OVERHEAD;
-        }
-        self.bytes += cost;
-        self.uses.push_back((self.tick, key));
-        while self.bytes > self.limit {
-            let Some((used, key)) = self.uses.pop_front() else {
-                break;
-            };
-            if self.entries.get(&key).is_some_and(|entry| entry.used == used)
-                && let Some(old) = self.entries.remove(&key)
-            {
-                self.bytes -= old.data.len() + BASE_OVERHEAD;
-            }
-        }
-        self.tidy();
-    }
-
-    /// Uses that were overtaken by later ones are dropped before they outgrow the entries.
-    fn tidy(&mut self) {
-        if self.uses.len() > 64 + 4 * self.entries.len() {
-            let entries = &self.entries;
-            self.uses
-                .retain(|(used, key)| entries.get(key).is_some_and(|entry| entry.used == *used));
-        }
-    }
-}
-
 impl gix::objs::Exists for Odb {
     fn exists(&self, id: &oid) -> bool {
         self.contains(id).unwrap_or(false)
@@ -706,31 +630,180 @@ impl gix::objs::FindHeader for Odb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        pack::{deflate, write_entry_header},
+        repo::testing::{Item, TestRepo, appending, id_of},
+    };
+    use proptest::prelude::*;
 
-    fn put(cache: &mut BaseCache, offset: u64, size: usize) {
-        cache.put(0, offset, Kind::Blob, Arc::new(vec![0; size]));
+    const SHA1: HashKind = HashKind::Sha1;
+
+    fn corrupt(odb: &Odb, id: &ObjectId) {
+        let err = odb.read(id, &mut Vec::new()).expect_err("corrupt");
+        assert!(matches!(err, OdbError::Corrupt { .. }), "{err}");
+        assert!(odb.header(id).is_err());
     }
 
     #[test]
-    fn the_base_used_last_stays_and_the_bytes_are_bounded() {
-        let mut cache = BaseCache::new(10_000);
-        for offset in 0..8 {
-            put(&mut cache, offset, 1_000);
+    fn deltas_of_both_kinds_are_resolved_for_both_hashes() {
+        for hash in [SHA1, HashKind::Sha256] {
+            let repo = TestRepo::new(hash);
+            let text = |n: usize| [b"base text".repeat(20), b"0123456789"[..n].to_vec()].concat();
+            let id = |n| id_of(hash, Kind::Blob, &text(n));
+            let (ids, _) = repo.pack(&[
+                // A base that comes after its delta.
+                Item::Ref(id(1), appending(&text(1), b"1"), id(2)),
+                Item::Whole(Kind::Blob, text(0)),
+                Item::Ofs(1, appending(&text(0), b"0"), id(1)),
+                Item::Ofs(0, appending(&text(2), b"2"), id(3)),
+            ]);
+            let odb = repo.open().odb().expect("an odb");
+            let mut out = vec![1];
+            for (id, n) in ids.iter().zip([2, 0, 1, 3]) {
+                assert_eq!(odb.header(id).expect("fine"), Some((Kind::Blob, text(n).len() as u64)));
+                assert_eq!(odb.read(id, &mut out).expect("fine"), Some(Kind::Blob));
+                assert_eq!(out, text(n));
+            }
         }
-        for _ in 0..1_000 {
-            assert!(cache.get(0, 0).is_some());
+    }
+
+    #[test]
+    fn deltas_in_a_circle_and_on_nothing_are_damage() {
+        let repo = TestRepo::new(SHA1);
+        let fake = |n: u8| ObjectId::from_bytes_or_panic(&[n; 20]);
+        let delta = appending(b"x", b"y");
+        repo.pack(&[
+            Item::Ref(fake(2), delta.clone(), fake(1)),
+            Item::Ref(fake(1), delta.clone(), fake(2)),
+            Item::Ref(fake(9), delta.clone(), fake(3)),
+            Item::Raw([&[0x62, 0x7f][..], b"rest"].concat(), fake(4)),
+            // An unknown type.
+            Item::Raw(vec![0x50, 0, 0, 0], fake(5)),
+        ]);
+        let odb = repo.open().odb().expect("an odb");
+        for n in 1..=5 {
+            corrupt(&odb, &fake(n));
         }
-        assert!(cache.uses.len() < 200, "uses are tidied: {}", cache.uses.len());
-        for offset in 10..17 {
-            put(&mut cache, offset, 1_000);
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_true_are_not_believed() {
+        let repo = TestRepo::new(SHA1);
+        let fake = |n: u8| ObjectId::from_bytes_or_panic(&[n; 20]);
+        let lie = |kind, size: u64| {
+            let mut raw = Vec::new();
+            write_entry_header(kind, size, &mut raw);
+            deflate(b"short", 6, &mut raw);
+            raw
+        };
+        let base = id_of(SHA1, Kind::Blob, b"base");
+        // A result of a terabyte from a delta of a few bytes.
+        let mut bomb = vec![4];
+        bomb.extend_from_slice(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x20]);
+        bomb.extend_from_slice(&[0x91, 0, 4]);
+        repo.pack(&[
+            Item::Whole(Kind::Blob, b"base".to_vec()),
+            Item::Raw(lie(EntryKind::Blob, 1 << 29), fake(1)),
+            Item::Raw(lie(EntryKind::Blob, 6), fake(2)),
+            Item::Raw(lie(EntryKind::Blob, 4), fake(3)),
+            Item::Ofs(0, bomb, fake(4)),
+            Item::Ref(base, appending(b"another base", b""), fake(5)),
+        ]);
+        let odb = repo.open().odb().expect("an odb");
+        corrupt(&odb, &fake(1));
+        for n in [2, 3, 5] {
+            let err = odb.read(&fake(n), &mut Vec::new()).expect_err("a lie");
+            assert_eq!(err.fault(), Fault::Corrupt, "{err}");
         }
-        assert!(cache.get(0, 0).is_some(), "the one in use stays");
-        assert!(cache.get(0, 1).is_none(), "the oldest is gone");
-        assert!(cache.bytes <= 10_000);
-        put(&mut cache, 99, 9_000);
-        assert!(cache.get(0, 99).is_none(), "too large to keep");
-        let sum: usize = cache.entries.values().map(|e| e.data.len() + BASE_OVERHEAD).sum();
-        assert_eq!(sum, cache.bytes);
+        let err = odb.read(&fake(4), &mut Vec::new()).expect_err("a bomb");
+        assert!(
+            matches!(err, OdbError::TooLarge { size, .. } if size == 1 << 40),
+            "{err}"
+        );
+    }
+
+    #[test]
+    fn an_object_in_many_places_is_found_in_one_and_read_from_any() {
+        let repo = TestRepo::new(SHA1);
+        let shared = b"in two packs and loose".to_vec();
+        let id = repo.loose(Kind::Blob, &shared);
+        let odb = repo.open().odb().expect("an odb");
+        assert_eq!(odb.locate(&id).expect("fine"), Some(Location::Loose));
+        let (_, first) = repo.pack(&[Item::Whole(Kind::Blob, shared.clone())]);
+        repo.pack(&[
+            Item::Whole(Kind::Blob, shared.clone()),
+            Item::Whole(Kind::Blob, b"other".to_vec()),
+        ]);
+        let odb = repo.open().odb().expect("an odb");
+        assert_eq!(odb.packs().len(), 2);
+        for _ in 0..10 {
+            assert!(matches!(
+                odb.locate(&id).expect("fine"),
+                Some(Location::Packed { pack: 0, .. })
+            ));
+        }
+        // Neither pack was opened by this view yet; both go, the loose copy stays.
+        let odb = repo.open().odb().expect("an odb");
+        for pack in odb.packs() {
+            std::fs::remove_file(pack.path()).expect("remove");
+        }
+        assert_eq!(odb.locate(&id).expect("fine"), Some(Location::Loose));
+        assert!(!first.exists());
+    }
+
+    #[test]
+    fn a_pack_that_goes_after_the_last_look_is_no_reason_to_call_an_object_missing() {
+        let repo = TestRepo::new(SHA1);
+        let (ids, path) = repo.pack(&[Item::Whole(Kind::Blob, b"x".to_vec())]);
+        let odb = repo.open().odb().expect("an odb");
+        odb.refresh().expect("listed");
+        std::fs::remove_file(&path).expect("remove");
+        let err = odb.contains(&ids[0]).expect_err("who knows");
+        assert_eq!(err.fault(), Fault::Busy);
+        // A new view knows.
+        assert!(!repo.open().odb().expect("an odb").contains(&ids[0]).expect("fine"));
+    }
+
+    #[test]
+    fn gix_plumbing_reads_from_it() {
+        use gix::objs::{Exists, Find, FindHeader};
+        let repo = TestRepo::new(SHA1);
+        let id = repo.loose(Kind::Tag, b"tag");
+        let odb = repo.open().odb().expect("an odb");
+        assert!(odb.exists(&id));
+        let mut buffer = Vec::new();
+        let data = odb.try_find(&id, &mut buffer).expect("fine").expect("present");
+        assert_eq!((data.kind, data.data), (Kind::Tag, &b"tag"[..]));
+        assert_eq!(odb.try_header(&id).expect("fine").expect("present").size, 3);
+        let absent = ObjectId::from_bytes_or_panic(&[1; 20]);
+        assert!(!odb.exists(&absent) && odb.try_find(&absent, &mut buffer).expect("fine").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_pack_never_panics(at in any::<prop::sample::Index>(), value in any::<u8>()) {
+            let repo = TestRepo::new(SHA1);
+            let text = b"some text that is long enough ".repeat(10);
+            let child = [&text[..], b"more"].concat();
+            let (ids, path) = repo.pack(&[
+                Item::Whole(Kind::Blob, text.clone()),
+                Item::Ofs(0, appending(&text, b"more"), id_of(SHA1, Kind::Blob, &child)),
+                Item::Whole(Kind::Tree, Vec::new()),
+            ]);
+            let mut bytes = std::fs::read(&path).expect("read");
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+            std::fs::write(&path, bytes).expect("write");
+            let odb = repo.open().odb().expect("an odb");
+            let mut out = Vec::new();
+            for id in &ids {
+                let _ = odb.header(id);
+                let _ = odb.read(id, &mut out);
+                if let Ok(Some(Location::Packed { pack, pos })) = odb.locate(id) {
+                    let _ = odb.packs()[pack as usize].entry(pos);
+                }
+            }
+        }
     }
 
     #[test]

@@ -103,6 +103,8 @@ pub struct PackSet {
     packs: Vec<Arc<Pack>>,
     steps: Vec<Step>,
     loose: Vec<PathBuf>,
+    /// Which packs of an older view were gone when this one was made (missing at the end: none): what they had is in the others.
+    gone: Vec<bool>,
 }
 
 /// What a search met on its way.
@@ -110,16 +112,18 @@ pub struct PackSet {
 pub(crate) struct Search {
     /// A pack that could have had the object but is damaged.
     pub(crate) damage: Option<OdbError>,
-    /// A pack was repacked away before it was opened.
-    pub(crate) vanished: bool,
+    /// A pack was repacked away before it was opened, after this view was made: its objects may be anywhere.
+    pub(crate) vanished: Option<OdbError>,
 }
 
 impl Search {
-    fn index<'p>(&mut self, pack: &'p Pack) -> Result<Option<&'p crate::pack::Index<Mmap>>, OdbError> {
+    fn index<'p>(&mut self, pack: &'p Pack, gone: bool) -> Result<Option<&'p crate::pack::Index<Mmap>>, OdbError> {
         match pack.index() {
             Ok(index) => Ok(Some(index)),
-            Err(OdbError::PackVanished { .. }) => {
-                self.vanished = true;
+            Err(err @ OdbError::PackVanished { .. }) => {
+                if !gone {
+                    self.vanished.get_or_insert(err);
+                }
                 Ok(None)
             }
             Err(err @ OdbError::PackDamaged { .. }) => {
@@ -177,7 +181,8 @@ impl PackSet {
     }
 
     fn look_into(&self, n: u32, id: &oid, search: &mut Search) -> Result<Option<(u32, u32)>, OdbError> {
-        let index = search.index(&self.packs[n as usize])?;
+        let gone = self.gone.get(n as usize).copied().unwrap_or(false);
+        let index = search.index(&self.packs[n as usize], gone)?;
         Ok(index.and_then(|index| index.lookup(id)).map(|pos| (n, pos)))
     }
 
@@ -211,12 +216,15 @@ impl PackSet {
             packs,
             steps,
             loose,
+            gone: Vec::new(),
         }
     }
 
     /// This view, with what `newer` has besides appended: nothing that was found before is found elsewhere now.
     pub(crate) fn extended(&self, newer: &PackSet) -> PackSet {
         let mut packs = self.packs.clone();
+        let is_listed = |pack| newer.packs.iter().any(|listed| Arc::ptr_eq(listed, pack));
+        let gone = packs.iter().map(|pack| !is_listed(pack)).collect();
         let mut steps: Vec<Step> = self.steps.iter().map(Step::share).collect();
         for pack in &newer.packs {
             if !self.packs.iter().any(|known| Arc::ptr_eq(known, pack)) {
@@ -231,6 +239,7 @@ impl PackSet {
             packs,
             steps,
             loose,
+            gone,
         }
     }
 }
@@ -317,7 +326,9 @@ impl Store {
     pub(crate) fn with_quarantine(&self, objects: &Path) -> Result<PackSet, OdbError> {
         let main = self.current()?;
         let extra = list_dir(objects.to_owned(), self.options, None)?;
-        Ok(main.extended(&PackSet::from_listings(vec![Arc::new(extra)])))
+        let mut set = main.extended(&PackSet::from_listings(vec![Arc::new(extra)]));
+        set.gone.clear();
+        Ok(set)
     }
 }
 
