@@ -1,9 +1,13 @@
 //! Every change that refs make on disk goes through here, so that a test can stop the world before any of them.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -176,6 +180,32 @@ impl Disk {
     }
 }
 
+/// The lock that protects a file: `<path>.lock`.
+pub(super) fn lock_path(path: &Path) -> PathBuf {
+    with_suffix(path, ".lock")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+/// The file in which the new content of `path` is written, to be renamed over it. It belongs to whoever holds the lock of `path`.
+///
+/// For `packed-refs` it is git's `packed-refs.new`. For a ref it lies in the same directory, and its first and last letters hide it from everybody
+/// who lists refs; it is short, since the name of a ref may be as long as the file system allows.
+pub(super) fn draft_path(path: &Path) -> PathBuf {
+    use std::hash::{DefaultHasher, Hasher};
+    let base = path.file_name().unwrap_or_default();
+    if base == "packed-refs" {
+        return with_suffix(path, ".new");
+    }
+    let mut hasher = DefaultHasher::new();
+    hasher.write(base.as_bytes());
+    path.with_file_name(format!(".gitstead-{:016x}.lock", hasher.finish()))
+}
+
 /// Why a lock was not taken.
 #[derive(Debug)]
 pub(super) enum LockFailure {
@@ -269,17 +299,32 @@ impl<'a> LockSet<'a> {
         }
     }
 
-    /// Removes the locks, and the directories that were made for them and hold nothing else.
+    /// Removes all locks, and the directories that were made for them and hold nothing else.
     pub(super) fn release(&mut self) {
-        for path in self.held.drain(..).rev() {
-            if let Err(error) = self.disk.unlink(&path) {
+        self.release_if(|_| true);
+    }
+
+    /// Removes some of the locks.
+    pub(super) fn release_if(&mut self, whether: impl Fn(&Path) -> bool) {
+        let disk = self.disk;
+        self.held.retain(|path| {
+            if !whether(path) {
+                return true;
+            }
+            if let Err(error) = disk.unlink(path) {
                 tracing::warn!(lock = %path.display(), %error, "cannot remove a lock");
             }
-        }
-        for directory in self.created.drain(..).rev() {
-            // Only those in which nothing was left.
-            let _ = self.disk.rmdir(&directory);
-        }
+            false
+        });
+        // From the innermost outwards, and only those in which nothing was left.
+        let mut kept: Vec<PathBuf> = self
+            .created
+            .drain(..)
+            .rev()
+            .filter(|d| disk.rmdir(d).is_err())
+            .collect();
+        kept.reverse();
+        self.created = kept;
     }
 
     fn place(&mut self, path: &Path) -> io::Result<()> {
@@ -350,7 +395,7 @@ impl<'a> LockSet<'a> {
 
     /// Removes a lock of ours whose process has died. Whoever holds the `flock` of the file decides, so no two of us can remove one
     /// another's successor.
-    fn remove_stale(&self, path: &Path) -> io::Result<bool> {
+    pub(super) fn remove_stale(&self, path: &Path) -> io::Result<bool> {
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
@@ -366,6 +411,9 @@ impl<'a> LockSet<'a> {
         let (ours, there) = (file.metadata()?, fs::symlink_metadata(path));
         if there.is_ok_and(|there| there.ino() == ours.ino() && there.dev() == ours.dev()) {
             tracing::warn!(lock = %path.display(), "removing a lock left by a process that died");
+            // While the lock is there, so is our right to its draft.
+            let locked = path.as_os_str().as_bytes().strip_suffix(b".lock").unwrap_or_default();
+            self.disk.unlink(&draft_path(Path::new(OsStr::from_bytes(locked))))?;
             self.disk.unlink(path)?;
         }
         Ok(true)

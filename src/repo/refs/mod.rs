@@ -11,6 +11,8 @@ mod reflog;
 mod repository;
 mod store;
 mod symbolic;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod types;
 mod write;

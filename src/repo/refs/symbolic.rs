@@ -5,11 +5,11 @@ use std::time::Instant;
 use bstr::{BStr, BString, ByteSlice};
 
 use super::{
-    disk::{LockFailure, LockSet},
+    disk::{LockFailure, LockSet, lock_path},
     loose::{self, Raw},
     names,
     store::RefStore,
-    transaction::{LONGEST_WAIT, lock_path},
+    transaction::LONGEST_WAIT,
     types::{RefLog, RefsError},
 };
 
@@ -83,6 +83,39 @@ impl RefStore {
         drop(locks);
         self.remove_empty_parents(parent);
         Ok(())
+    }
+
+    /// Removes the locks that a process of ours left behind when it was killed, and returns how many. Not needed for our own sake, for whoever wants
+    /// such a lock removes it; C git does not, so this is for the start of a server. Locks of C git are left alone.
+    pub fn remove_stale_locks(&self) -> Result<usize, RefsError> {
+        let locks = LockSet::new(&self.disk, &self.common_dir);
+        let mut removed = 0;
+        let mut directories = vec![self.common_dir.clone(), self.common_dir.join("refs")];
+        if self.git_dir != self.common_dir {
+            directories.extend([self.git_dir.clone(), self.git_dir.join("refs")]);
+        }
+        let depth_of_refs = self.common_dir.components().count() + 100;
+        while let Some(directory) = directories.pop() {
+            let Ok(entries) = std::fs::read_dir(&directory) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                let Ok(kind) = entry.file_type() else { continue };
+                let is_root = directory == self.common_dir || directory == self.git_dir;
+                let path = entry.path();
+                if kind.is_dir() && !is_root && path.components().count() < depth_of_refs {
+                    directories.push(path);
+                } else if kind.is_file() && path.extension().is_some_and(|e| e == "lock") {
+                    let io = |source| RefsError::Io {
+                        doing: "remove",
+                        path: path.clone(),
+                        source,
+                    };
+                    removed += usize::from(locks.remove_stale(&path).map_err(io)?);
+                }
+            }
+        }
+        Ok(removed)
     }
 
     fn lock_one(&self, locks: &mut LockSet<'_>, name: &BStr) -> Result<(), RefsError> {

@@ -30,7 +30,7 @@
 //!    line in our log and does not undo what already counts.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -40,7 +40,7 @@ use bstr::{BStr, BString, ByteSlice};
 use gix::hash::ObjectId;
 
 use super::{
-    disk::{LockFailure, LockSet},
+    disk::{LockFailure, LockSet, lock_path},
     loose::{self, Go, Raw},
     names::{self, Prefixes},
     packed::Packed,
@@ -279,7 +279,17 @@ impl RefStore {
         for change in changes.iter_mut().filter(|c| c.failed.is_none()) {
             self.compare(change, &packed)?;
         }
-        self.check_conflicts(changes, &packed)
+        self.check_conflicts(changes, &packed)?;
+        // Locks of what will not happen may be in the way of what will.
+        let failed: HashSet<PathBuf> = changes
+            .iter()
+            .filter(|c| c.failed.is_some())
+            .map(|c| lock_path(&self.path(c.name.as_bstr())))
+            .collect();
+        if !failed.is_empty() {
+            locks.release_if(|path| failed.contains(path));
+        }
+        Ok(())
     }
 
     /// Takes the lock of one ref.
@@ -655,18 +665,6 @@ fn describe(error: &RefsError) -> String {
 
 fn directory_of(name: &BStr) -> BString {
     [name.as_bytes(), b"/"].concat().into()
-}
-
-/// `<path>.lock`.
-pub(super) fn lock_path(path: &Path) -> PathBuf {
-    with_suffix(path, ".lock")
-}
-
-/// The path with something added to its last name.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
 }
 
 /// Whether the system refuses this one name rather than the work as such.

@@ -6,9 +6,9 @@ use bstr::{BStr, ByteSlice};
 use gix::hash::ObjectId;
 
 use super::{
+    disk::draft_path,
     packed::{self, Packed, Peeling, Signature},
     store::RefStore,
-    transaction::with_suffix,
     types::{RefObjects, RefTarget, RefsError},
 };
 
@@ -17,7 +17,7 @@ impl RefStore {
     pub(super) fn write_loose(&self, name: &BStr, content: &[u8]) -> Result<(), Unsettled> {
         let path = self.path(name);
         let parent = path.parent().unwrap_or(&path).to_owned();
-        let draft = parent.join(draft_name(name));
+        let draft = draft_path(&path);
         let written = self
             .disk
             .write(&draft, &[content])
@@ -58,7 +58,7 @@ impl RefStore {
         let old = self.current_under_lock().map_err(before)?;
         edits.sort_by(|a, b| a.name.cmp(b.name));
         let data = self.edited(&old, edits, objects).map_err(before)?;
-        let (path, draft) = (self.packed_path.clone(), with_suffix(&self.packed_path, ".new"));
+        let (path, draft) = (self.packed_path.clone(), draft_path(&self.packed_path));
         let written = self.disk.write(&draft, &[&data]).and_then(|file| {
             // As it is now it will be after the rename.
             let metadata = file.metadata()?;
@@ -175,13 +175,4 @@ impl Unsettled {
             counts,
         }
     }
-}
-
-/// The file beside a ref in which its new value is written. Its lock protects it, so the name needs to be unlike that of
-/// other refs only; the dot and the ending hide it from everybody who lists refs.
-fn draft_name(name: &BStr) -> String {
-    use std::hash::{DefaultHasher, Hasher};
-    let mut hasher = DefaultHasher::new();
-    hasher.write(name);
-    format!(".gitstead-{:016x}.lock", hasher.finish())
 }
