@@ -14,6 +14,7 @@ mod open;
 mod pack;
 mod pack_set;
 mod refs;
+mod send;
 mod settings;
 mod shallow;
 #[cfg(test)]
@@ -30,6 +31,10 @@ pub use pack_set::PackSet;
 pub use refs::{
     Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStore, RefStoreOptions, RefTarget,
     RefUpdate, RefsError, SharedRepository,
+};
+pub use send::{
+    DeepenTo, FilterPlan, FilterResolveError, ObjectSet, PackOptions, PackStats, SendError, SendRequest, ShallowPlan,
+    SparseLookup, all_reach_common, enumerate, is_ancestor, plan_deepen, unreachable_of, write_pack,
 };
 pub use settings::{
     CoreSettings, Deny, FilterRefused, FilterSettings, HttpSettings, PackSettings, PackfileUri, ReceiveSettings,

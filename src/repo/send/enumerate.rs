@@ -1,0 +1,592 @@
+//! What to send: the closure of the wants without that of the haves.
+
+use std::sync::atomic::AtomicBool;
+
+use gix::{
+    hash::{ObjectId, oid},
+    objs::Kind,
+};
+
+use super::{
+    SendError, ShallowPlan,
+    filter::FilterPlan,
+    marks::{Id, Marks},
+    parse::EntryType,
+    paths,
+    reader::{Reader, peel},
+    set::ObjectSet,
+    trees::TreeReader,
+    walk::{BORING, History, IdSet, Walk, check},
+};
+use crate::repo::Odb;
+
+/// What a fetch asks for, with every name resolved.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SendRequest<'a> {
+    /// Objects wanted, of any kind. They are sent whatever the filter says.
+    pub wants: &'a [ObjectId],
+    /// Objects that both sides have, commits as a rule. Unknown ones are ignored.
+    pub haves: &'a [ObjectId],
+    /// Where the client's history ends at present. Unknown ids are ignored.
+    pub client_shallow: &'a [ObjectId],
+    /// How that changes.
+    pub plan: Option<&'a ShallowPlan>,
+    /// What is left out.
+    pub filter: Option<&'a FilterPlan>,
+    /// Annotated tags that are sent along when what they finally point to is: tag and target.
+    pub include_tag: &'a [(ObjectId, ObjectId)],
+    /// Whether deltas may be based on objects that the client has and is not sent.
+    pub thin: bool,
+}
+
+/// Finds the objects to send, and checks that every one of them exists.
+///
+/// `repo_shallow` are the commits at which the repository's own history ends. `progress` is told from time to time how many objects were found so far.
+///
+/// Everything that the wants reach and the haves do not is in the set, whatever dates commits claim. Beyond that the set may hold objects that the client has
+/// where telling them apart would cost more than sending them: when commit dates go backwards without a commit-graph, or when content
+/// returns that is not in the commits next to the boundary.
+///
+/// # Errors
+/// `Missing` when an object of the closure does not exist and no filter leaves it out.
+pub fn enumerate(
+    odb: &Odb,
+    repo_shallow: &[ObjectId],
+    request: &SendRequest<'_>,
+    progress: &mut dyn FnMut(u64),
+    stop: &AtomicBool,
+) -> Result<ObjectSet, SendError> {
+    let everything = FilterPlan::default();
+    let filter = request.filter.unwrap_or(&everything);
+    let mut reader = Reader::new(odb)?;
+    let limits = odb.limits();
+    let trees = TreeReader::new(
+        reader.hash(),
+        limits.delta_base_cache_bytes,
+        limits.object_bytes,
+        limits.delta_depth,
+    );
+    let mut chosen = Chosen::new(&reader, filter, progress, stop);
+
+    let mut ends: Vec<Ends> = Vec::with_capacity(request.wants.len());
+    for want in request.wants {
+        check(stop)?;
+        let id = reader.require(want)?;
+        ends.push(Ends::of(&mut reader, id)?);
+    }
+    let (mut commits, mut roots) = (Vec::new(), Vec::new());
+    for end in &ends {
+        for id in end.tags.iter().chain([&end.id]) {
+            chosen.explicit.insert(*id);
+        }
+        match end.kind {
+            Kind::Commit => commits.push(end.id),
+            Kind::Tree => roots.push(end.id),
+            _ => {}
+        }
+    }
+
+    let mut boring = Vec::new();
+    for have in request.haves {
+        if let Some(id) = reader.find(have)?
+            && let Ok(end) = Ends::of(&mut reader, id)
+        {
+            for tag in &end.tags {
+                chosen.had.insert(*tag);
+            }
+            match end.kind {
+                Kind::Commit => boring.push(end.id),
+                // To have a tree or a blob says nothing of what is beneath or around it.
+                _ => {
+                    chosen.had.insert(end.id);
+                }
+            }
+        }
+    }
+
+    let mut parentless = IdSet::default();
+    for oid in repo_shallow {
+        parentless.extend(reader.find(oid)?);
+    }
+    if let Some(plan) = request.plan {
+        // The client has these commits and lacks their parents.
+        for oid in &plan.unshallow {
+            if let Some(id) = reader.find(oid)? {
+                let parents = (!parentless.contains(&id)).then_some(&mut commits);
+                reader.commit(id, parents)?;
+                boring.push(id);
+            }
+        }
+    }
+    let cut = request.plan.map(|plan| &plan.shallow[..]).unwrap_or_default();
+    for oid in cut.iter().chain(request.client_shallow) {
+        parentless.extend(reader.find(oid)?);
+    }
+
+    if boring.is_empty() {
+        chosen.all_history(&mut reader, &commits, &parentless, &mut roots)?;
+        chosen.trees(&mut reader, trees, Vec::new(), roots)?;
+    } else {
+        let mut had_roots = Vec::new();
+        chosen.history(&mut reader, &commits, &boring, &parentless, &mut roots, &mut had_roots)?;
+        chosen.trees(&mut reader, trees, had_roots, roots)?;
+    }
+
+    chosen.chosen.subtract(&chosen.had);
+    // Trees and blobs that were asked for by id are wanted even if the client's history reaches them: a partial clone lacks them.
+    for end in &ends {
+        for tag in &end.tags {
+            if !chosen.had.contains(*tag) {
+                chosen.chosen.insert(*tag);
+            }
+        }
+        match end.kind {
+            Kind::Commit if chosen.had.contains(end.id) => {}
+            _ => {
+                chosen.chosen.insert(end.id);
+            }
+        }
+    }
+    for (tag, target) in request.include_tag {
+        let Some(target) = reader.find(target)? else { continue };
+        if !chosen.chosen.contains(target) {
+            continue;
+        }
+        let id = reader.require(tag)?;
+        for tag in Ends::of(&mut reader, id)?.tags {
+            if !chosen.had.contains(tag) {
+                chosen.chosen.insert(tag);
+            }
+        }
+    }
+    let Chosen { chosen, had, .. } = chosen;
+    ObjectSet::new(reader, chosen, had, request.filter.cloned())
+}
+
+/// A want or a have, followed through tags.
+struct Ends {
+    tags: Vec<Id>,
+    id: Id,
+    kind: Kind,
+}
+
+impl Ends {
+    fn of(reader: &mut Reader<'_>, id: Id) -> Result<Ends, SendError> {
+        let (tags, id, kind) = peel(reader, id)?;
+        Ok(Ends { tags, id, kind })
+    }
+}
+
+/// Passes over trees, see [`ReadTree::news`](super::trees::ReadTree::news).
+const INTERESTING: u8 = 1;
+const CHILDREN_HAD: u8 = 2;
+const ALL_HAD: u8 = 3;
+
+/// The set in the making.
+pub(super) struct Chosen<'a> {
+    pub(super) filter: &'a FilterPlan,
+    pub(super) chosen: Marks,
+    /// Objects the client has.
+    pub(super) had: Marks,
+    /// Trees that were entered or are about to be.
+    entered: Marks,
+    /// Blobs that the filter leaves out for their size.
+    too_large: Marks,
+    explicit: IdSet,
+    count: u64,
+    steps: u32,
+    progress: &'a mut dyn FnMut(u64),
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Chosen<'a> {
+    fn new(
+        reader: &Reader<'_>,
+        filter: &'a FilterPlan,
+        progress: &'a mut dyn FnMut(u64),
+        stop: &'a AtomicBool,
+    ) -> Self {
+        Chosen {
+            filter,
+            chosen: Marks::for_all(&reader.numbering),
+            had: Marks::for_all(&reader.numbering),
+            entered: Marks::for_all(&reader.numbering),
+            too_large: Marks::default(),
+            explicit: IdSet::default(),
+            count: 0,
+            steps: 0,
+            progress,
+            stop,
+        }
+    }
+
+    /// Called once for every object that is read.
+    pub(super) fn step(&mut self) -> Result<(), SendError> {
+        self.steps = self.steps.wrapping_add(1);
+        if self.steps.is_multiple_of(1024) {
+            check(self.stop)?;
+            (self.progress)(self.count);
+        }
+        Ok(())
+    }
+
+    pub(super) fn choose(&mut self, id: Id) {
+        if self.chosen.insert(id) {
+            self.count += 1;
+        }
+    }
+
+    fn choose_commit(&mut self, id: Id) {
+        if self.filter.commits || self.explicit.contains(&id) {
+            self.choose(id);
+        }
+    }
+
+    /// All commits that `tips` reach, without anything that would be had: no order is needed, so none is kept.
+    fn all_history(
+        &mut self,
+        reader: &mut Reader<'_>,
+        tips: &[Id],
+        parentless: &IdSet,
+        roots: &mut Vec<Id>,
+    ) -> Result<(), SendError> {
+        let enters_trees = self.filter.enters_trees();
+        let mut met = Marks::for_all(&reader.numbering);
+        let mut stack = Vec::new();
+        for tip in tips {
+            if met.insert(*tip) {
+                stack.push(*tip);
+            }
+        }
+        let mut parents = Vec::new();
+        while let Some(id) = stack.pop() {
+            self.step()?;
+            parents.clear();
+            let cut = parentless.contains(&id);
+            let meta = reader.commit(id, (!cut).then_some(&mut parents))?;
+            self.choose_commit(id);
+            if enters_trees {
+                roots.push(reader.require(&meta.tree)?);
+            }
+            stack.extend(parents.iter().copied().filter(|parent| met.insert(*parent)));
+        }
+        Ok(())
+    }
+
+    /// The commits that `tips` reach and `boring` do not; `had_roots` are the trees of those next to the boundary, and of the boring tips.
+    fn history(
+        &mut self,
+        reader: &mut Reader<'_>,
+        tips: &[Id],
+        boring: &[Id],
+        parentless: &IdSet,
+        roots: &mut Vec<Id>,
+        had_roots: &mut Vec<Id>,
+    ) -> Result<(), SendError> {
+        let enters_trees = self.filter.enters_trees();
+        let mut walk = Walk::new(reader, parentless, self.stop);
+        let found = walk.limit(tips, boring, None)?;
+        let trees: Vec<ObjectId> = found.interesting.iter().map(|at| walk.node(*at).tree).collect();
+        for at in &found.interesting {
+            self.choose_commit(walk.node(*at).id);
+        }
+        let mut had_trees: Vec<ObjectId> = found.edges.iter().map(|at| walk.node(*at).tree).collect();
+        // The tips are where a client's newest content is: what was picked or reverted from there need not be sent.
+        let near = boring.iter().take(MAX_BORING_TIPS).filter_map(|id| walk.find(*id));
+        had_trees.extend(near.map(|at| walk.node(at).tree));
+        for node in walk.nodes() {
+            if node.flags & BORING != 0 {
+                self.had.insert(node.id);
+            }
+        }
+        if enters_trees && !found.interesting.is_empty() {
+            for tree in trees {
+                roots.push(reader.require(&tree)?);
+            }
+        }
+        if enters_trees && !(found.interesting.is_empty() && roots.is_empty()) {
+            for tree in had_trees {
+                had_roots.extend(reader.find(&tree)?);
+            }
+            had_roots.sort_unstable();
+            had_roots.dedup();
+        }
+        Ok(())
+    }
+
+    /// The trees and blobs beneath `roots`, without what is known to be beneath `had_roots`.
+    fn trees(
+        &mut self,
+        reader: &mut Reader<'_>,
+        mut trees: TreeReader,
+        had_roots: Vec<Id>,
+        roots: Vec<Id>,
+    ) -> Result<(), SendError> {
+        if !self.filter.enters_trees() || roots.is_empty() {
+            return Ok(());
+        }
+        if self.filter.needs_paths() {
+            self.mark_had(reader, &mut trees, &had_roots, PATHS_BUDGET)?;
+            return paths::walk(self, reader, &mut trees, roots);
+        }
+        if had_roots.is_empty() {
+            return self.levels(reader, &mut trees, roots);
+        }
+        let before = self.count;
+        self.compare(reader, &mut trees, &had_roots, roots)?;
+        // What is left may still be beneath the boundary at another path: look for it, as long as that costs less than sending it.
+        let found = self.count - before;
+        if found > 0 {
+            self.mark_had(reader, &mut trees, &had_roots, MARK_BUDGET + 4 * found)?;
+        }
+        Ok(())
+    }
+
+    /// Enters trees level by level, each once. Within a level trees are taken in the order in which they lie in their packs: bases before the deltas made from
+    /// them, neighbours after each other.
+    fn levels(&mut self, reader: &mut Reader<'_>, trees: &mut TreeReader, roots: Vec<Id>) -> Result<(), SendError> {
+        let max_depth = self.filter.depth.unwrap_or(u64::MAX);
+        let mut level: Vec<Id> = roots.into_iter().filter(|id| self.enter(*id)).collect();
+        let mut depth = 1u64;
+        while !level.is_empty() {
+            let mut next = Vec::new();
+            for id in in_pack_order(reader, &level)? {
+                self.step()?;
+                let tree = trees.read(reader, id)?;
+                tree.news(INTERESTING, |entry| {
+                    if depth >= max_depth {
+                        return Ok(());
+                    }
+                    match entry.kind {
+                        EntryType::Gitlink => {}
+                        EntryType::Blob => self.admit_blob(reader, entry.id)?,
+                        EntryType::Tree => {
+                            let id = reader.require(entry.id)?;
+                            if self.enter(id) {
+                                next.push(id);
+                            }
+                        }
+                    }
+                    Ok::<_, SendError>(())
+                })?;
+            }
+            level = next;
+            depth += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes note of a tree; whether it has to be read.
+    fn enter(&mut self, id: Id) -> bool {
+        if self.had.contains(id) || !self.entered.insert(id) {
+            return false;
+        }
+        self.choose_tree(id);
+        true
+    }
+
+    pub(super) fn choose_tree(&mut self, id: Id) {
+        if self.filter.trees || self.explicit.contains(&id) {
+            self.choose(id);
+        }
+    }
+
+    pub(super) fn admit_blob(&mut self, reader: &mut Reader<'_>, oid: &oid) -> Result<(), SendError> {
+        if !self.filter.blobs {
+            return Ok(());
+        }
+        let id = reader.require(oid)?;
+        if self.chosen.contains(id) || self.had.contains(id) {
+            return Ok(());
+        }
+        if let Some(limit) = self.filter.blob_limit
+            && (self.too_large.contains(id) || reader.header(id)?.1 >= limit)
+        {
+            self.too_large.insert(id);
+            return Ok(());
+        }
+        self.choose(id);
+        Ok(())
+    }
+
+    /// Walks both sides' trees together, path by path, going down only where the wanted side has a tree that the other has not: the cost follows the
+    /// difference, not the size of the trees.
+    fn compare(
+        &mut self,
+        reader: &mut Reader<'_>,
+        trees: &mut TreeReader,
+        had_roots: &[Id],
+        roots: Vec<Id>,
+    ) -> Result<(), SendError> {
+        let max_depth = self.filter.depth.unwrap_or(u64::MAX);
+        let mut level = vec![Pair {
+            had: had_roots.to_vec(),
+            wanted: roots,
+        }];
+        let mut depth = 1u64;
+        while !level.is_empty() {
+            for pair in &level {
+                for id in &pair.had {
+                    self.had.insert(*id);
+                }
+            }
+            let mut next = Vec::new();
+            for mut pair in level {
+                pair.wanted.retain(|id| self.enter(*id));
+                if pair.wanted.is_empty() {
+                    continue;
+                }
+                self.compare_at(reader, trees, pair, depth < max_depth, &mut next)?;
+            }
+            level = next;
+            depth += 1;
+        }
+        Ok(())
+    }
+
+    fn compare_at(
+        &mut self,
+        reader: &mut Reader<'_>,
+        trees: &mut TreeReader,
+        mut pair: Pair,
+        within_depth: bool,
+        next: &mut Vec<Pair>,
+    ) -> Result<(), SendError> {
+        let mut children: Children = Children::default();
+        pair.had.sort_unstable();
+        pair.had.dedup();
+        for id in in_pack_order(reader, &pair.had)? {
+            self.step()?;
+            let tree = match trees.read(reader, id) {
+                Ok(tree) => tree,
+                // The client has it; that we have not is no reason to refuse.
+                Err(SendError::Missing { .. }) => continue,
+                Err(err) => return Err(err),
+            };
+            tree.all(|entry| {
+                if entry.kind == EntryType::Gitlink {
+                    return Ok(());
+                }
+                let Some(id) = reader.find(entry.id)? else {
+                    return Ok(());
+                };
+                self.had.insert(id);
+                if entry.kind == EntryType::Tree {
+                    children.entry(entry.name).had.push(id);
+                }
+                Ok::<_, SendError>(())
+            })?;
+            tree.mark_dealt_with(CHILDREN_HAD);
+        }
+        for id in in_pack_order(reader, &pair.wanted)? {
+            self.step()?;
+            let tree = trees.read(reader, id)?;
+            tree.news(INTERESTING, |entry| {
+                if !within_depth {
+                    return Ok(());
+                }
+                match entry.kind {
+                    EntryType::Gitlink => {}
+                    EntryType::Blob => self.admit_blob(reader, entry.id)?,
+                    EntryType::Tree => {
+                        let id = reader.require(entry.id)?;
+                        if !self.had.contains(id) && !self.entered.contains(id) {
+                            children.entry(entry.name).wanted.push(id);
+                        }
+                    }
+                }
+                Ok::<_, SendError>(())
+            })?;
+        }
+        next.extend(children.pairs.into_iter().filter(|pair| !pair.wanted.is_empty()));
+        Ok(())
+    }
+
+    /// Marks everything beneath `roots` as had, reading at most `budget` trees. Marking only a part is never wrong.
+    fn mark_had(
+        &mut self,
+        reader: &mut Reader<'_>,
+        trees: &mut TreeReader,
+        roots: &[Id],
+        mut budget: u64,
+    ) -> Result<(), SendError> {
+        let mut queued = Marks::default();
+        let mut level: Vec<Id> = roots.iter().copied().filter(|id| queued.insert(*id)).collect();
+        while !level.is_empty() {
+            let mut next = Vec::new();
+            for id in in_pack_order(reader, &level)? {
+                if budget == 0 {
+                    return Ok(());
+                }
+                budget -= 1;
+                self.step()?;
+                self.had.insert(id);
+                let tree = match trees.read(reader, id) {
+                    Ok(tree) => tree,
+                    Err(SendError::Missing { .. }) => continue,
+                    Err(err) => return Err(err),
+                };
+                tree.news(ALL_HAD, |entry| {
+                    if entry.kind == EntryType::Gitlink {
+                        return Ok(());
+                    }
+                    let Some(id) = reader.find(entry.id)? else {
+                        return Ok(());
+                    };
+                    self.had.insert(id);
+                    if entry.kind == EntryType::Tree && queued.insert(id) {
+                        next.push(id);
+                    }
+                    Ok::<_, SendError>(())
+                })?;
+            }
+            level = next;
+        }
+        Ok(())
+    }
+}
+
+/// Boring tips whose trees are looked at beside those of the boundary.
+const MAX_BORING_TIPS: usize = 64;
+/// Trees read in search of content that moved, whatever the size of the answer.
+const MARK_BUDGET: u64 = 256;
+/// The same where paths matter and the two sides are not compared path by path.
+const PATHS_BUDGET: u64 = 20_000;
+
+/// What stands at one path on both sides.
+#[derive(Debug, Default)]
+struct Pair {
+    had: Vec<Id>,
+    wanted: Vec<Id>,
+}
+
+/// The pairs of a path's children.
+#[derive(Debug, Default)]
+struct Children {
+    names: std::collections::HashMap<Vec<u8>, usize>,
+    pairs: Vec<Pair>,
+}
+
+impl Children {
+    fn entry(&mut self, name: &[u8]) -> &mut Pair {
+        let at = match self.names.get(name) {
+            Some(at) => *at,
+            None => {
+                self.names.insert(name.to_vec(), self.pairs.len());
+                self.pairs.push(Pair::default());
+                self.pairs.len() - 1
+            }
+        };
+        &mut self.pairs[at]
+    }
+}
+
+/// Sorts objects by where they lie, the loose ones last.
+pub(super) fn in_pack_order(reader: &Reader<'_>, ids: &[Id]) -> Result<Vec<Id>, SendError> {
+    let mut placed = Vec::with_capacity(ids.len());
+    for id in ids {
+        placed.push((reader.offset(*id)?.unwrap_or((u32::MAX, u64::MAX)), *id));
+    }
+    placed.sort_unstable();
+    Ok(placed.into_iter().map(|(_, id)| id).collect())
+}

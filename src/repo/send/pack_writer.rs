@@ -1,0 +1,629 @@
+//! The pack that holds a set of objects, copied wherever it can be.
+//!
+//! Entries leave pack by pack in the order in which they lie there, so that neighbours are copied as one run and a base mostly precedes its deltas. An entry
+//! of the repository keeps its delta when the receiver will be able to resolve it: the base is sent too, or (thin) is known to be had.
+//!
+//! Why deltas never form a circle although an object may have other bases in other packs: every object is sent once, from its one canonical place, so it
+//! has at most one base. A circle of bases would have to contain an edge to an object that is sent *later*. Each such edge (a delta
+//! by id whose base lies further on, or whose base's canonical copy is in a later pack) is followed to its end before it is used, and an object that leads
+//! back to itself is sent whole. All other edges go to what was sent before.
+
+use std::{
+    io::{Read, Write},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use gix::{
+    hash::{Hasher, ObjectId},
+    objs::Kind,
+};
+
+use super::{ObjectSet, SendError, marks::Id, walk::check};
+use crate::{
+    pack::{Deflater, EntryHeader, EntryKind, FormatError, PACK_HEADER_LEN, pack_header, write_entry_header},
+    repo::{Location, Odb, Pack},
+};
+
+/// How a pack is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackOptions {
+    /// The receiver understands deltas that name their base by distance.
+    pub ofs_delta: bool,
+    /// Deltas may be based on objects that the receiver has and that are not in the pack.
+    pub thin: bool,
+    /// Zlib level of what has to be compressed anew: 0–9, −1 for zlib's default.
+    pub compression: i32,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        PackOptions {
+            ofs_delta: true,
+            thin: false,
+            compression: -1,
+        }
+    }
+}
+
+/// What a pack consists of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PackStats {
+    /// Objects in the pack.
+    pub objects: u32,
+    /// Those among them that are deltas. All of these were copied.
+    pub deltas: u32,
+    /// Those that were copied from packs as they lie there.
+    pub reused: u32,
+    /// Bytes, header and trailer included.
+    pub bytes: u64,
+}
+
+/// Objects above this many bytes are recompressed piece by piece.
+const BIG: u64 = 16 << 20;
+/// Bytes that are checked before they are sent: few enough to be still in the processor's cache the second time.
+const PIECE: u64 = 256 << 10;
+/// A chain of bases longer than this is taken for a circle.
+const MAX_CHAIN: u32 = 10_000;
+
+/// Writes the objects of `set` as one pack. `odb` is the view that the set was made from. `progress` is told how many objects were written so far.
+///
+/// # Errors
+/// `Write` when the receiver is gone. `Corrupt` and `Odb` when an object turns out to be damaged; what was written before is then no valid pack.
+pub fn write_pack(
+    odb: &Odb,
+    set: &ObjectSet,
+    options: &PackOptions,
+    out: &mut dyn Write,
+    progress: &mut dyn FnMut(u32),
+    stop: &AtomicBool,
+) -> Result<PackStats, SendError> {
+    let mut writer = PackWriter {
+        odb,
+        set,
+        options,
+        sink: Sink {
+            out,
+            buf: Vec::with_capacity(BUFFER + (64 << 10)),
+            position: 0,
+            hasher: None,
+            mirror: mirror_of(set, options)?,
+            stop,
+        },
+        progress,
+        runs: vec![Vec::new(); set.packs.len()],
+        pending: None,
+        deflater: Deflater::new(options.compression),
+        scratch: Vec::new(),
+        stats: PackStats::default(),
+    };
+    writer.sink.start(&pack_header(set.len()), odb)?;
+    for rank in 0..set.packs.len() {
+        writer.pack(rank as u32)?;
+    }
+    writer.loose()?;
+    let mut stats = writer.stats;
+    stats.bytes = writer.sink.finish()?;
+    Ok(stats)
+}
+
+/// The pack that the output will be equal to if nothing has to be changed on the way: then its trailer is ours too, and nothing needs hashing.
+fn mirror_of(set: &ObjectSet, options: &PackOptions) -> Result<Option<Arc<Pack>>, SendError> {
+    if !options.ofs_delta || set.is_empty() {
+        return Ok(None);
+    }
+    for (rank, pack) in set.packs.iter().enumerate() {
+        let chosen = set.chosen.count_in(set.numbering.range(rank as u32));
+        if chosen == 0 {
+            continue;
+        }
+        let same = chosen == set.len() && chosen == pack.index()?.len();
+        let header = pack.data()?.get(..PACK_HEADER_LEN) == Some(&pack_header(chosen)[..]);
+        return Ok((same && header).then(|| pack.clone()));
+    }
+    Ok(None)
+}
+
+struct PackWriter<'a> {
+    odb: &'a Odb,
+    set: &'a ObjectSet,
+    options: &'a PackOptions,
+    sink: Sink<'a>,
+    progress: &'a mut dyn FnMut(u32),
+    /// For each pack what was sent of it, in the order of offsets.
+    runs: Vec<Vec<Run>>,
+    /// Bytes of the present pack that were decided upon and not yet copied.
+    pending: Option<(u64, u64)>,
+    deflater: Deflater,
+    scratch: Vec<u8>,
+    stats: PackStats,
+}
+
+/// A stretch of a pack and where it begins in the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    start: u64,
+    end: u64,
+    to: u64,
+}
+
+enum Action {
+    /// Copy the entry as it is.
+    Verbatim,
+    /// Copy its compressed bytes behind another header.
+    Header(EntryKind),
+    /// Compress the object anew.
+    Encode,
+}
+
+impl PackWriter<'_> {
+    fn pack(&mut self, rank: u32) -> Result<(), SendError> {
+        let range = self.set.numbering.range(rank);
+        if self.set.chosen.count_in(range.clone()) == 0 {
+            return Ok(());
+        }
+        let pack = self.set.packs[rank as usize].clone();
+        let data = pack.data()?;
+        let index = pack.index()?;
+        let hash = pack.hash_kind();
+        let mut entries = Entries::of(&pack, self.set, range.clone())?;
+        while let Some((offset, end, pos)) = entries.next(&pack)? {
+            let id = Id(range.start + pos);
+            let action = match data.get(offset as usize..end as usize) {
+                Some(bytes) if index.crc32(pos).is_none_or(|crc| crc == crc32fast::hash(bytes)) => {
+                    match EntryHeader::parse(bytes, hash) {
+                        Ok(header) => {
+                            let action = self.action(&pack, rank, offset, id, header.kind)?;
+                            if !matches!(action, Action::Encode) {
+                                self.stats.reused += 1;
+                                self.stats.deltas += u32::from(header.kind.is_delta());
+                            }
+                            (action, header)
+                        }
+                        Err(_) => (Action::Encode, NO_HEADER),
+                    }
+                }
+                // Not what it was when the index was written. Another copy may be better; reading it checks what it is.
+                _ => (Action::Encode, NO_HEADER),
+            };
+            match action {
+                (Action::Verbatim, _) => self.verbatim(rank, data, offset, end)?,
+                (Action::Header(kind), header) => {
+                    self.flush(data)?;
+                    self.runs[rank as usize].push(Run {
+                        start: offset,
+                        end: offset + 1,
+                        to: self.sink.position,
+                    });
+                    self.scratch.clear();
+                    write_entry_header(kind, header.size, &mut self.scratch);
+                    self.sink.write(&self.scratch)?;
+                    self.sink
+                        .write(&data[offset as usize + header.header_len..end as usize])?;
+                }
+                (Action::Encode, _) => {
+                    self.flush(data)?;
+                    self.runs[rank as usize].push(Run {
+                        start: offset,
+                        end: offset + 1,
+                        to: self.sink.position,
+                    });
+                    self.encode(Location::Packed { pack: rank, pos }, &pack.oid(pos)?)?;
+                }
+            }
+            self.stats.objects += 1;
+            if self.stats.objects.is_multiple_of(1024) {
+                (self.progress)(self.stats.objects);
+            }
+        }
+        self.flush(data)
+    }
+
+    /// Where the next entry begins in the output.
+    fn position(&self) -> u64 {
+        self.sink.position + self.pending.map_or(0, |(start, end)| end - start)
+    }
+
+    fn verbatim(&mut self, rank: u32, data: &[u8], offset: u64, end: u64) -> Result<(), SendError> {
+        let to = self.position();
+        let runs = &mut self.runs[rank as usize];
+        match runs.last_mut() {
+            Some(run) if run.end == offset && run.to + (run.end - run.start) == to => run.end = end,
+            _ => runs.push(Run { start: offset, end, to }),
+        }
+        match &mut self.pending {
+            Some((_, stop)) if *stop == offset => *stop = end,
+            _ => {
+                self.flush(data)?;
+                self.pending = Some((offset, end));
+            }
+        }
+        if self.pending.is_some_and(|(start, end)| end - start >= PIECE) {
+            self.flush(data)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, data: &[u8]) -> Result<(), SendError> {
+        match self.pending.take() {
+            Some((start, end)) => self.sink.copy(&data[start as usize..end as usize]),
+            None => Ok(()),
+        }
+    }
+
+    /// What to do with an entry that is as it should be.
+    fn action(&mut self, pack: &Pack, rank: u32, offset: u64, id: Id, kind: EntryKind) -> Result<Action, SendError> {
+        match kind {
+            EntryKind::OfsDelta { distance } => {
+                let Some(base) = offset.checked_sub(distance) else {
+                    return Ok(Action::Encode);
+                };
+                if self.options.ofs_delta
+                    && let Some(to) = sent_to(&self.runs[rank as usize], base)
+                {
+                    let now = self.position() - to;
+                    return Ok(if now == distance {
+                        Action::Verbatim
+                    } else {
+                        Action::Header(EntryKind::OfsDelta { distance: now })
+                    });
+                }
+                match pack.pos_at_offset(base)? {
+                    Some(pos) => self.base_by_id(id, pack.oid(pos)?, false),
+                    None => Ok(Action::Encode),
+                }
+            }
+            EntryKind::RefDelta { base } => self.base_by_id(id, base, true),
+            _ => Ok(Action::Verbatim),
+        }
+    }
+
+    fn base_by_id(&mut self, id: Id, base: ObjectId, by_id: bool) -> Result<Action, SendError> {
+        let Some(base_id) = self.set.id(self.odb, &base)? else {
+            return Ok(Action::Encode);
+        };
+        let reference = if by_id {
+            Action::Verbatim
+        } else {
+            Action::Header(EntryKind::RefDelta { base })
+        };
+        if self.set.chosen.contains(base_id) {
+            return Ok(match self.sent(base_id)? {
+                Some(to) if self.options.ofs_delta && !by_id => Action::Header(EntryKind::OfsDelta {
+                    distance: self.position() - to,
+                }),
+                Some(_) => reference,
+                None if self.leads_back(id)? => Action::Encode,
+                None => reference,
+            });
+        }
+        if self.options.thin && self.set.had.contains(base_id) && self.client_has(&base)? {
+            return Ok(reference);
+        }
+        Ok(Action::Encode)
+    }
+
+    /// Under a filter a client may lack objects that its commits reach.
+    fn client_has(&self, base: &ObjectId) -> Result<bool, SendError> {
+        let Some(filter) = &self.set.filter else {
+            return Ok(true);
+        };
+        let Some((kind, _)) = self.odb.header(base)? else {
+            return Ok(false);
+        };
+        Ok(filter.client_has(kind))
+    }
+
+    /// Where in the output an object is, if it was sent already.
+    fn sent(&self, id: Id) -> Result<Option<u64>, SendError> {
+        let Some((pack, pos)) = self.set.numbering.place(id) else {
+            return Ok(None);
+        };
+        let offset = self.set.packs[pack as usize].index()?.offset(pos);
+        Ok(sent_to(&self.runs[pack as usize], offset))
+    }
+
+    /// Whether following bases from `start` leads back to it.
+    fn leads_back(&self, start: Id) -> Result<bool, SendError> {
+        let mut at = start;
+        for _ in 0..MAX_CHAIN {
+            match self.base_of(at)? {
+                None => return Ok(false),
+                Some(base) if base == start => return Ok(true),
+                Some(base) => at = base,
+            }
+        }
+        Ok(true)
+    }
+
+    /// The base of an object at its canonical place, if that is a delta and its base is sent.
+    fn base_of(&self, id: Id) -> Result<Option<Id>, SendError> {
+        let Some((rank, pos)) = self.set.numbering.place(id) else {
+            return Ok(None);
+        };
+        let pack = &self.set.packs[rank as usize];
+        let offset = pack.index()?.offset(pos);
+        let (header, _) = pack.entry_at(offset)?;
+        let base = match header.kind {
+            EntryKind::RefDelta { base } => base,
+            EntryKind::OfsDelta { distance } => {
+                let base = offset.checked_sub(distance).map(|base| pack.pos_at_offset(base));
+                match base.transpose()?.flatten() {
+                    Some(pos) => pack.oid(pos)?,
+                    None => return Ok(None),
+                }
+            }
+            _ => return Ok(None),
+        };
+        let base = self.set.id(self.odb, &base)?;
+        Ok(base.filter(|base| self.set.chosen.contains(*base)))
+    }
+
+    fn loose(&mut self) -> Result<(), SendError> {
+        for number in self.set.chosen.loose() {
+            let oid = self.set.numbering.loose()[number];
+            self.encode(Location::Loose, &oid)?;
+            self.stats.objects += 1;
+            (self.progress)(self.stats.objects);
+        }
+        Ok(())
+    }
+
+    /// Sends an object compressed anew.
+    fn encode(&mut self, location: Location, oid: &ObjectId) -> Result<(), SendError> {
+        if location == Location::Loose && self.big_loose(oid)? {
+            return Ok(());
+        }
+        let mut data = std::mem::take(&mut self.scratch);
+        let kind = self.odb.read_at(location, oid, &mut data)?;
+        match gix::objs::compute_hash(self.odb.hash_kind(), kind, &data) {
+            Ok(actual) if actual == *oid => {}
+            _ => {
+                return Err(SendError::Corrupt {
+                    oid: *oid,
+                    why: "its content does not have this id",
+                });
+            }
+        }
+        let mut packed = Vec::with_capacity(data.len() / 2 + 64);
+        write_entry_header(kind.into(), data.len() as u64, &mut packed);
+        self.deflater.deflate(&data, &mut packed);
+        self.scratch = data;
+        if self.scratch.capacity() as u64 > BIG {
+            self.scratch = Vec::new();
+        }
+        self.sink.write(&packed)
+    }
+
+    /// Sends a loose object piece by piece if it is big.
+    fn big_loose(&mut self, oid: &ObjectId) -> Result<bool, SendError> {
+        let Some(mut reader) = self.odb.open_loose(oid)? else {
+            return Ok(false);
+        };
+        if reader.size() <= BIG {
+            return Ok(false);
+        }
+        let (kind, size): (Kind, u64) = (reader.kind(), reader.size());
+        let damaged = || SendError::Corrupt {
+            oid: *oid,
+            why: "its content does not have this id",
+        };
+        let mut hasher = gix::hash::hasher(self.odb.hash_kind());
+        hasher.update(&gix::objs::encode::loose_header(kind, size));
+        let mut packed = Vec::new();
+        write_entry_header(kind.into(), size, &mut packed);
+        self.deflater.reset();
+        let mut piece = vec![0; 128 << 10];
+        loop {
+            let n = reader.read(&mut piece).map_err(|_| damaged())?;
+            hasher.update(&piece[..n]);
+            self.deflater.feed(&piece[..n], n == 0, &mut packed);
+            self.sink.write(&packed)?;
+            packed.clear();
+            if n == 0 {
+                break;
+            }
+        }
+        match hasher.try_finalize() {
+            Ok(actual) if actual == *oid => Ok(true),
+            _ => Err(damaged()),
+        }
+    }
+}
+
+const NO_HEADER: EntryHeader = EntryHeader {
+    kind: EntryKind::Blob,
+    size: 0,
+    header_len: 0,
+};
+
+/// Where the entry at `offset` begins in the output.
+fn sent_to(runs: &[Run], offset: u64) -> Option<u64> {
+    let run = match runs.last() {
+        Some(run) if run.start <= offset => run,
+        _ => runs.get(runs.partition_point(|run| run.start <= offset).checked_sub(1)?)?,
+    };
+    (offset < run.end).then(|| run.to + (offset - run.start))
+}
+
+/// The chosen entries of a pack in the order of offsets: offset, end, position in the index.
+enum Entries {
+    /// Many: go through all of the pack's. `next` is the number of the next one, `at` its position.
+    Dense {
+        next: u32,
+        chosen: Vec<u64>,
+    },
+    Few(std::vec::IntoIter<(u64, u32)>),
+}
+
+impl Entries {
+    fn of(pack: &Pack, set: &ObjectSet, range: std::ops::Range<u32>) -> Result<Self, SendError> {
+        let len = range.len();
+        if set.chosen.count_in(range.clone()) as usize > len / 16 {
+            let mut chosen = vec![0u64; len.div_ceil(64)];
+            for Id(id) in set.chosen.in_range(range.clone()) {
+                let pos = (id - range.start) as usize;
+                chosen[pos / 64] |= 1 << (pos % 64);
+            }
+            return Ok(Entries::Dense { next: 0, chosen });
+        }
+        let index = pack.index()?;
+        let mut few: Vec<(u64, u32)> = set
+            .chosen
+            .in_range(range.clone())
+            .map(|Id(id)| (index.offset(id - range.start), id - range.start))
+            .collect();
+        few.sort_unstable();
+        Ok(Entries::Few(few.into_iter()))
+    }
+
+    fn next(&mut self, pack: &Pack) -> Result<Option<(u64, u64, u32)>, SendError> {
+        match self {
+            Entries::Few(few) => match few.next() {
+                Some((offset, pos)) => Ok(Some((offset, pack.end_offset(pos)?, pos))),
+                None => Ok(None),
+            },
+            Entries::Dense { next, chosen } => {
+                while let Some(pos) = pack.nth(*next)? {
+                    *next += 1;
+                    if chosen[pos as usize / 64] >> (pos % 64) & 1 == 0 {
+                        continue;
+                    }
+                    let index = pack.index()?;
+                    let end = match pack.nth(*next)? {
+                        Some(following) => index.offset(following),
+                        None => (pack.data()?.len() - pack.hash_kind().len_in_bytes()) as u64,
+                    };
+                    return Ok(Some((index.offset(pos), end, pos)));
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+const BUFFER: usize = 64 << 10;
+
+/// The output: counted, hashed, and written in pieces of a decent size.
+struct Sink<'a> {
+    out: &'a mut dyn Write,
+    buf: Vec<u8>,
+    position: u64,
+    /// `None` as long as the output is the beginning of `mirror`.
+    hasher: Option<Hasher>,
+    mirror: Option<Arc<Pack>>,
+    stop: &'a AtomicBool,
+}
+
+impl Sink<'_> {
+    fn start(&mut self, header: &[u8], odb: &Odb) -> Result<(), SendError> {
+        if self.mirror.is_none() {
+            self.hasher = Some(gix::hash::hasher(odb.hash_kind()));
+        }
+        self.copy(header)
+    }
+
+    /// Writes bytes that differ from those of the mirror.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        if let Some(mirror) = self.mirror.take() {
+            let mut hasher = gix::hash::hasher(mirror.hash_kind());
+            hasher.update(&mirror.data()?[..self.position as usize]);
+            self.hasher = Some(hasher);
+        }
+        self.copy(bytes)
+    }
+
+    /// Writes bytes that are the same in the mirror if there is one.
+    fn copy(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.position += bytes.len() as u64;
+        if self.buf.len() + bytes.len() <= BUFFER {
+            self.buf.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.drain()?;
+        if bytes.len() <= BUFFER / 2 {
+            self.buf.extend_from_slice(bytes);
+            return Ok(());
+        }
+        for piece in bytes.chunks(1 << 20) {
+            check(self.stop)?;
+            self.out.write_all(piece).map_err(SendError::Write)?;
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<(), SendError> {
+        check(self.stop)?;
+        self.out.write_all(&self.buf).map_err(SendError::Write)?;
+        self.buf.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<u64, SendError> {
+        match (self.hasher.take(), self.mirror.take()) {
+            (Some(hasher), _) => {
+                let trailer = hasher.try_finalize().map_err(|_| SendError::Corrupt {
+                    oid: ObjectId::null(gix::hash::Kind::Sha1),
+                    why: "a hash collision attack was found in the pack",
+                })?;
+                self.copy(trailer.as_slice())?;
+            }
+            (None, Some(mirror)) => {
+                let data = mirror.data()?;
+                let trailer = data
+                    .get(self.position as usize..)
+                    .filter(|rest| rest.len() == mirror.hash_kind().len_in_bytes());
+                match trailer {
+                    Some(trailer) => self.copy(trailer)?,
+                    None => {
+                        return Err(SendError::Format {
+                            oid: ObjectId::null(mirror.hash_kind()),
+                            source: FormatError::Truncated { what: "pack" },
+                        });
+                    }
+                }
+            }
+            (None, None) => {}
+        }
+        self.drain()?;
+        self.out.flush().map_err(SendError::Write)?;
+        Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_is_found_by_its_offset() {
+        let runs = [
+            Run {
+                start: 12,
+                end: 100,
+                to: 12,
+            },
+            Run {
+                start: 150,
+                end: 151,
+                to: 100,
+            },
+            Run {
+                start: 300,
+                end: 400,
+                to: 120,
+            },
+        ];
+        assert_eq!(sent_to(&runs, 12), Some(12));
+        assert_eq!(sent_to(&runs, 99), Some(99));
+        assert_eq!(sent_to(&runs, 100), None);
+        assert_eq!(sent_to(&runs, 150), Some(100));
+        assert_eq!(sent_to(&runs, 151), None);
+        assert_eq!(sent_to(&runs, 310), Some(130));
+        assert_eq!(sent_to(&runs, 400), None);
+        assert_eq!(sent_to(&runs, 3), None);
+        assert_eq!(sent_to(&[], 3), None);
+    }
+}

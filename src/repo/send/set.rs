@@ -1,0 +1,86 @@
+use std::sync::Arc;
+
+use gix::hash::{ObjectId, oid};
+
+use super::{
+    SendError,
+    filter::FilterPlan,
+    marks::{Id, Marks, Numbering},
+    reader::Reader,
+};
+use crate::repo::{Location, Odb, Pack};
+
+/// The objects that an answer consists of, and those that its receiver is known to have: two bits for each object of the repository.
+///
+/// Belongs to the view of the repository ([`Odb`](crate::repo::Odb)) that it was made from.
+#[derive(Debug)]
+pub struct ObjectSet {
+    pub(super) numbering: Numbering,
+    pub(super) packs: Vec<Arc<Pack>>,
+    pub(super) chosen: Marks,
+    /// What the receiver has.
+    pub(super) had: Marks,
+    /// What the receiver may lack although its commits reach it.
+    pub(super) filter: Option<FilterPlan>,
+    pub(super) len: u32,
+}
+
+impl ObjectSet {
+    pub(super) fn new(
+        reader: Reader<'_>,
+        chosen: Marks,
+        had: Marks,
+        filter: Option<FilterPlan>,
+    ) -> Result<Self, SendError> {
+        let len = u32::try_from(chosen.len()).map_err(|_| SendError::TooManyObjects)?;
+        let (numbering, packs) = reader.into_parts();
+        Ok(ObjectSet {
+            numbering,
+            packs,
+            chosen,
+            had,
+            filter,
+            len,
+        })
+    }
+
+    /// How many objects are to be sent.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether nothing is to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether the object is to be sent. `odb` is the view that the set was made from, or a clone of it.
+    pub fn contains(&self, odb: &Odb, oid: &oid) -> Result<bool, SendError> {
+        Ok(self.id(odb, oid)?.is_some_and(|id| self.chosen.contains(id)))
+    }
+
+    /// The number of an object that had one when the set was made, or could have had one.
+    pub(super) fn id(&self, odb: &Odb, oid: &oid) -> Result<Option<Id>, SendError> {
+        Ok(match odb.locate(oid)? {
+            None => None,
+            Some(Location::Packed { pack, pos }) => self.numbering.packed(pack, pos),
+            Some(Location::Loose) => self.numbering.known_loose_id(oid),
+        })
+    }
+
+    /// The ids of the objects, pack by pack in the order of ids, then the loose ones.
+    ///
+    /// # Errors
+    /// When a pack cannot be opened, which was possible when the set was made.
+    pub fn ids(&self) -> Result<Vec<ObjectId>, SendError> {
+        let mut out = Vec::with_capacity(self.len as usize);
+        for (rank, pack) in self.packs.iter().enumerate() {
+            let range = self.numbering.range(rank as u32);
+            for Id(id) in self.chosen.in_range(range.clone()) {
+                out.push(pack.oid(id - range.start)?);
+            }
+        }
+        out.extend(self.chosen.loose().map(|number| self.numbering.loose()[number]));
+        Ok(out)
+    }
+}
