@@ -1,6 +1,75 @@
-//! `cli`: the commands of the binary.
+//! `cli`: the commands of the binary. Arguments in, text on standard output, one error with its causes on standard error, an exit code: 0 for done, 1 for
+//! could not, 2 for wrong arguments or configuration. Nothing is decided here that another face would have to decide too.
 
-/// Runs the command line.
-pub fn run() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod args;
+mod debug;
+mod repo;
+mod token;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+use crate::server::{self, Config, ConfigError, RunError};
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    // Prints help, version and usage errors itself, and ends the process with 0 or 2.
+    let cli = args::Cli::parse();
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let reader_left = error.chain().any(|cause| {
+                cause
+                    .downcast_ref::<io::Error>()
+                    .is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+            });
+            if reader_left {
+                return ExitCode::SUCCESS;
+            }
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            let ours_to_fix = error.chain().any(|cause| cause.is::<ConfigError>());
+            ExitCode::from(if ours_to_fix { 2 } else { 1 })
+        }
+    }
+}
+
+fn execute(command: args::Command) -> anyhow::Result<()> {
+    match command {
+        args::Command::Serve(serve) => {
+            let config = Config::load(&serve.overrides())?;
+            server::start_telemetry(&config.log)?;
+            server::run(config).map_err(|error| match error {
+                RunError::Config(error) => error.into(),
+                other => other.into(),
+            })
+        }
+        args::Command::Repo(command) => {
+            let mut overrides = command.place.overrides();
+            // What a command warns about matters; what it does is on standard output.
+            overrides.log.get_or_insert_with(|| "warn".to_owned());
+            let config = Config::load(&overrides)?;
+            server::start_telemetry(&config.log)?;
+            repo::run(&config, command.command, command.json)
+        }
+        args::Command::Token(args::Token::New { name, repos, access }) => token::new(&name, &repos, access),
+        args::Command::Debug(args::Debug::PktLine) => debug::pkt_line(),
+    }
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("write to standard output")
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value).context("write JSON")?;
+    print(&format!("{text}\n"))
 }

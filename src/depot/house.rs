@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use bstr::{BString, ByteSlice as _};
+
 use super::{
     DepotError,
     change::{HIDDEN_PREFIX, check_branch},
@@ -173,8 +175,12 @@ impl Depot {
     pub fn set_head(&self, name: &RepoName, branch: &str) -> Result<(), DepotError> {
         let branch = branch.strip_prefix("refs/heads/").unwrap_or(branch);
         check_branch(branch)?;
-        let located = self.locate(name)?;
-        layout::write_head(&located.git_dir, branch)
+        let full = BString::from(format!("refs/heads/{branch}"));
+        let refs = |source| DepotError::Refs {
+            name: name.clone(),
+            source,
+        };
+        self.open(name)?.set_head(None, full.as_bstr(), None).map_err(refs)
     }
 
     fn cached(&self, dir: &Path, identity: (u64, u64)) -> Option<Arc<Repository>> {

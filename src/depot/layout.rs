@@ -185,18 +185,6 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), DepotError> {
     write().map_err(|source| DepotError::io("write", path.to_owned(), source))
 }
 
-/// Points HEAD at a branch under git's own lock, durably.
-pub(super) fn write_head(git_dir: &Path, branch: &str) -> Result<(), DepotError> {
-    let lock = git_dir.join("HEAD.lock");
-    write_file(&lock, format!("ref: refs/heads/{branch}\n").as_bytes())?;
-    let head = git_dir.join("HEAD");
-    if let Err(source) = fs::rename(&lock, &head) {
-        let _ = fs::remove_file(&lock);
-        return Err(DepotError::io("write", head, source));
-    }
-    sync_dir(git_dir)
-}
-
 /// Makes the entries of a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), DepotError> {
     File::open(dir)

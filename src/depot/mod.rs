@@ -3,11 +3,13 @@
 //! believed at the next request.
 
 mod change;
+mod details;
 mod error;
 mod house;
 mod layout;
 mod list;
 
+pub use details::Details;
 pub use error::DepotError;
 pub use house::{CreateOptions, Depot, DepotOptions};
 pub use list::{Listed, Listing};

@@ -1,6 +1,20 @@
+use std::{
+    io::{self, Write as _},
+    sync::Arc,
+};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
 use super::{Config, ConfigError};
-use crate::depot::DepotError;
-use std::io;
+use crate::{
+    base::SystemClock,
+    depot::{Depot, DepotError},
+    web::{self, Api, DepotHands, House, Options},
+    worker::Workers,
+};
 
 /// Why the server did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +44,160 @@ pub enum RunError {
     },
 }
 
-/// Serves until told to stop by SIGTERM or SIGINT.
+fn io_error(doing: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::Io { doing, source }
+}
+
+/// Serves until SIGTERM or SIGINT, then lets running requests finish within `limits.drain`; a second signal ends it at once.
+///
+/// The first line on standard output is the URL it can be reached under, port included; everything else is said on standard error.
+///
+/// # Errors
+/// When it cannot start. Once it serves, nothing but a signal ends it.
 pub fn run(config: Config) -> Result<(), RunError> {
-    let _ = config.address()?;
+    let address = config.address()?;
+    raise_open_files();
+    let depot = Arc::new(Depot::new(&config.repos, config.depot_options())?);
+    let workers = Workers::start(&config.limits).map_err(io_error("start worker threads"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("async")
+        .build()
+        .map_err(io_error("start the runtime"))?;
+    let result = runtime.block_on(serve(&config, address, depot, workers));
+    // Jobs of clients that were cut off have been told to stop; nothing of ours waits on the runtime any more.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(
+    config: &Config,
+    address: std::net::SocketAddr,
+    depot: Arc<Depot>,
+    workers: Workers,
+) -> Result<(), RunError> {
+    // Before the first line is printed: whoever reads it may send signals.
+    let mut terminate = signal(SignalKind::terminate()).map_err(io_error("listen for signals"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io_error("listen for signals"))?;
+    let listen_error = |source| RunError::Listen {
+        address: config.listen.clone(),
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+    let local = listener.local_addr().map_err(listen_error)?;
+
+    let header = config.trusted_user_header.as_deref().map(|name| {
+        name.parse()
+            .expect("the configuration has checked that it is the name of a header")
+    });
+    let hands = DepotHands::new(Arc::clone(&depot), config.create_options());
+    let options = Options {
+        url_prefix: config.url_prefix.clone(),
+        namespace: config.namespace.clone(),
+        create_on_push: config.create_on_push,
+        trusted_user_header: header,
+        hosts: config.hosts.clone(),
+    };
+    let house = House::new(
+        Arc::new(hands),
+        config.rules.clone(),
+        config.limits.clone(),
+        options,
+        workers,
+        Arc::new(SystemClock),
+    );
+    let house = Arc::new(house.map_err(|error| RunError::Io {
+        doing: "get random bytes from the system",
+        source: io::Error::other(error),
+    })?);
+    let api = Api {
+        house: Arc::clone(&house),
+        depot: Arc::clone(&depot),
+        create: config.create_options(),
+    };
+    let router = web::router(Arc::clone(&house)).merge(web::api_routes(Arc::new(api)));
+
+    sweep_beside(depot)?;
+    announce(config, local);
+    let closing = Arc::clone(&house);
+    let shutdown = async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "closing; running requests may finish");
+        closing.close();
+        // Whoever asks twice is in a hurry.
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::warn!("second signal: ending at once");
+            std::process::exit(130);
+        });
+    };
+    let drain = web::serve(listener, router, &config.limits, shutdown).await;
+    tracing::info!(finished = drain.finished, cut = drain.cut, "closed");
     Ok(())
+}
+
+/// Clears away what a killed process left, beside the traffic: a large tree of names takes a while to walk.
+fn sweep_beside(depot: Arc<Depot>) -> Result<(), RunError> {
+    std::thread::Builder::new()
+        .name("sweep".to_owned())
+        .spawn(move || match depot.sweep() {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(
+                removed,
+                "removed half-made or half-deleted repositories of an earlier process"
+            ),
+            Err(error) => tracing::warn!(%error, "cannot look for what an earlier process left"),
+        })
+        .map(drop)
+        .map_err(io_error("start a thread"))
+}
+
+/// The address on the first line of standard output, for programs; how to go on, on standard error, for people.
+fn announce(config: &Config, local: std::net::SocketAddr) {
+    let mut shown = local;
+    if local.ip().is_unspecified() {
+        // Nobody can type 0.0.0.0 into a client everywhere; this machine's own name for itself works here.
+        let loopback: std::net::IpAddr = match local {
+            std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        shown.set_ip(loopback);
+    }
+    let mut out = io::stdout().lock();
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(out, "gitstead listening on http://{shown}").and_then(|()| out.flush());
+    tracing::info!(address = %local, repositories = %config.repos.display(), "serving");
+    let mut err = io::stderr().lock();
+    let prefix = &config.url_prefix;
+    let _ = writeln!(err, "  clone: git clone http://{shown}{prefix}/NAME");
+    let how = if config.create_on_push {
+        "   (a new NAME makes the repository)"
+    } else {
+        ""
+    };
+    let _ = writeln!(err, "  push:  git push http://{shown}{prefix}/NAME main{how}");
+    if config.rules.insecure_open && !config.rules.authentication_configured() {
+        tracing::warn!("--insecure-open: everyone who can reach {local} may fetch and push");
+    }
+}
+
+/// Connections, packs and indices are files; the soft limit is often 1,024.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    if now.current != now.maximum {
+        let most = Rlimit {
+            current: now.maximum,
+            maximum: now.maximum,
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, most) {
+            tracing::debug!(%error, "cannot raise the limit of open files");
+        }
+    }
 }

@@ -80,6 +80,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// The user's name, for reflogs and logs; `None` for the anonymous.
+    pub fn user(&self) -> Option<&str> {
+        self.principal.as_ref().ok().and_then(Principal::name)
+    }
+
     /// The address as text; `unknown` without one.
     pub fn address(&self) -> String {
         match self.peer {

@@ -4,6 +4,7 @@
 //! that executes something decides itself who may (`base::access` has the rules), from the path it will act on. Nothing here knows what is inside a
 //! repository, and no text of a client reaches a log or a terminal with its control characters.
 
+mod api;
 mod depot_hands;
 mod git;
 mod hands;
@@ -14,6 +15,7 @@ mod observe;
 mod path;
 mod reply;
 
+pub use api::{Api, RepositoryInfo, api_routes};
 pub use depot_hands::DepotHands;
 pub use hands::{Context, Doors, Failure, Hands, PlainFile, Served, Service};
 pub use house::{Caller, House, Options, Peer, RequestId, router};

@@ -1,0 +1,190 @@
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{base::Access, server::Overrides};
+
+/// A git server in one binary: no git, no configuration.
+#[derive(Debug, Parser)]
+#[command(name = "gitstead", version, about, max_term_width = 100, propagate_version = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve repositories over HTTP.
+    Serve(Box<Serve>),
+    /// Create, list, show, delete and rename repositories on this machine.
+    Repo(Repo),
+    /// Make access tokens.
+    #[command(subcommand)]
+    Token(Token),
+    /// Tools for looking at git's wire.
+    #[command(subcommand)]
+    Debug(Debug),
+}
+
+/// Where things are: understood by every command that touches repositories.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// Directory for everything the server keeps [default: ~/.local/share/gitstead]
+    #[arg(long, value_name = "DIR", env = "GITSTEAD_DATA", global = true)]
+    pub data: Option<PathBuf>,
+    /// Directory of repositories, nested or not, bare or not, made by anyone [default: <data>/repos]
+    #[arg(long, value_name = "DIR", env = "GITSTEAD_REPOS", global = true)]
+    pub repos: Option<PathBuf>,
+    /// Configuration file [default: <data>/gitstead.toml, if it is there]
+    #[arg(long, value_name = "FILE", env = "GITSTEAD_CONFIG", global = true)]
+    pub config: Option<PathBuf>,
+    /// What to log to standard error, as a tracing filter: error, warn, info, debug, gitstead=trace, ...
+    #[arg(long, value_name = "FILTER", env = "GITSTEAD_LOG", global = true)]
+    pub log: Option<String>,
+}
+
+impl Place {
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            data: self.data.clone(),
+            repos: self.repos.clone(),
+            config: self.config.clone(),
+            log: self.log.clone(),
+            ..Overrides::default()
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    pub place: Place,
+    /// Address to listen on; port 0 takes a free one, and the first line of standard output says which [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "GITSTEAD_LISTEN")]
+    pub listen: Option<String>,
+    /// Path before repository names in URLs [default: /repos]
+    #[arg(long, value_name = "PATH", env = "GITSTEAD_URL_PREFIX")]
+    pub url_prefix: Option<String>,
+    /// Serve only repositories that contain a file git-daemon-export-ok
+    #[arg(long, value_name = "BOOL", env = "GITSTEAD_REQUIRE_EXPORT_OK", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub require_export_ok: Option<bool>,
+    /// Serve the refs of this git namespace only, as GIT_NAMESPACE does
+    #[arg(long, value_name = "NS", env = "GITSTEAD_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Whether a push to a name that does not exist creates the repository [default: true]
+    #[arg(long, value_name = "BOOL", env = "GITSTEAD_CREATE_ON_PUSH", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub create_on_push: Option<bool>,
+    /// Let anyone read where tokens or a user header are configured
+    #[arg(long, value_name = "BOOL", env = "GITSTEAD_ANONYMOUS_READ", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub anonymous_read: Option<bool>,
+    /// Take the user from this header of requests that come from loopback, where a proxy of yours sets it
+    #[arg(long, value_name = "HEADER", env = "GITSTEAD_TRUSTED_USER_HEADER")]
+    pub trusted_user_header: Option<String>,
+    /// Without tokens, listen on an address that is not loopback: everyone who can reach it may then fetch and push
+    #[arg(long, env = "GITSTEAD_INSECURE_OPEN")]
+    pub insecure_open: bool,
+}
+
+impl Serve {
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            listen: self.listen.clone(),
+            url_prefix: self.url_prefix.clone(),
+            require_export_ok: self.require_export_ok,
+            namespace: self.namespace.clone(),
+            create_on_push: self.create_on_push,
+            anonymous_read: self.anonymous_read,
+            trusted_user_header: self.trusted_user_header.clone(),
+            insecure_open: self.insecure_open,
+            ..self.place.overrides()
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Repo {
+    #[command(flatten)]
+    pub place: Place,
+    /// Print JSON, as the HTTP API does
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: RepoCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RepoCommand {
+    /// Create an empty bare repository.
+    Create {
+        /// Its name: segments of letters, digits, '.', '_' and '-'
+        name: String,
+        /// The hash of its objects [default: object_format of gitstead.toml, or sha1]
+        #[arg(long, value_name = "FORMAT")]
+        object_format: Option<ObjectFormat>,
+        /// The branch HEAD names [default: default_branch of gitstead.toml, or main]
+        #[arg(long, value_name = "BRANCH")]
+        default_branch: Option<String>,
+        /// A line about what it is for
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+    },
+    /// List the names of all repositories.
+    List,
+    /// Show one repository.
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Delete a bare repository, at once and for good.
+    Delete {
+        /// Its name
+        name: String,
+    },
+    /// Give a bare repository another name.
+    Rename {
+        /// The present name
+        name: String,
+        /// The new name
+        new: String,
+    },
+    /// Make HEAD name another branch.
+    SetHead {
+        /// The name of the repository
+        name: String,
+        /// The branch
+        branch: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ObjectFormat {
+    Sha1,
+    Sha256,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Token {
+    /// Make a token, print it once, and print what to add to gitstead.toml.
+    New {
+        /// What to call it in gitstead.toml and in logs
+        #[arg(long, value_name = "NAME", default_value = "token")]
+        name: String,
+        /// Which repositories it is for: 'team/app', 'team/*', '**'; may be given several times
+        #[arg(long, value_name = "PATTERN", default_value = "**")]
+        repos: Vec<String>,
+        /// What it may do
+        #[arg(long, value_name = "ACCESS", default_value = "read", value_parser = access)]
+        access: Access,
+    },
+}
+
+fn access(text: &str) -> Result<Access, String> {
+    text.parse()
+        .map_err(|error: crate::base::AccessError| error.to_string())
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Debug {
+    /// Show a stream of pkt-lines from standard input as text.
+    PktLine,
+}

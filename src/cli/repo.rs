@@ -1,0 +1,139 @@
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::args::{ObjectFormat, RepoCommand};
+use crate::{
+    base::RepoName,
+    depot::{CreateOptions, Depot, DepotError, Details},
+    server::Config,
+    web::RepositoryInfo,
+};
+
+pub(super) fn run(config: &Config, command: RepoCommand, json: bool) -> anyhow::Result<()> {
+    match command {
+        RepoCommand::Create {
+            name,
+            object_format,
+            default_branch,
+            description,
+        } => {
+            let name = parse(&name)?;
+            let mut options = config.create_options();
+            match object_format {
+                None => {}
+                Some(ObjectFormat::Sha1) => options.object_format = gix::hash::Kind::Sha1,
+                Some(ObjectFormat::Sha256) => options.object_format = gix::hash::Kind::Sha256,
+            }
+            if let Some(branch) = default_branch {
+                options.default_branch = branch;
+            }
+            options.description = description;
+            create(config, &name, &options, json)
+        }
+        RepoCommand::List => list(config, json),
+        RepoCommand::Show { name } => {
+            let name = parse(&name)?;
+            show(existing(config, &name)?.details(&name)?, json)
+        }
+        RepoCommand::Delete { name } => {
+            let name = parse(&name)?;
+            existing(config, &name)?.delete(&name)?;
+            done(json, json!({ "deleted": name.stem() }), || {
+                format!("deleted {}", name.stem())
+            })
+        }
+        RepoCommand::Rename { name, new } => {
+            let (name, new) = (parse(&name)?, parse(&new)?);
+            let depot = existing(config, &name)?;
+            depot.rename(&name, &new)?;
+            if json {
+                return show(depot.details(&new)?, true);
+            }
+            super::print(&format!("renamed {} to {}\n", name.stem(), new.stem()))
+        }
+        RepoCommand::SetHead { name, branch } => {
+            let name = parse(&name)?;
+            let depot = existing(config, &name)?;
+            depot.set_head(&name, &branch)?;
+            show(depot.details(&name)?, json)
+        }
+    }
+}
+
+fn parse(text: &str) -> anyhow::Result<RepoName> {
+    RepoName::parse(text).with_context(|| format!("'{text}' is not a repository name"))
+}
+
+/// The depot, when it is there already: a mistyped directory is not made by looking into it.
+fn existing(config: &Config, name: &RepoName) -> anyhow::Result<Depot> {
+    if config.repos.is_dir() {
+        return Ok(Depot::new(&config.repos, config.depot_options_for_operator())?);
+    }
+    let missing = DepotError::NotFound { name: name.clone() };
+    Err(anyhow::Error::new(missing).context(format!("there is no directory {}", config.repos.display())))
+}
+
+fn create(config: &Config, name: &RepoName, options: &CreateOptions, json: bool) -> anyhow::Result<()> {
+    let depot = Depot::new(&config.repos, config.depot_options_for_operator())?;
+    depot.create(name, options)?;
+    let details = depot.details(name)?;
+    if json {
+        return show(details, true);
+    }
+    super::print(&format!("created {} in {}\n", name.stem(), details.git_dir.display()))
+}
+
+fn list(config: &Config, json: bool) -> anyhow::Result<()> {
+    let listing = if config.repos.is_dir() {
+        Depot::new(&config.repos, config.depot_options_for_operator())?.list()?
+    } else {
+        tracing::warn!(directory = %config.repos.display(), "there is no such directory yet");
+        crate::depot::Listing::default()
+    };
+    if listing.truncated {
+        tracing::warn!("there are more repositories than one listing may look at");
+    }
+    let names = listing.repositories.iter().map(|listed| listed.name.as_str());
+    if json {
+        let names: Vec<_> = names.map(|name| json!({ "name": name })).collect();
+        return super::print_json(&json!({ "repositories": names }));
+    }
+    let mut text = String::new();
+    for name in names {
+        text.push_str(name);
+        text.push('\n');
+    }
+    super::print(&text)
+}
+
+fn show(details: Details, json: bool) -> anyhow::Result<()> {
+    let path = details.git_dir.display().to_string();
+    let info = RepositoryInfo::from(details);
+    if json {
+        return super::print_json(&info);
+    }
+    let mut text = String::new();
+    let none = || "none".to_owned();
+    for (label, value) in [
+        ("name", info.name),
+        ("path", path),
+        ("object format", info.object_format),
+        ("head", info.head.unwrap_or_else(none)),
+        ("commit", info.head_id.unwrap_or_else(none)),
+        ("bare", if info.bare { "yes" } else { "no" }.to_owned()),
+        ("description", info.description.unwrap_or_else(none)),
+    ] {
+        writeln!(text, "{:<15}{value}", format!("{label}:"))?;
+    }
+    super::print(&text)
+}
+
+fn done(json: bool, value: serde_json::Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    if json {
+        super::print_json(&value)
+    } else {
+        super::print(&format!("{}\n", text()))
+    }
+}
