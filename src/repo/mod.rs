@@ -5,6 +5,7 @@
 
 mod base_cache;
 mod config;
+pub mod fsck;
 mod graph;
 mod hidden;
 mod loose;

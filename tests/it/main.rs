@@ -4,6 +4,7 @@
 mod api;
 mod cli;
 mod depot;
+mod fsck;
 mod http;
 mod store;
 mod support;
