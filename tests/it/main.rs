@@ -6,5 +6,6 @@ mod cli;
 mod depot;
 mod fsck;
 mod http;
+mod refs;
 mod store;
 mod support;
