@@ -98,8 +98,8 @@ fn order_and_duplicates_are_judged_as_if_directories_ended_with_a_slash() {
         (
             &[
                 ("100644", "b"),
-                ("40000", "b-"),
                 ("100644", "b-.x"),
+                ("40000", "b-"),
                 ("120000", "b.c"),
                 ("40000", "b"),
             ],
