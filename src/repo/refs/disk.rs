@@ -229,8 +229,8 @@ pub(super) struct LockSet<'a> {
     source: Source,
     /// Files that are not links, kept open for their `flock`.
     kept: Vec<File>,
-    held: Vec<PathBuf>,
-    created: Vec<PathBuf>,
+    pub(super) held: Vec<PathBuf>,
+    pub(super) created: Vec<PathBuf>,
 }
 
 enum Source {
@@ -369,6 +369,7 @@ impl<'a> LockSet<'a> {
     }
 
     fn nameless(&self) -> io::Result<File> {
+        self.disk.step("tmpfile", self.root)?;
         let file = File::from(rustix::fs::openat(
             CWD,
             self.root,

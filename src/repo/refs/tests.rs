@@ -631,6 +631,38 @@ fn a_live_lock_of_another_process_of_ours_is_respected() {
     assert!(apply(&two, &[update("refs/heads/a", None, Some(commit(1)))], false)[0].is_ok());
 }
 
+#[test]
+fn locks_do_without_what_a_file_system_lacks() {
+    let nameless: &[&str] = &["tmpfile"];
+    for lacks in [nameless, &["tmpfile", "link"], &["link"]] {
+        let dir = repository();
+        let mut store = open(dir.path());
+        store.disk.hook = Some(Arc::new(move |what, _path| match lacks.contains(&what) {
+            true => Err(rustix::io::Errno::XDEV.into()),
+            false => Ok(()),
+        }));
+        let names: Vec<_> = (0..100).map(|n| format!("refs/heads/d{}/{n}", n % 3)).collect();
+        let updates: Vec<_> = names.iter().map(|n| update(n, None, Some(commit(1)))).collect();
+        assert!(apply(&store, &updates, true).iter().all(RefOutcome::is_ok), "{lacks:?}");
+        assert_eq!(files(dir.path()).len(), 5, "{lacks:?}");
+        // Alive it is respected, dead it is removed.
+        let other = open(dir.path());
+        let held = store.disk_locks_for_test("refs/heads/a");
+        assert_eq!(other.remove_stale_locks().unwrap(), 0, "{lacks:?}");
+        held.forget_for_test();
+        assert_eq!(other.remove_stale_locks().unwrap(), 1, "{lacks:?}");
+        set(&store, "refs/heads/a", commit(2));
+    }
+}
+
+impl disk::LockSet<'_> {
+    /// What being killed does: the files stay, nobody holds them.
+    fn forget_for_test(mut self) {
+        self.held.clear();
+        self.created.clear();
+    }
+}
+
 impl RefStore {
     fn disk_locks_for_test(&self, name: &str) -> disk::LockSet<'_> {
         let mut locks = disk::LockSet::new(&self.disk, &self.common_dir);
