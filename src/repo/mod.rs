@@ -5,9 +5,11 @@
 
 mod base_cache;
 mod config;
+mod connectivity;
 pub mod fsck;
 mod graph;
 mod hidden;
+mod ingest;
 mod loose;
 mod mmap;
 mod odb;
@@ -22,7 +24,13 @@ mod shallow;
 pub(crate) mod testing;
 
 pub use config::BadValue;
+pub use connectivity::{Connectivity, ConnectivityError, check_connectivity};
 pub use hidden::HideRefs;
+#[cfg(any(test, fuzzing))]
+pub use ingest::fuzz;
+pub use ingest::{
+    IngestError, IngestOptions, IngestOutcome, IngestProgress, Published, Quarantine, ingest, sweep_stale,
+};
 pub use loose::{LooseReader, loose_path};
 pub use mmap::Mmap;
 pub use odb::{Location, Odb, OdbError};

@@ -6,6 +6,7 @@ mod cli;
 mod depot;
 mod fsck;
 mod http;
+mod ingest;
 mod refs;
 mod store;
 mod support;

@@ -1,0 +1,196 @@
+//! `connectivity`: is everything that a new tip reaches really here?
+//!
+//! The proof is never that an object exists: history that is not reachable from any ref may be incomplete, or about to be pruned. What counts is what is reachable
+//! from the refs that are there (complete, because every push before this one was checked) and what this check itself has entered. Commits are walked
+//! from the new tips until they meet the history of the existing ones; of their trees only what differs from their parents' is entered.
+
+mod commits;
+#[cfg(test)]
+mod tests;
+mod trees;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gix::{
+    hash::{Kind as HashKind, ObjectId, oid},
+    objs::Kind,
+};
+
+use super::{IngestOutcome, Odb, OdbError, ingest::ids::IdSet};
+use crate::base::Fault;
+
+/// Why new tips may not become refs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectivityError {
+    /// Something a new tip reaches is not here, or is not of the kind it must be.
+    #[error("missing necessary objects")]
+    Missing {
+        /// The first such object that was met.
+        missing: ObjectId,
+    },
+    /// The server is stopping or the client has gone.
+    #[error("interrupted")]
+    Stopped,
+    /// The objects could not be read.
+    #[error("cannot read objects")]
+    Odb(#[from] OdbError),
+}
+
+impl ConnectivityError {
+    /// Whose move it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            ConnectivityError::Missing { .. } => Fault::Client,
+            ConnectivityError::Stopped => Fault::Busy,
+            ConnectivityError::Odb(err) => err.fault(),
+        }
+    }
+}
+
+/// What a check knows beside the tips.
+#[derive(Clone, Copy)]
+pub struct Connectivity<'a> {
+    /// The objects, those of the quarantine included.
+    pub odb: &'a Odb,
+    /// What the push brought, if it brought a pack: saves most of the work.
+    pub received: Option<&'a IngestOutcome>,
+    /// Values of the refs that are there, unpeeled or peeled; ones that do not exist prove nothing and are passed over.
+    pub existing_tips: &'a [ObjectId],
+    /// Commits that have no parents: the repository's own and those of the push.
+    pub shallow: &'a [ObjectId],
+    /// Ends the check early.
+    pub stop: &'a AtomicBool,
+}
+
+impl Connectivity<'_> {
+    /// Whether everything reachable from all of `new_tips` is here.
+    ///
+    /// # Errors
+    /// `Missing` with one object that is not.
+    pub fn check(&self, new_tips: &[ObjectId]) -> Result<(), ConnectivityError> {
+        let unproven: Vec<ObjectId> = new_tips.iter().filter(|tip| !self.is_whole(tip)).copied().collect();
+        if unproven.is_empty() {
+            return Ok(());
+        }
+        match self.walk(&unproven, false)?.first_bad {
+            Some(missing) => Err(ConnectivityError::Missing { missing }),
+            None => Ok(()),
+        }
+    }
+
+    /// Of each of `new_tips`, whether everything reachable from it is here.
+    pub fn check_each(&self, new_tips: &[ObjectId]) -> Result<Vec<bool>, ConnectivityError> {
+        match self.check(new_tips) {
+            Ok(()) => Ok(vec![true; new_tips.len()]),
+            Err(ConnectivityError::Missing { .. }) => {
+                let unproven: Vec<ObjectId> = new_tips.iter().filter(|tip| !self.is_whole(tip)).copied().collect();
+                let walked = self.walk(&unproven, true)?;
+                Ok(new_tips
+                    .iter()
+                    .map(|tip| self.is_whole(tip) || walked.good.contains(tip))
+                    .collect())
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    fn is_whole(&self, tip: &ObjectId) -> bool {
+        self.received.is_some_and(|received| received.is_whole(tip))
+    }
+
+    fn walk(&self, new_tips: &[ObjectId], each: bool) -> Result<commits::Walked, ConnectivityError> {
+        let received = |id: &ObjectId| self.received.and_then(|received| received.kind_of(id));
+        let input = Input {
+            source: self.odb,
+            received: self.received.map(|_| &received as &KindOf<'_>),
+            existing: self.existing_tips.iter().copied().collect(),
+            shallow: self.shallow.iter().copied().collect(),
+            stop: self.stop,
+        };
+        commits::walk(&input, new_tips, each)
+    }
+}
+
+/// Whether everything reachable from all of `new_tips` is here; see [`Connectivity`], which also takes what is known about the push.
+///
+/// # Errors
+/// `Missing` with one object that is not.
+pub fn check_connectivity(
+    odb: &Odb,
+    new_tips: &[ObjectId],
+    existing_tips: &[ObjectId],
+    shallow: &[ObjectId],
+    stop: &AtomicBool,
+) -> Result<(), ConnectivityError> {
+    let connectivity = Connectivity {
+        odb,
+        received: None,
+        existing_tips,
+        shallow,
+        stop,
+    };
+    connectivity.check(new_tips)
+}
+
+/// Where objects come from.
+trait Source {
+    fn hash_kind(&self) -> HashKind;
+    fn contains(&self, id: &oid) -> Result<bool, OdbError>;
+    /// Replaces `out`.
+    fn read(&self, id: &oid, out: &mut Vec<u8>) -> Result<Option<Kind>, OdbError>;
+    /// Parents and commit time of a commit, if that is known without reading it.
+    fn known_commit(&self, _id: &oid) -> Option<(Vec<ObjectId>, i64)> {
+        None
+    }
+}
+
+impl Source for Odb {
+    fn hash_kind(&self) -> HashKind {
+        Odb::hash_kind(self)
+    }
+
+    fn contains(&self, id: &oid) -> Result<bool, OdbError> {
+        Odb::contains(self, id)
+    }
+
+    fn read(&self, id: &oid, out: &mut Vec<u8>) -> Result<Option<Kind>, OdbError> {
+        match Odb::read(self, id, out) {
+            // A damaged object is as good as none.
+            Err(OdbError::Corrupt { .. } | OdbError::LooseDamaged { .. }) => Ok(None),
+            other => other,
+        }
+    }
+
+    fn known_commit(&self, id: &oid) -> Option<(Vec<ObjectId>, i64)> {
+        let graph = self.commit_graph()?;
+        let commit = graph.commit_by_id(id)?;
+        let time = i64::try_from(commit.committer_timestamp()).unwrap_or(i64::MAX);
+        let mut parents = Vec::new();
+        for parent in commit.iter_parents() {
+            parents.push(graph.id_at(parent.ok()?).to_owned());
+        }
+        Some((parents, time))
+    }
+}
+
+/// The kind of an object, if it is known.
+type KindOf<'a> = dyn Fn(&ObjectId) -> Option<Kind> + 'a;
+
+struct Input<'a, S> {
+    source: &'a S,
+    /// The kind of an object that the push brought.
+    received: Option<&'a KindOf<'a>>,
+    existing: IdSet,
+    shallow: IdSet,
+    stop: &'a AtomicBool,
+}
+
+impl<S> Input<'_, S> {
+    fn check_stop(&self) -> Result<(), ConnectivityError> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(ConnectivityError::Stopped),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,393 @@
+use std::{
+    collections::BTreeSet,
+    collections::hash_map::RandomState,
+    fs::{self, DirBuilder, File},
+    hash::BuildHasher,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use super::{IngestError, intake::create_read_only};
+
+/// What `git prune` knows such directories by.
+const PREFIX: &str = "tmp_objdir-";
+const OURS: &str = "tmp_objdir-incoming-";
+const KEEP: &[u8] = b"gitstead ";
+
+/// Where a file of a quarantine belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Loose,
+    Pack,
+    Rev,
+    Idx,
+}
+
+struct Staged {
+    rank: Rank,
+    /// Below the objects directory, there as here.
+    name: String,
+    file: File,
+}
+
+/// The objects of one push until they count: a directory beside the repository's objects, gone with everything in it when this value is dropped.
+///
+/// [`migrate`](Self::migrate) makes them the repository's own.
+#[must_use = "a quarantine that is dropped takes its objects with it"]
+pub struct Quarantine {
+    dir: PathBuf,
+    objects: PathBuf,
+    modes: Modes,
+    staged: Vec<Staged>,
+}
+
+/// How `core.sharedRepository` changes permission bits: `(mode, is a directory)` to mode.
+pub(super) type Modes = Box<dyn Fn(u32, bool) -> u32 + Send + Sync>;
+
+impl std::fmt::Debug for Quarantine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Quarantine")
+            .field("dir", &self.dir)
+            .field("files", &self.staged.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Quarantine {
+    pub(super) fn below(objects: &Path) -> Result<Self, IngestError> {
+        for _ in 0..100 {
+            let random = RandomState::new().hash_one(std::process::id());
+            let dir = objects.join(format!("{OURS}{random:016x}"));
+            match DirBuilder::new().mode(0o700).create(&dir) {
+                Ok(()) => {
+                    return Ok(Quarantine {
+                        dir,
+                        objects: objects.to_owned(),
+                        modes: Box::new(|mode, _| mode),
+                        staged: Vec::new(),
+                    });
+                }
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(err) => return Err(IngestError::io("create a quarantine", dir)(err)),
+            }
+        }
+        let taken = io::Error::new(io::ErrorKind::AlreadyExists, "every name is taken");
+        Err(IngestError::io("create a quarantine", objects)(taken))
+    }
+
+    /// The quarantine as an objects directory: packs in `pack/`, loose objects in their fan-out directories.
+    pub fn objects_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes `pack/`, and says where in it a pack may grow.
+    pub(super) fn pack_path(&self) -> Result<PathBuf, IngestError> {
+        let dir = self.dir.join("pack");
+        make_dir(&dir, 0o700).map_err(IngestError::io("create a directory in the quarantine", &dir))?;
+        Ok(dir.join("tmp_pack_incoming"))
+    }
+
+    /// Takes a loose object, compressed.
+    pub(super) fn add_loose(&mut self, id: &gix::hash::ObjectId, bytes: &[u8]) -> Result<(), IngestError> {
+        let hex = id.to_hex().to_string();
+        let dir = self.dir.join(&hex[..2]);
+        make_dir(&dir, 0o700).map_err(IngestError::io("create a directory in the quarantine", &dir))?;
+        let name = format!("{}/{}", &hex[..2], &hex[2..]);
+        self.add(Rank::Loose, name, bytes)
+    }
+
+    /// Takes a pack that is in memory, or is the file at `grown`, with its indices.
+    pub(super) fn add_pack(
+        &mut self,
+        stem: &str,
+        pack: NewPack<'_>,
+        idx: &[u8],
+        rev: &[u8],
+    ) -> Result<(), IngestError> {
+        self.pack_path()?;
+        let name = format!("pack/{stem}.pack");
+        match pack {
+            NewPack::Bytes(bytes) => self.add(Rank::Pack, name, bytes)?,
+            NewPack::Grown(file, grown) => {
+                let path = self.dir.join(&name);
+                fs::rename(&grown, &path).map_err(IngestError::io("rename a pack in the quarantine", path))?;
+                self.staged.push(Staged {
+                    rank: Rank::Pack,
+                    name,
+                    file,
+                });
+            }
+        }
+        if !rev.is_empty() {
+            self.add(Rank::Rev, format!("pack/{stem}.rev"), rev)?;
+        }
+        self.add(Rank::Idx, format!("pack/{stem}.idx"), idx)
+    }
+
+    fn add(&mut self, rank: Rank, name: String, bytes: &[u8]) -> Result<(), IngestError> {
+        let path = self.dir.join(&name);
+        let mut file = create_read_only(&path).map_err(IngestError::io("create a file in the quarantine", &path))?;
+        file.write_all(bytes)
+            .map_err(IngestError::io("write a file in the quarantine", path))?;
+        self.staged.push(Staged { rank, name, file });
+        Ok(())
+    }
+
+    /// Makes the objects the repository's own, for good: when this returns they survive a loss of power. Data first, then names; a pack before its index, so
+    /// that at no moment an index without its pack can be seen. An interrupted migration leaves objects that nothing refers to.
+    ///
+    /// # Errors
+    /// Those of the file system. What was moved before stays; no ref points to it.
+    pub fn migrate(mut self) -> Result<Published, IngestError> {
+        let mut staged = std::mem::take(&mut self.staged);
+        staged.sort_by(|a, b| (a.rank, &a.name).cmp(&(b.rank, &b.name)));
+        for one in &staged {
+            let path = || self.dir.join(&one.name);
+            if let Ok(meta) = one.file.metadata() {
+                let mode = meta.permissions().mode() & 0o7777;
+                let wanted = (self.modes)(mode, false);
+                if wanted != mode {
+                    one.file
+                        .set_permissions(fs::Permissions::from_mode(wanted))
+                        .map_err(IngestError::io("set the mode of a file in the quarantine", path()))?;
+                }
+            }
+            one.file
+                .sync_all()
+                .map_err(IngestError::io("flush a file in the quarantine", path()))?;
+        }
+        let mut published = Published { keep: None };
+        let mut changed = BTreeSet::new();
+        for one in staged {
+            let to = self.objects.join(&one.name);
+            let dir = to.parent().unwrap_or(&self.objects).to_owned();
+            if !dir.is_dir() {
+                let made = make_dir(&dir, (self.modes)(0o777, true));
+                made.map_err(IngestError::io("create a directory of objects", &dir))?;
+                changed.insert(self.objects.clone());
+            }
+            if one.rank == Rank::Pack {
+                published.keep = Some(keep(&to.with_extension("keep"))?);
+            }
+            let len = one.file.metadata().map(|m| m.len()).unwrap_or_default();
+            drop(one.file);
+            // The name is the content's; what is there already may be in use and stays.
+            let there = fs::metadata(&to).is_ok_and(|meta| meta.is_file() && meta.len() == len);
+            if !there || one.rank == Rank::Loose {
+                fs::rename(self.dir.join(&one.name), &to)
+                    .map_err(IngestError::io("move a file out of the quarantine", &to))?;
+            }
+            changed.insert(dir);
+        }
+        // Deeper directories sort behind the one that holds them.
+        for dir in changed.iter().rev() {
+            sync_dir(dir).map_err(IngestError::io("flush a directory of objects", dir))?;
+        }
+        Ok(published)
+    }
+
+    pub(super) fn set_modes(&mut self, modes: Modes) {
+        self.modes = modes;
+    }
+}
+
+impl Drop for Quarantine {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A pack on its way into a quarantine.
+pub(super) enum NewPack<'a> {
+    Bytes(&'a [u8]),
+    /// A file of the quarantine under a temporary name.
+    Grown(File, PathBuf),
+}
+
+/// Objects that are in the repository and to which no ref points yet. While this lives, a `.keep` file keeps a repack by git from dropping their pack: hold
+/// it until the refs are updated.
+#[must_use = "hold it until the refs are updated"]
+#[derive(Debug)]
+pub struct Published {
+    keep: Option<PathBuf>,
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        if let Some(keep) = &self.keep {
+            let _ = fs::remove_file(keep);
+        }
+    }
+}
+
+/// Writes a `.keep` file. One that is there already is somebody's wish, and stays.
+fn keep(path: &Path) -> Result<PathBuf, IngestError> {
+    let text = [KEEP, std::process::id().to_string().as_bytes(), b"\n"].concat();
+    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(mut file) => {
+            file.write_all(&text)
+                .map_err(IngestError::io("write a keep file", path))?;
+            Ok(path.to_owned())
+        }
+        // Removing a path that does not exist does no harm.
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(PathBuf::new()),
+        Err(err) => Err(IngestError::io("create a keep file", path)(err)),
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(err) => Err(err),
+        Ok(()) => {
+            // The umask does not apply to what core.sharedRepository asks for.
+            if mode & 0o7000 != 0 || mode & 0o777 != mode {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+pub(super) fn sweep(objects: &Path, older_than: Duration, now: SystemTime) -> io::Result<usize> {
+    let old = |path: &Path| {
+        fs::symlink_metadata(path)
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age > older_than))
+    };
+    let mut swept = 0;
+    for entry in fs::read_dir(objects)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_dir && name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            // A long push touches the pack inside, not the directory.
+            let path = entry.path();
+            if old(&path) && old_or_absent(&path.join("pack"), &old) && fs::remove_dir_all(&path).is_ok() {
+                swept += 1;
+            }
+        }
+    }
+    let Ok(packs) = fs::read_dir(objects.join("pack")) else {
+        return Ok(swept);
+    };
+    for entry in packs {
+        let path = entry?.path();
+        let is_keep = path.extension().is_some_and(|e| e == "keep");
+        if is_keep
+            && old(&path)
+            && fs::read(&path).is_ok_and(|text| text.starts_with(KEEP))
+            && fs::remove_file(&path).is_ok()
+        {
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}
+
+fn old_or_absent(dir: &Path, old: &dyn Fn(&Path) -> bool) -> bool {
+    match fs::read_dir(dir) {
+        Err(_) => true,
+        Ok(entries) => entries.flatten().all(|entry| old(&entry.path())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gix::hash::ObjectId;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut todo = vec![dir.to_owned()];
+        while let Some(next) = todo.pop() {
+            for entry in fs::read_dir(&next).expect("readable").flatten() {
+                if entry.path().is_dir() {
+                    todo.push(entry.path());
+                }
+                let path = entry.path();
+                found.push(path.strip_prefix(dir).expect("below").to_string_lossy().into_owned());
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn a_dropped_quarantine_leaves_nothing() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let mut quarantine = Quarantine::below(tmp.path()).expect("created");
+        quarantine.add_loose(&ObjectId::from([0xab; 20]), b"x").expect("added");
+        assert!(names(tmp.path()).len() == 3);
+        drop(quarantine);
+        assert_eq!(names(tmp.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn migration_moves_everything_read_only_and_holds_a_keep_file() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let mut quarantine = Quarantine::below(tmp.path()).expect("created");
+        quarantine.add_loose(&ObjectId::from([0xab; 20]), b"x").expect("added");
+        quarantine
+            .add_pack("pack-1", NewPack::Bytes(b"pack"), b"idx", b"rev")
+            .expect("added");
+        let published = quarantine.migrate().expect("migrated");
+        let loose = format!("ab/{}", "ab".repeat(19));
+        assert_eq!(
+            names(tmp.path()),
+            [
+                "ab",
+                &loose,
+                "pack",
+                "pack/pack-1.idx",
+                "pack/pack-1.keep",
+                "pack/pack-1.pack",
+                "pack/pack-1.rev"
+            ]
+        );
+        for name in [&loose[..], "pack/pack-1.idx", "pack/pack-1.pack"] {
+            let mode = fs::metadata(tmp.path().join(name)).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777 & !0o044, 0o400, "{name}");
+        }
+        drop(published);
+        assert!(!names(tmp.path()).contains(&"pack/pack-1.keep".to_owned()));
+    }
+
+    #[test]
+    fn a_pack_that_is_there_already_stays_and_a_foreign_keep_file_too() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        fs::create_dir(tmp.path().join("pack")).expect("created");
+        fs::write(tmp.path().join("pack/pack-1.pack"), b"pack").expect("written");
+        fs::write(tmp.path().join("pack/pack-1.keep"), b"mine").expect("written");
+        let mut quarantine = Quarantine::below(tmp.path()).expect("created");
+        quarantine
+            .add_pack("pack-1", NewPack::Bytes(b"kcap"), b"idx", b"rev")
+            .expect("added");
+        drop(quarantine.migrate().expect("migrated"));
+        assert_eq!(fs::read(tmp.path().join("pack/pack-1.pack")).expect("there"), b"pack");
+        assert_eq!(fs::read(tmp.path().join("pack/pack-1.keep")).expect("there"), b"mine");
+        assert!(tmp.path().join("pack/pack-1.idx").exists());
+    }
+
+    #[test]
+    fn what_a_killed_server_left_is_swept_when_it_is_old() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let quarantine = Quarantine::below(tmp.path()).expect("created");
+        fs::write(quarantine.pack_path().expect("made"), b"half a pack").expect("written");
+        fs::create_dir(tmp.path().join("pack")).expect("created");
+        fs::write(tmp.path().join("pack/pack-1.keep"), b"gitstead 1\n").expect("written");
+        fs::write(tmp.path().join("pack/pack-2.keep"), b"mine\n").expect("written");
+        let hour = Duration::from_secs(3600);
+        let now = SystemTime::now();
+        assert_eq!(sweep(tmp.path(), hour, now).expect("swept"), 0);
+        assert_eq!(sweep(tmp.path(), hour, now + 2 * hour).expect("swept"), 2);
+        assert_eq!(names(tmp.path()), ["pack", "pack/pack-2.keep"]);
+        drop(quarantine);
+    }
+}
