@@ -35,13 +35,14 @@ impl Hands for DepotHands {
         }
     }
 
-    fn create(&self, name: &RepoName) -> Result<Arc<dyn Served>, Failure> {
-        match self.depot.create(name, &self.create) {
-            // Two first pushes may meet; the second finds what the first has made.
-            Ok(()) | Err(DepotError::Exists { .. }) => {}
+    fn create(&self, name: &RepoName) -> Result<(Arc<dyn Served>, bool), Failure> {
+        let made = match self.depot.create(name, &self.create) {
+            Ok(()) => true,
+            // Two first pushes met; this one is to the repository of the other.
+            Err(DepotError::Exists { .. }) => false,
             Err(error) => return Err(error.into()),
-        }
-        Ok(Arc::new(Open(self.depot.open(name)?)))
+        };
+        Ok((Arc::new(Open(self.depot.open(name)?)), made))
     }
 
     fn discard_if_empty(&self, name: &RepoName) -> Result<(), Failure> {

@@ -330,15 +330,18 @@ impl Job {
             reply.set_head(Head::uncached(RECEIVE_PACK_RESULT));
             return Ok(());
         }
-        let repo = house
+        let (repo, made) = house
             .hands
             .create(&self.name)
             .map_err(|failure| self.refuse(&failure))?;
-        tracing::info!(repo = %self.name, "created by a push");
         let result = self.serve(&*repo, context, reply);
         drop(repo);
-        if let Err(failure) = house.hands.discard_if_empty(&self.name) {
-            tracing::warn!(repo = %self.name, error = &failure as &dyn std::error::Error, "a failed push left an empty repository");
+        if made {
+            tracing::info!(repo = %self.name, "created by a push");
+            if let Err(failure) = house.hands.discard_if_empty(&self.name) {
+                let error = &failure as &dyn std::error::Error;
+                tracing::warn!(repo = %self.name, error, "a push that failed left an empty repository");
+            }
         }
         result
     }

@@ -16,8 +16,8 @@ pub trait Hands: Send + Sync + 'static {
     /// The repository of this name; `None` if there is none that is served.
     fn find(&self, name: &RepoName) -> Result<Option<Arc<dyn Served>>, Failure>;
 
-    /// Creates the repository, or gives the one that somebody else has created meanwhile.
-    fn create(&self, name: &RepoName) -> Result<Arc<dyn Served>, Failure>;
+    /// Creates the repository, or gives the one that somebody else has created meanwhile. Says whether it was this call that made it.
+    fn create(&self, name: &RepoName) -> Result<(Arc<dyn Served>, bool), Failure>;
 
     /// Takes a repository away again that [`create`](Self::create) made for a push that came to nothing. One that has anything in it stays.
     fn discard_if_empty(&self, name: &RepoName) -> Result<(), Failure>;

@@ -22,24 +22,6 @@ pub(super) enum Wire {
     Stream(Box<BodyReader<Body>>),
 }
 
-impl Wire {
-    fn received(&self) -> u64 {
-        match self {
-            Wire::Small(bytes) => bytes.get_ref().len() as u64,
-            Wire::Stream(reader) => reader.received(),
-        }
-    }
-}
-
-impl Read for Wire {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Wire::Small(bytes) => bytes.read(buffer),
-            Wire::Stream(reader) => reader.read(buffer),
-        }
-    }
-}
-
 /// What went wrong with a body, whatever the service made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyFailure {
@@ -62,14 +44,45 @@ pub(super) struct RequestBody {
 }
 
 enum Source {
-    Plain(Wire),
-    Gzip(Box<MultiGzDecoder<Wire>>),
+    Plain(Noted),
+    Gzip(Box<MultiGzDecoder<Noted>>),
+}
+
+/// The wire, with a note of what went wrong on it: what a decoder says of it afterwards cannot be told from its own troubles.
+struct Noted {
+    wire: Wire,
+    failure: Option<BodyFailure>,
+}
+
+impl Noted {
+    fn received(&self) -> u64 {
+        match &self.wire {
+            Wire::Small(bytes) => bytes.get_ref().len() as u64,
+            Wire::Stream(reader) => reader.received(),
+        }
+    }
+}
+
+impl Read for Noted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = match &mut self.wire {
+            Wire::Small(bytes) => bytes.read(buffer),
+            Wire::Stream(reader) => reader.read(buffer),
+        };
+        if let Err(error) = &result {
+            self.failure = Some(match error.kind() {
+                io::ErrorKind::TimedOut => BodyFailure::Silent,
+                _ => BodyFailure::Short,
+            });
+        }
+        result
+    }
 }
 
 impl Source {
-    fn wire(&mut self) -> &mut Wire {
+    fn noted(&mut self) -> &mut Noted {
         match self {
-            Source::Plain(wire) => wire,
+            Source::Plain(noted) => noted,
             Source::Gzip(gzip) => gzip.get_mut(),
         }
     }
@@ -78,6 +91,7 @@ impl Source {
 impl RequestBody {
     /// `ratio` bounds the bytes given out for each byte received where `gzip`; what a request may have in all is the service's to say.
     pub(super) fn new(wire: Wire, gzip: bool, ratio: u64) -> Self {
+        let wire = Noted { wire, failure: None };
         let source = if gzip {
             Source::Gzip(Box::new(MultiGzDecoder::new(wire)))
         } else {
@@ -98,14 +112,17 @@ impl RequestBody {
     /// All bytes of a small plain body that has not been read from.
     pub(super) fn small(&self) -> Option<&[u8]> {
         match &self.source {
-            Source::Plain(Wire::Small(bytes)) => Some(bytes.get_ref()),
+            Source::Plain(Noted {
+                wire: Wire::Small(bytes),
+                ..
+            }) => Some(bytes.get_ref()),
             _ => None,
         }
     }
 
     /// Lets the client finish sending what nobody wants any more, within bounds. See [`BodyReader::drain`].
     pub(super) fn drain(&mut self, most: u64, patience: Duration) -> bool {
-        match self.source.wire() {
+        match &mut self.source.noted().wire {
             Wire::Small(_) => true,
             Wire::Stream(reader) => reader.drain(most, patience),
         }
@@ -113,7 +130,7 @@ impl RequestBody {
 
     /// [`drain`](Self::drain) for async code.
     pub(super) async fn discard(&mut self, most: u64, patience: Duration) {
-        if let Wire::Stream(reader) = self.source.wire() {
+        if let Wire::Stream(reader) = &mut self.source.noted().wire {
             reader.discard(most, patience).await;
         }
     }
@@ -139,19 +156,13 @@ impl Read for RequestBody {
             Ok(taken) => taken,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => {
-                let ours = error.get_ref().is_some();
-                self.failure = Some(match error.kind() {
-                    io::ErrorKind::TimedOut => BodyFailure::Silent,
-                    // flate2 reports a stream that breaks off without an inner error; ours carry the connection's.
-                    io::ErrorKind::UnexpectedEof if ours || !gzip => BodyFailure::Short,
-                    _ => BodyFailure::Malformed,
-                });
+                self.failure = self.source.noted().failure.or(Some(BodyFailure::Malformed));
                 return Err(error);
             }
         };
         self.given = self.given.saturating_add(taken as u64);
         if gzip {
-            let received = self.source.wire().received();
+            let received = self.source.noted().received();
             if self.given > received.saturating_mul(self.ratio).max(RATIO_FLOOR) {
                 return Err(self.fail(
                     BodyFailure::TooLarge,

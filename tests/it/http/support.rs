@@ -126,9 +126,9 @@ impl Hands for FakeHands {
         let found = self.repos.lock().unwrap().get(name.stem()).cloned();
         Ok(found.map(|fake| Arc::new(fake) as Arc<dyn Served>))
     }
-    fn create(&self, name: &RepoName) -> Result<Arc<dyn Served>, Failure> {
+    fn create(&self, name: &RepoName) -> Result<(Arc<dyn Served>, bool), Failure> {
         self.created.lock().unwrap().push(name.to_string());
-        Ok(Arc::new(Fake::default()))
+        Ok((Arc::new(Fake::default()), true))
     }
     fn discard_if_empty(&self, name: &RepoName) -> Result<(), Failure> {
         self.discarded.lock().unwrap().push(name.to_string());
