@@ -290,7 +290,14 @@ type GitReply = Reply<Head, Refusal>;
 impl Job {
     fn run(&mut self, reply: &mut GitReply) -> Result<(), Refusal> {
         let house = Arc::clone(&self.house);
-        let found = house.hands.find(&self.name).map_err(|failure| self.refuse(&failure))?;
+        let found = match house.hands.find(&self.name) {
+            Ok(found) => found,
+            Err(failure) => {
+                // What cannot be opened is told only to those who may know that it is there.
+                self.decide(Presence::Present, Doors::default())?;
+                return Err(self.refuse(&failure));
+            }
+        };
         self.authorise(found.as_deref())?;
         if let Some(refusal) = self.wrong_type.take() {
             return Err(refusal);
@@ -349,11 +356,6 @@ impl Job {
     /// The one place where a git request is allowed.
     fn authorise(&self, found: Option<&dyn Served>) -> Result<(), Refusal> {
         let house = &self.house;
-        let who = self
-            .caller
-            .principal
-            .as_ref()
-            .map_err(|decision| Refusal::of_decision(*decision))?;
         let pushes = matches!(self.want, Want::ReceivePack | Want::Advertisement(Service::ReceivePack));
         let presence = match found {
             Some(_) => Presence::Present,
@@ -364,8 +366,22 @@ impl Job {
         };
         let doors = match found {
             Some(repo) => repo.doors(),
-            None => house.hands.blank().map_err(|failure| self.refuse(&failure))?.doors(),
+            None if presence == Presence::Creatable => {
+                house.hands.blank().map_err(|failure| self.refuse(&failure))?.doors()
+            }
+            // Nothing is asked of the disk for what is not there: it may be one that cannot be written to.
+            None => Doors::default(),
         };
+        self.decide(presence, doors)
+    }
+
+    fn decide(&self, presence: Presence, doors: Doors) -> Result<(), Refusal> {
+        let house = &self.house;
+        let who = self
+            .caller
+            .principal
+            .as_ref()
+            .map_err(|decision| Refusal::of_decision(*decision))?;
         let ask = Ask {
             repo: &self.name,
             route: self.want.route(doors),
