@@ -4,6 +4,7 @@
 //! that are renamed into place. Starts no process, reads no configuration but the repository's own, holds no file descriptor for a pack.
 
 mod base_cache;
+mod checked_out;
 mod config;
 mod connectivity;
 pub mod fsck;
@@ -16,6 +17,7 @@ mod odb;
 mod open;
 mod pack;
 mod pack_set;
+mod push_cert;
 mod refs;
 mod send;
 mod settings;
@@ -25,6 +27,7 @@ pub(crate) mod testing;
 
 pub use config::BadValue;
 pub use connectivity::{Connectivity, ConnectivityError, check_connectivity};
+pub use fsck::FsckPolicy;
 pub use hidden::HideRefs;
 #[cfg(any(test, fuzzing))]
 pub use ingest::fuzz;
@@ -37,6 +40,7 @@ pub use odb::{Location, Odb, OdbError};
 pub use open::{OpenError, OpenOptions, Repository, StoreError};
 pub use pack::Pack;
 pub use pack_set::PackSet;
+pub use push_cert::PushCertRecord;
 pub use refs::{
     Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStore, RefStoreOptions, RefTarget,
     RefUpdate, RefsError, SharedRepository,

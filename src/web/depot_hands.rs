@@ -7,9 +7,10 @@ use std::{
 
 use super::hands::{Context, Doors, Failure, Hands, PlainFile, Served, Service};
 use crate::{
-    base::{Fault, RepoName, Version},
+    base::{RepoName, Version},
     depot::{CreateOptions, Depot, DepotError},
     repo::Repository,
+    service::{self, ServiceError},
 };
 
 /// Repositories of a depot, served by the services.
@@ -70,37 +71,78 @@ impl Served for Open {
         }
     }
 
-    fn advertise(&self, _: Service, _: Version, _: &Context<'_>, _: &mut dyn Write) -> Result<(), Failure> {
-        Err(not_yet())
+    fn advertise(
+        &self,
+        service: Service,
+        version: Version,
+        context: &Context<'_>,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        let service = match service {
+            Service::UploadPack => service::Service::UploadPack,
+            Service::ReceivePack => service::Service::ReceivePack,
+        };
+        Ok(service::advertise(&self.0, service, version, &inner(context), out)?)
     }
 
-    fn upload_pack(&self, _: Version, _: &Context<'_>, _: &mut dyn Read, _: &mut dyn Write) -> Result<(), Failure> {
-        Err(not_yet())
+    fn upload_pack(
+        &self,
+        version: Version,
+        context: &Context<'_>,
+        body: &mut dyn Read,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        Ok(service::upload_pack(&self.0, &inner(context), version, body, out)?)
     }
 
-    fn receive_pack(&self, _: &Context<'_>, _: &mut dyn Read, _: &mut dyn Write) -> Result<(), Failure> {
-        Err(not_yet())
+    fn receive_pack(&self, context: &Context<'_>, body: &mut dyn Read, out: &mut dyn Write) -> Result<(), Failure> {
+        let summary = service::receive_pack(&self.0, &inner(context), body, out)?;
+        tracing::info!(
+            refs = summary.refs.len(),
+            refused = summary.refs.iter().filter(|r| r.refused.is_some()).count(),
+            objects = summary.objects,
+            bytes = summary.bytes,
+            "push"
+        );
+        Ok(())
     }
 
-    fn info_refs(&self, _: &Context<'_>, _: &mut dyn Write) -> Result<(), Failure> {
-        Err(not_yet())
+    fn info_refs(&self, context: &Context<'_>, out: &mut dyn Write) -> Result<(), Failure> {
+        Ok(service::dumb_info_refs(&self.0, &inner(context), out)?)
     }
 
-    fn info_packs(&self, _: &mut dyn Write) -> Result<(), Failure> {
-        Err(not_yet())
+    fn info_packs(&self, out: &mut dyn Write) -> Result<(), Failure> {
+        Ok(service::dumb_info_packs(&self.0, out)?)
     }
 
-    fn file(&self, _: &Context<'_>, _: &str) -> Result<Option<PlainFile>, Failure> {
-        Err(not_yet())
+    fn file(&self, _: &Context<'_>, relative: &str) -> Result<Option<PlainFile>, Failure> {
+        Ok(service::dumb_file(&self.0, relative).map(|file| PlainFile {
+            path: file.path,
+            content_type: file.content_type,
+            cache_forever: file.cache_forever,
+        }))
     }
 }
 
-// Until the service room is there.
-fn not_yet() -> Failure {
-    Failure {
-        fault: Fault::Ours,
-        public: "not implemented".to_owned(),
-        source: None,
+fn inner<'a>(context: &Context<'a>) -> service::Context<'a> {
+    service::Context {
+        limits: context.limits,
+        namespace: context.namespace,
+        user: context.user,
+        remote_addr: context.remote_addr,
+        session_id: context.session_id,
+        stop: context.stop,
+        clock: context.clock,
+    }
+}
+
+impl From<ServiceError> for Failure {
+    fn from(error: ServiceError) -> Self {
+        Failure {
+            fault: error.fault(),
+            public: error.public_text(),
+            source: Some(Box::new(error)),
+        }
     }
 }
 

@@ -4,9 +4,13 @@
 mod api;
 mod cli;
 mod depot;
+mod fetch;
 mod fsck;
 mod http;
 mod ingest;
+mod no_exec;
+mod push;
 mod refs;
+mod send;
 mod store;
 mod support;

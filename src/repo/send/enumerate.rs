@@ -86,7 +86,7 @@ pub fn enumerate(
         }
     }
 
-    let mut boring = Vec::new();
+    let (mut boring, mut had_roots) = (Vec::new(), Vec::new());
     for have in request.haves {
         if let Some(id) = reader.find(have)?
             && let Ok(end) = Ends::of(&mut reader, id)
@@ -96,7 +96,7 @@ pub fn enumerate(
             }
             match end.kind {
                 Kind::Commit => boring.push(end.id),
-                // To have a tree or a blob says nothing of what is beneath or around it.
+                Kind::Tree => had_roots.push(end.id),
                 _ => {
                     chosen.had.insert(end.id);
                 }
@@ -125,9 +125,8 @@ pub fn enumerate(
 
     if boring.is_empty() {
         chosen.all_history(&mut reader, &commits, &parentless, &mut roots)?;
-        chosen.trees(&mut reader, trees, Vec::new(), roots)?;
+        chosen.trees(&mut reader, trees, had_roots, roots)?;
     } else {
-        let mut had_roots = Vec::new();
         chosen.history(&mut reader, &commits, &boring, &parentless, &mut roots, &mut had_roots)?;
         chosen.trees(&mut reader, trees, had_roots, roots)?;
     }

@@ -134,6 +134,17 @@ impl Marks {
         words.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 != 0)
     }
 
+    /// Takes the object out.
+    pub(super) fn remove(&mut self, id: Id) {
+        let (words, bit) = match id.loose() {
+            None => (&mut self.packed, id.0 as usize),
+            Some(number) => (&mut self.loose, number),
+        };
+        if let Some(word) = words.get_mut(bit / 64) {
+            *word &= !(1 << (bit % 64));
+        }
+    }
+
     /// Adds the object; whether it was new.
     #[inline]
     pub(super) fn insert(&mut self, id: Id) -> bool {

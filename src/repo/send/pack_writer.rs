@@ -3,10 +3,11 @@
 //! Entries leave pack by pack in the order in which they lie there, so that neighbours are copied as one run and a base mostly precedes its deltas. An entry
 //! of the repository keeps its delta when the receiver will be able to resolve it: the base is sent too, or (thin) is known to be had.
 //!
-//! Why deltas never form a circle although an object may have other bases in other packs: every object is sent once, from its one canonical place, so it
-//! has at most one base. A circle of bases would have to contain an edge to an object that is sent *later*. Each such edge (a delta
-//! by id whose base lies further on, or whose base's canonical copy is in a later pack) is followed to its end before it is used, and an object that leads
-//! back to itself is sent whole. All other edges go to what was sent before.
+//! Why deltas never form a circle although an object may have other bases in other packs: a delta against a base that is sent goes out after its base, always.
+//! Where the base lies further on, or its canonical copy in another pack, it is sent ahead of its turn. An object whose bases lead back to
+//! itself is found on that way and sent whole. So a base is also always named by its distance if the receiver understands that,
+//! and by id only what is not in the pack: `git index-pack` gives up on a thin pack in which the base of a delta by id is both in
+//! the pack as another delta and at the receiver already.
 
 use std::{
     io::{Read, Write},
@@ -18,7 +19,11 @@ use gix::{
     objs::Kind,
 };
 
-use super::{ObjectSet, SendError, marks::Id, walk::check};
+use super::{
+    ObjectSet, SendError,
+    marks::Id,
+    walk::{IdMap, IdSet, check},
+};
 use crate::{
     pack::{Deflater, EntryHeader, EntryKind, FormatError, PACK_HEADER_LEN, pack_header, write_entry_header},
     repo::{Location, Odb, Pack},
@@ -63,7 +68,7 @@ const BIG: u64 = 16 << 20;
 /// Bytes that are checked before they are sent: few enough to be still in the processor's cache the second time.
 const PIECE: u64 = 256 << 10;
 /// A chain of bases longer than this is taken for a circle.
-const MAX_CHAIN: u32 = 10_000;
+const MAX_CHAIN: usize = 10_000;
 
 /// Writes the objects of `set` as one pack. `odb` is the view that the set was made from. `progress` is told how many objects were written so far.
 ///
@@ -91,6 +96,7 @@ pub fn write_pack(
         },
         progress,
         runs: vec![Vec::new(); set.packs.len()],
+        ahead: IdMap::default(),
         pending: None,
         deflater: Deflater::new(options.compression),
         scratch: Vec::new(),
@@ -131,6 +137,8 @@ struct PackWriter<'a> {
     progress: &'a mut dyn FnMut(u32),
     /// For each pack what was sent of it, in the order of offsets.
     runs: Vec<Vec<Run>>,
+    /// What was sent ahead of its turn, and where it begins in the output.
+    ahead: IdMap<u64>,
     /// Bytes of the present pack that were decided upon and not yet copied.
     pending: Option<(u64, u64)>,
     deflater: Deflater,
@@ -153,6 +161,38 @@ enum Action {
     Header(EntryKind),
     /// Compress the object anew.
     Encode,
+    /// Send this one first, then decide again.
+    After(Id),
+}
+
+/// An entry of a pack.
+struct Entry<'p> {
+    pack: &'p Pack,
+    rank: u32,
+    pos: u32,
+    offset: u64,
+    /// All of the entry, if it is what it was when the index was written.
+    bytes: Option<(EntryHeader, &'p [u8])>,
+}
+
+impl<'p> Entry<'p> {
+    fn new(pack: &'p Pack, rank: u32, pos: u32, range: (u64, u64)) -> Result<Self, SendError> {
+        let bytes = pack.data()?.get(range.0 as usize..range.1 as usize);
+        let intact = match (bytes, pack.index()?.crc32(pos)) {
+            (Some(bytes), Some(crc)) => crc == crc32fast::hash(bytes),
+            (bytes, _) => bytes.is_some(),
+        };
+        let header = bytes
+            .filter(|_| intact)
+            .and_then(|bytes| Some((EntryHeader::parse(bytes, pack.hash_kind()).ok()?, bytes)));
+        Ok(Entry {
+            pack,
+            rank,
+            pos,
+            offset: range.0,
+            bytes: header,
+        })
+    }
 }
 
 impl PackWriter<'_> {
@@ -163,59 +203,46 @@ impl PackWriter<'_> {
         }
         let pack = self.set.packs[rank as usize].clone();
         let data = pack.data()?;
-        let index = pack.index()?;
-        let hash = pack.hash_kind();
         let mut entries = Entries::of(&pack, self.set, range.clone())?;
         while let Some((offset, end, pos)) = entries.next(&pack)? {
             let id = Id(range.start + pos);
-            let action = match data.get(offset as usize..end as usize) {
-                Some(bytes) if index.crc32(pos).is_none_or(|crc| crc == crc32fast::hash(bytes)) => {
-                    match EntryHeader::parse(bytes, hash) {
-                        Ok(header) => {
-                            let action = self.action(&pack, rank, offset, id, header.kind)?;
-                            if !matches!(action, Action::Encode) {
-                                self.stats.reused += 1;
-                                self.stats.deltas += u32::from(header.kind.is_delta());
-                            }
-                            (action, header)
-                        }
-                        Err(_) => (Action::Encode, NO_HEADER),
-                    }
-                }
-                // Not what it was when the index was written. Another copy may be better; reading it checks what it is.
-                _ => (Action::Encode, NO_HEADER),
-            };
-            match action {
-                (Action::Verbatim, _) => self.verbatim(rank, data, offset, end)?,
-                (Action::Header(kind), header) => {
-                    self.flush(data)?;
-                    self.runs[rank as usize].push(Run {
-                        start: offset,
-                        end: offset + 1,
-                        to: self.sink.position,
-                    });
-                    self.scratch.clear();
-                    write_entry_header(kind, header.size, &mut self.scratch);
-                    self.sink.write(&self.scratch)?;
-                    self.sink
-                        .write(&data[offset as usize + header.header_len..end as usize])?;
-                }
-                (Action::Encode, _) => {
-                    self.flush(data)?;
-                    self.runs[rank as usize].push(Run {
-                        start: offset,
-                        end: offset + 1,
-                        to: self.sink.position,
-                    });
-                    self.encode(Location::Packed { pack: rank, pos }, &pack.oid(pos)?)?;
-                }
+            if !self.ahead.is_empty() && self.ahead.contains_key(&id) {
+                continue;
             }
-            self.stats.objects += 1;
-            if self.stats.objects.is_multiple_of(1024) {
-                (self.progress)(self.stats.objects);
+            let entry = Entry::new(&pack, rank, pos, (offset, end))?;
+            match (self.action(&entry)?, entry.bytes) {
+                (Action::Verbatim, Some((header, _))) => {
+                    self.verbatim(rank, data, offset, end)?;
+                    self.count(Some(header))?;
+                }
+                (Action::After(_), _) => {
+                    self.flush(data)?;
+                    self.after_its_bases(id)?;
+                }
+                (action, _) => {
+                    self.flush(data)?;
+                    self.runs[rank as usize].push(Run {
+                        start: offset,
+                        end: offset + 1,
+                        to: self.sink.position,
+                    });
+                    self.send(&entry, action)?;
+                }
             }
         }
         self.flush(data)
+    }
+
+    fn count(&mut self, copied: Option<EntryHeader>) -> Result<(), SendError> {
+        self.stats.objects += 1;
+        if let Some(header) = copied {
+            self.stats.reused += 1;
+            self.stats.deltas += u32::from(header.kind.is_delta());
+        }
+        if self.stats.objects.is_multiple_of(1024) {
+            (self.progress)(self.stats.objects);
+        }
+        Ok(())
     }
 
     /// Where the next entry begins in the output.
@@ -250,54 +277,111 @@ impl PackWriter<'_> {
         }
     }
 
-    /// What to do with an entry that is as it should be.
-    fn action(&mut self, pack: &Pack, rank: u32, offset: u64, id: Id, kind: EntryKind) -> Result<Action, SendError> {
-        match kind {
-            EntryKind::OfsDelta { distance } => {
-                let Some(base) = offset.checked_sub(distance) else {
-                    return Ok(Action::Encode);
-                };
-                if self.options.ofs_delta
-                    && let Some(to) = sent_to(&self.runs[rank as usize], base)
-                {
-                    let now = self.position() - to;
-                    return Ok(if now == distance {
-                        Action::Verbatim
-                    } else {
-                        Action::Header(EntryKind::OfsDelta { distance: now })
-                    });
-                }
-                match pack.pos_at_offset(base)? {
-                    Some(pos) => self.base_by_id(id, pack.oid(pos)?, false),
-                    None => Ok(Action::Encode),
-                }
+    /// Sends an entry by itself.
+    fn send(&mut self, entry: &Entry<'_>, action: Action) -> Result<(), SendError> {
+        match (action, entry.bytes) {
+            (Action::Verbatim, Some((header, bytes))) => {
+                self.sink.write(bytes)?;
+                self.count(Some(header))
             }
-            EntryKind::RefDelta { base } => self.base_by_id(id, base, true),
-            _ => Ok(Action::Verbatim),
+            (Action::Header(kind), Some((header, bytes))) => {
+                self.scratch.clear();
+                write_entry_header(kind, header.size, &mut self.scratch);
+                self.sink.write(&self.scratch)?;
+                self.sink.write(&bytes[header.header_len..])?;
+                self.count(Some(header))
+            }
+            _ => {
+                let place = Location::Packed {
+                    pack: entry.rank,
+                    pos: entry.pos,
+                };
+                self.encode(place, &entry.pack.oid(entry.pos)?)?;
+                self.count(None)
+            }
         }
     }
 
-    fn base_by_id(&mut self, id: Id, base: ObjectId, by_id: bool) -> Result<Action, SendError> {
+    /// Sends an object, and before it whatever of its bases is to be sent and was not yet. Nothing is pending when this is called.
+    fn after_its_bases(&mut self, id: Id) -> Result<(), SendError> {
+        let set = self.set;
+        let (mut waiting, mut is_waiting) = (vec![id], IdSet::default());
+        while let Some(id) = waiting.last().copied() {
+            let Some((rank, pos)) = set.numbering.place(id) else {
+                // Loose objects have no bases.
+                self.ahead.insert(id, self.sink.position);
+                let number = id
+                    .loose()
+                    .expect("because an object without a place in a pack is loose");
+                self.encode(Location::Loose, &set.numbering.loose()[number])?;
+                self.count(None)?;
+                waiting.pop();
+                continue;
+            };
+            let pack = &set.packs[rank as usize];
+            let offset = pack.index()?.offset(pos);
+            let entry = Entry::new(pack, rank, pos, (offset, pack.end_offset(pos)?))?;
+            let mut action = self.action(&entry)?;
+            if let Action::After(base) = action {
+                if waiting.len() < MAX_CHAIN && !is_waiting.contains(&base) && base != id {
+                    is_waiting.insert(id);
+                    waiting.push(base);
+                    continue;
+                }
+                // It leads back to itself.
+                action = Action::Encode;
+            }
+            self.ahead.insert(id, self.sink.position);
+            self.send(&entry, action)?;
+            waiting.pop();
+        }
+        Ok(())
+    }
+
+    /// What to do with an entry.
+    fn action(&self, entry: &Entry<'_>) -> Result<Action, SendError> {
+        let base = match entry.bytes {
+            // Not what it was when the index was written. Another copy may be better; reading it checks what it is.
+            None => return Ok(Action::Encode),
+            Some((header, _)) => match header.kind {
+                EntryKind::OfsDelta { distance } => {
+                    let Some(base) = entry.offset.checked_sub(distance) else {
+                        return Ok(Action::Encode);
+                    };
+                    if self.options.ofs_delta
+                        && let Some(to) = sent_to(&self.runs[entry.rank as usize], base)
+                    {
+                        let now = self.position() - to;
+                        return Ok(if now == distance {
+                            Action::Verbatim
+                        } else {
+                            Action::Header(EntryKind::OfsDelta { distance: now })
+                        });
+                    }
+                    match entry.pack.pos_at_offset(base)? {
+                        Some(pos) => entry.pack.oid(pos)?,
+                        None => return Ok(Action::Encode),
+                    }
+                }
+                EntryKind::RefDelta { base } => base,
+                _ => return Ok(Action::Verbatim),
+            },
+        };
         let Some(base_id) = self.set.id(self.odb, &base)? else {
             return Ok(Action::Encode);
         };
-        let reference = if by_id {
-            Action::Verbatim
-        } else {
-            Action::Header(EntryKind::RefDelta { base })
-        };
+        let by_id = Action::Header(EntryKind::RefDelta { base });
         if self.set.chosen.contains(base_id) {
             return Ok(match self.sent(base_id)? {
-                Some(to) if self.options.ofs_delta && !by_id => Action::Header(EntryKind::OfsDelta {
+                None => Action::After(base_id),
+                Some(to) if self.options.ofs_delta => Action::Header(EntryKind::OfsDelta {
                     distance: self.position() - to,
                 }),
-                Some(_) => reference,
-                None if self.leads_back(id)? => Action::Encode,
-                None => reference,
+                Some(_) => by_id,
             });
         }
         if self.options.thin && self.set.had.contains(base_id) && self.client_has(&base)? {
-            return Ok(reference);
+            return Ok(by_id);
         }
         Ok(Action::Encode)
     }
@@ -315,6 +399,9 @@ impl PackWriter<'_> {
 
     /// Where in the output an object is, if it was sent already.
     fn sent(&self, id: Id) -> Result<Option<u64>, SendError> {
+        if let Some(to) = self.ahead.get(&id) {
+            return Ok(Some(*to));
+        }
         let Some((pack, pos)) = self.set.numbering.place(id) else {
             return Ok(None);
         };
@@ -322,48 +409,17 @@ impl PackWriter<'_> {
         Ok(sent_to(&self.runs[pack as usize], offset))
     }
 
-    /// Whether following bases from `start` leads back to it.
-    fn leads_back(&self, start: Id) -> Result<bool, SendError> {
-        let mut at = start;
-        for _ in 0..MAX_CHAIN {
-            match self.base_of(at)? {
-                None => return Ok(false),
-                Some(base) if base == start => return Ok(true),
-                Some(base) => at = base,
-            }
-        }
-        Ok(true)
-    }
-
-    /// The base of an object at its canonical place, if that is a delta and its base is sent.
-    fn base_of(&self, id: Id) -> Result<Option<Id>, SendError> {
-        let Some((rank, pos)) = self.set.numbering.place(id) else {
-            return Ok(None);
-        };
-        let pack = &self.set.packs[rank as usize];
-        let offset = pack.index()?.offset(pos);
-        let (header, _) = pack.entry_at(offset)?;
-        let base = match header.kind {
-            EntryKind::RefDelta { base } => base,
-            EntryKind::OfsDelta { distance } => {
-                let base = offset.checked_sub(distance).map(|base| pack.pos_at_offset(base));
-                match base.transpose()?.flatten() {
-                    Some(pos) => pack.oid(pos)?,
-                    None => return Ok(None),
-                }
-            }
-            _ => return Ok(None),
-        };
-        let base = self.set.id(self.odb, &base)?;
-        Ok(base.filter(|base| self.set.chosen.contains(*base)))
-    }
-
     fn loose(&mut self) -> Result<(), SendError> {
         for number in self.set.chosen.loose() {
             let oid = self.set.numbering.loose()[number];
+            if !self.ahead.is_empty()
+                && let Some(id) = self.set.numbering.known_loose_id(&oid)
+                && self.ahead.contains_key(&id)
+            {
+                continue;
+            }
             self.encode(Location::Loose, &oid)?;
-            self.stats.objects += 1;
-            (self.progress)(self.stats.objects);
+            self.count(None)?;
         }
         Ok(())
     }
@@ -429,12 +485,6 @@ impl PackWriter<'_> {
         }
     }
 }
-
-const NO_HEADER: EntryHeader = EntryHeader {
-    kind: EntryKind::Blob,
-    size: 0,
-    header_len: 0,
-};
 
 /// Where the entry at `offset` begins in the output.
 fn sent_to(runs: &[Run], offset: u64) -> Option<u64> {

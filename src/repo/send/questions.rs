@@ -51,19 +51,11 @@ pub fn plan_deepen(
         Ok(known)
     };
     let boundary = match to {
-        DeepenTo::Depth(deepen::INFINITE) => {
-            let whole: Vec<Id> = visible(&mut reader)?;
-            let mut boundary = if grafted.is_empty() {
-                deepen::Boundary::default()
-            } else {
-                let mut walk = Walk::new(&mut reader, &grafted, stop);
-                deepen::by_depth(&mut walk, &heads, deepen::INFINITE, &grafted)?
-            };
-            boundary
-                .whole
-                .extend(whole.into_iter().filter(|id| !grafted.contains(id)));
-            boundary
-        }
+        // All of history, where there is all of it: also beneath boundaries that the wants do not reach.
+        DeepenTo::Depth(deepen::INFINITE) if grafted.is_empty() => deepen::Boundary {
+            shallow: Vec::new(),
+            whole: visible(&mut reader)?.into_iter().collect(),
+        },
         DeepenTo::Depth(depth) => {
             let mut walk = Walk::new(&mut reader, &grafted, stop);
             deepen::by_depth(&mut walk, &heads, *depth, &grafted)?

@@ -54,6 +54,16 @@ impl ObjectSet {
         self.len == 0
     }
 
+    /// Takes an object out: the receiver gets it in another way. Says whether it was in. `odb` is the view that the set was made from, or a clone of it.
+    pub fn remove(&mut self, odb: &Odb, oid: &oid) -> Result<bool, SendError> {
+        let Some(id) = self.id(odb, oid)?.filter(|id| self.chosen.contains(*id)) else {
+            return Ok(false);
+        };
+        self.chosen.remove(id);
+        self.len -= 1;
+        Ok(true)
+    }
+
     /// Whether the object is to be sent. `odb` is the view that the set was made from, or a clone of it.
     pub fn contains(&self, odb: &Odb, oid: &oid) -> Result<bool, SendError> {
         Ok(self.id(odb, oid)?.is_some_and(|id| self.chosen.contains(id)))

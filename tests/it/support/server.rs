@@ -13,6 +13,8 @@ pub struct ServerOptions {
     pub config: Option<String>,
     /// A directory of repositories instead of `<data>/repos`.
     pub repos: Option<PathBuf>,
+    /// A command that runs the server, such as a tracer. It must keep the server's process id.
+    pub wrapper: Vec<String>,
     /// More environment.
     pub env: Vec<(String, String)>,
 }
@@ -39,7 +41,14 @@ impl Server {
     /// Starts on an existing data directory.
     pub fn on(data: tempfile::TempDir, options: ServerOptions) -> Self {
         let repos = options.repos.clone().unwrap_or_else(|| data.path().join("repos"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gitstead"));
+        let mut command = match options.wrapper.split_first() {
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(env!("CARGO_BIN_EXE_gitstead"));
+                command
+            }
+            None => Command::new(env!("CARGO_BIN_EXE_gitstead")),
+        };
         command.env_clear().env("PATH", "").env("HOME", data.path());
         command.envs(options.env.iter().map(|(k, v)| (k, v)));
         command

@@ -1,0 +1,366 @@
+//! Push with the machine's git client. Mirrors t5400, t5516, t5538, t5541, t5543, t5545 of git's own suite.
+
+use std::fs;
+
+use rstest::rstest;
+
+use crate::support::{Git, Server};
+
+struct Pushed {
+    git: Git,
+    server: Server,
+    work: std::path::PathBuf,
+    bare: std::path::PathBuf,
+    url: String,
+}
+
+/// A work tree with a few commits whose `main` was pushed, which made the repository.
+fn pushed(version: u8) -> Pushed {
+    let git = Git::new().protocol(version);
+    let server = Server::start();
+    let work = git.init("work");
+    for n in 0..5 {
+        git.commit(
+            &work,
+            "a.txt",
+            format!("line {n}\n").repeat(n + 1),
+            &format!("commit {n}"),
+        );
+    }
+    let url = server.repo_url("hello");
+    git.ok(&work, &format!("push -q {url} main"));
+    let bare = server.repos().join("hello.git");
+    Pushed {
+        git,
+        server,
+        work,
+        bare,
+        url,
+    }
+}
+
+#[rstest]
+fn the_first_push_makes_the_repository(#[values(0, 1, 2)] version: u8) {
+    let p = pushed(version);
+    assert_eq!(p.git.ok(&p.bare, "rev-parse main"), p.git.ok(&p.work, "rev-parse main"));
+    assert_eq!(p.git.ok(&p.bare, "symbolic-ref HEAD"), "refs/heads/main");
+    p.git.fsck(&p.bare);
+    p.git.ok(p.git.dir(), &format!("clone -q {} copy", p.url));
+    assert_eq!(
+        p.git.ok(p.git.path("copy"), "rev-parse HEAD"),
+        p.git.ok(&p.work, "rev-parse main")
+    );
+}
+
+#[rstest]
+fn branches_move_are_forced_and_deleted(#[values(0, 2)] version: u8) {
+    let p = pushed(version);
+    let (git, work, url) = (&p.git, &p.work, &p.url);
+    git.commit(work, "b.txt", "b\n", "forward");
+    git.ok(work, &format!("push -q {url} main main:refs/heads/topic"));
+    git.ok_args(work, ["commit", "-q", "--amend", "-m", "rewritten"]);
+    let said = git.fails(work, &format!("push {url} main"));
+    assert!(
+        said.contains("non-fast-forward") || said.contains("fetch first"),
+        "{said}"
+    );
+    git.ok(work, &format!("push -q -f {url} main"));
+    assert_eq!(git.ok(&p.bare, "rev-parse main"), git.ok(work, "rev-parse main"));
+    git.ok(work, &format!("push -q {url} :topic"));
+    assert!(!git.run(&p.bare, ["rev-parse", "-q", "--verify", "refs/heads/topic"]).ok);
+    let said = git.fails(work, &format!("push {url} :main"));
+    assert!(said.contains("deletion of the current branch prohibited"), "{said}");
+    git.fsck(&p.bare);
+}
+
+#[rstest]
+fn tags_and_notes_are_pushed(#[values(0, 2)] version: u8) {
+    let p = pushed(version);
+    p.git.ok_args(&p.work, ["tag", "-a", "v1", "-m", "one"]);
+    p.git.ok_args(&p.work, ["tag", "-a", "v1.1", "-m", "of a tag", "v1"]);
+    p.git.ok(&p.work, "tag light");
+    p.git.ok_args(&p.work, ["notes", "add", "-m", "a note"]);
+    p.git
+        .ok(&p.work, &format!("push -q {} --tags refs/notes/*:refs/notes/*", p.url));
+    let told = p.git.ok(p.git.dir(), &format!("ls-remote {}", p.url));
+    for name in [
+        "refs/tags/v1^{}",
+        "refs/tags/v1.1^{}",
+        "refs/tags/light",
+        "refs/notes/commits",
+    ] {
+        assert!(told.contains(name), "{name}:\n{told}");
+    }
+    p.git.fsck(&p.bare);
+}
+
+#[rstest]
+fn an_atomic_push_with_one_bad_ref_changes_nothing(#[values(0, 2)] version: u8) {
+    let p = pushed(version);
+    let (git, work, url) = (&p.git, &p.work, &p.url);
+    git.ok(&p.bare, "config receive.denyDeletes true");
+    git.ok(work, &format!("push -q {url} main:refs/heads/doomed"));
+    git.commit(work, "c.txt", "c\n", "c");
+    let before = git.ok(&p.bare, "for-each-ref");
+    let said = git.fails(work, &format!("push --atomic {url} main main:refs/heads/new :doomed"));
+    assert!(said.contains("deletion prohibited"), "{said}");
+    assert!(said.contains("atomic push failure"), "{said}");
+    assert_eq!(git.ok(&p.bare, "for-each-ref"), before);
+    // Without it, what can be done is done.
+    git.fails(work, &format!("push {url} main main:refs/heads/new :doomed"));
+    assert_eq!(git.ok(&p.bare, "rev-parse new"), git.ok(work, "rev-parse main"));
+    assert!(
+        git.run(&p.bare, ["rev-parse", "-q", "--verify", "refs/heads/doomed"])
+            .ok
+    );
+}
+
+#[rstest]
+fn denials_have_gits_words(#[values(0, 2)] version: u8) {
+    let p = pushed(version);
+    let (git, work, url) = (&p.git, &p.work, &p.url);
+    git.ok(&p.bare, "config receive.denyNonFastForwards true");
+    git.ok_args(work, ["commit", "-q", "--amend", "-m", "rewritten"]);
+    assert!(
+        git.fails(work, &format!("push -f {url} main"))
+            .contains("(non-fast-forward)")
+    );
+    git.ok(&p.bare, "config receive.hideRefs refs/hidden");
+    assert!(
+        git.fails(work, &format!("push {url} main:refs/hidden/x"))
+            .contains("(deny updating a hidden ref)")
+    );
+    // A ref cannot be a directory of refs.
+    git.ok(work, &format!("push -q {url} HEAD~1:refs/heads/dir/file"));
+    git.ok(&p.bare, "pack-refs --all");
+    let said = git.fails(work, &format!("push {url} HEAD~1:refs/heads/dir"));
+    assert!(said.contains("failed to update ref"), "{said}");
+    let said = git.fails(work, &format!("push {url} HEAD~1:refs/heads/dir/file/below"));
+    assert!(said.contains("failed to update ref"), "{said}");
+    git.fsck(&p.bare);
+}
+
+#[test]
+fn push_options_are_taken_where_they_are_offered() {
+    let p = pushed(2);
+    p.git.commit(&p.work, "d.txt", "d\n", "d");
+    let said = p.git.fails(&p.work, &format!("push -o a=b {} main", p.url));
+    assert!(said.contains("does not support push options"), "{said}");
+    p.git.ok(&p.bare, "config receive.advertisePushOptions true");
+    p.git.ok_args(
+        &p.work,
+        ["push", "-q", "-o", "a=b", "-o", "", "-o", "semi;colon", &p.url, "main"],
+    );
+    assert_eq!(p.git.ok(&p.bare, "rev-parse main"), p.git.ok(&p.work, "rev-parse main"));
+}
+
+#[test]
+fn a_checked_out_branch_is_not_pushed_over() {
+    let git = Git::new();
+    let server = Server::start();
+    fs::create_dir_all(server.repos()).unwrap();
+    git.ok_args(server.repos(), ["init", "-q", "live"]);
+    let live = server.repos().join("live");
+    git.commit(&live, "a.txt", "a\n", "a");
+    git.ok(git.dir(), &format!("clone -q {} work", server.repo_url("live")));
+    let work = git.path("work");
+    git.commit(&work, "b.txt", "b\n", "b");
+    let said = git.fails(&work, "push origin main");
+    assert!(said.contains("(branch is currently checked out)"), "{said}");
+    git.ok(&work, "push -q origin main:other");
+    git.ok(&live, "config receive.denyCurrentBranch ignore");
+    git.ok(&work, "push -q origin main");
+}
+
+#[rstest]
+fn many_refs_in_one_push(#[values(0, 2)] version: u8) {
+    let p = pushed(version);
+    let head = p.git.ok(&p.work, "rev-parse HEAD");
+    let list: String = (0..10_000)
+        .map(|n| format!("create refs/heads/t/{n} {head}\n"))
+        .collect();
+    assert!(p.git.run_with(&p.work, ["update-ref", "--stdin"], list.as_bytes()).ok);
+    p.git
+        .ok(&p.work, &format!("push -q {} refs/heads/t/*:refs/heads/t/*", p.url));
+    let count = p.git.ok(&p.bare, "for-each-ref refs/heads/t").lines().count();
+    assert_eq!(count, 10_000);
+    p.git.fsck(&p.bare);
+}
+
+#[rstest]
+fn big_and_thin_pushes(#[values(0, 2)] version: u8) {
+    let git = Git::new().protocol(version);
+    let server = Server::start();
+    let url = server.repo_url("big");
+    let work = git.init("work");
+    git.generate(&work, 300, 200);
+    git.ok(&work, "reset -q --hard main");
+    // More than http.postBuffer: a probe, then a chunked body.
+    git.ok(&work, &format!("-c http.postBuffer=65536 push -q {url} main"));
+    git.commit(&work, "big.bin", pseudo_random(3 << 20), "a large blob");
+    git.ok(&work, &format!("-c http.postBuffer=65536 push -q {url} main"));
+    // Thin: deltas against what the server has.
+    for n in 0..5 {
+        let mut text = fs::read(work.join("d0/e0/file0.txt")).unwrap_or_default();
+        text.extend_from_slice(format!("more {n}\n").as_bytes());
+        git.commit(&work, "d0/e0/file0.txt", text, &format!("thin {n}"));
+        git.ok(&work, &format!("push -q {url} main"));
+    }
+    let bare = server.repos().join("big.git");
+    assert_eq!(git.ok(&bare, "rev-parse main"), git.ok(&work, "rev-parse main"));
+    git.fsck(&bare);
+    git.ok(git.dir(), &format!("clone -q {url} copy"));
+    git.fsck(git.path("copy"));
+    assert_eq!(git.ok(git.path("copy"), "status --porcelain"), "");
+}
+
+fn pseudo_random(len: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    (0..len)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        })
+        .collect()
+}
+
+#[rstest]
+fn a_push_from_a_shallow_clone(#[values(0, 2)] version: u8) {
+    let p = pushed(version);
+    let git = &p.git;
+    git.ok(git.dir(), &format!("clone -q --depth 2 {} shallow", p.url));
+    let shallow = git.path("shallow");
+    git.commit(&shallow, "s.txt", "s\n", "from a shallow clone");
+    // The server has what is cut off.
+    git.ok(&shallow, "push -q origin main");
+    git.fsck(&p.bare);
+    // Another server does not.
+    let elsewhere = p.server.repo_url("elsewhere");
+    let said = git.fails(&shallow, &format!("push {elsewhere} main"));
+    assert!(said.contains("shallow update not allowed"), "{said}");
+    let bare = p.server.repos().join("elsewhere.git");
+    git.ok(&bare, "config receive.shallowUpdate true");
+    git.ok(&shallow, &format!("push -q {elsewhere} main"));
+    git.fsck(&bare);
+    assert_eq!(git.ok(&bare, "rev-list --count main"), "3");
+}
+
+#[test]
+fn objects_that_clients_must_not_see_are_refused() {
+    let p = pushed(2);
+    let git = &p.git;
+    let blob = git.run_with(&p.work, ["hash-object", "-w", "--stdin"], b"x").text();
+    let entry = format!("100644 .git\0").into_bytes();
+    let mut tree = entry;
+    tree.extend((0..20).map(|n| u8::from_str_radix(&blob[n * 2..n * 2 + 2], 16).unwrap()));
+    let tree = git
+        .run_with(
+            &p.work,
+            ["hash-object", "-t", "tree", "-w", "--stdin", "--literally"],
+            &tree,
+        )
+        .text();
+    let commit = git.ok_args(&p.work, ["commit-tree", &tree, "-m", "evil"]);
+    let before = objects_of(&p);
+    let said = git.fails(&p.work, &format!("push {} {commit}:refs/heads/evil", p.url));
+    assert!(said.contains("hasDotgit"), "{said}");
+    assert_eq!(objects_of(&p), before, "nothing is left of a refused push");
+    git.ok(&p.bare, "config receive.fsckObjects false");
+    git.ok(&p.work, &format!("push -q {} {commit}:refs/heads/evil", p.url));
+}
+
+/// Every file beneath `objects/`.
+fn objects_of(p: &Pushed) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut todo = vec![p.bare.join("objects")];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            if entry.file_type().unwrap().is_dir() {
+                todo.push(entry.path());
+            } else {
+                all.push(entry.path().display().to_string());
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_push_that_lacks_objects_is_refused() {
+    let p = pushed(2);
+    let git = &p.git;
+    // A commit whose tree the server never gets: made by lying to the client about what the server has.
+    let commit = git.commit(&p.work, "new/file.txt", "content\n", "new");
+    let tree = git.ok(&p.work, "rev-parse HEAD^{tree}");
+    let pack = git
+        .run_with(
+            &p.work,
+            ["pack-objects", "--stdout", "-q"],
+            format!("{commit}\n").as_bytes(),
+        )
+        .stdout;
+    assert!(!tree.is_empty());
+    let old = git.ok(&p.bare, "rev-parse main");
+    let line = format!("{old} {commit} refs/heads/main\0report-status object-format=sha1");
+    let mut body = format!("{:04x}{line}0000", line.len() + 4).into_bytes();
+    body.extend_from_slice(&pack);
+    let before = objects_of(&p);
+    let answer = crate::support::post(
+        &p.server,
+        "/repos/hello/git-receive-pack",
+        "application/x-git-receive-pack-request",
+        &body,
+    );
+    assert!(
+        answer.contains("unpack ok") && answer.contains("ng refs/heads/main missing necessary objects"),
+        "{answer}"
+    );
+    assert_eq!(objects_of(&p), before);
+}
+
+#[test]
+fn reflogs_say_who_pushed() {
+    let p = pushed(2);
+    p.git.ok(&p.bare, "config core.logAllRefUpdates true");
+    p.git.commit(&p.work, "e.txt", "e\n", "e");
+    p.git.ok(&p.work, &format!("push -q {} main", p.url));
+    let log = fs::read_to_string(p.bare.join("logs/refs/heads/main")).unwrap();
+    assert!(
+        log.contains("anonymous <anonymous@http.127.0.0.1>") && log.trim_end().ends_with("\tpush"),
+        "{log}"
+    );
+}
+
+#[test]
+fn signed_pushes_are_recorded() {
+    let p = pushed(2);
+    p.git.ok(&p.bare, "config receive.certNonceSeed seed");
+    // A stand-in for gpg that signs anything.
+    let gpg = p.git.path("gpg.sh");
+    fs::write(&gpg, "#!/bin/sh\ncat >/dev/null\necho '[GNUPG:] SIG_CREATED ' >&2\necho '-----BEGIN PGP SIGNATURE-----'\necho\necho 'x'\necho '-----END PGP SIGNATURE-----'\n").unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(&gpg, fs::Permissions::from_mode(0o755)).unwrap();
+    p.git.commit(&p.work, "f.txt", "f\n", "f");
+    p.git.ok_args(
+        &p.work,
+        [
+            "-c",
+            &format!("gpg.program={}", gpg.display()),
+            "push",
+            "-q",
+            "--signed",
+            &p.url,
+            "main",
+        ],
+    );
+    let records: Vec<_> = fs::read_dir(p.bare.join("push-certs")).unwrap().flatten().collect();
+    assert_eq!(records.len(), 1);
+    let text = fs::read_to_string(records[0].path()).unwrap();
+    assert!(
+        text.contains("refs/heads/main") && text.contains("pusher ") && text.contains("nonce-status "),
+        "{text}"
+    );
+}
