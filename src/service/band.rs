@@ -159,11 +159,7 @@ impl Meter {
     fn text(&self, count: u64, end: &str) -> String {
         match self.total {
             Some(total) => {
-                let percent = if total == 0 {
-                    100
-                } else {
-                    count.min(total) * 100 / total
-                };
+                let percent = (count.min(total) * 100).checked_div(total).unwrap_or(100);
                 format!("{}: {percent:3}% ({count}/{total}){end}", self.title)
             }
             None => format!("{}: {count}{end}", self.title),
@@ -233,6 +229,6 @@ mod tests {
         let mut out = Vec::new();
         let mut band = Band::new(&mut out, Sideband::Large, true, None);
         Meter::new("Counting objects", Some(20)).done(&mut band, 20).unwrap();
-        assert_eq!(out, b"002d\x02Counting objects: 100% (20/20), done.\n");
+        assert_eq!(out, b"002b\x02Counting objects: 100% (20/20), done.\n");
     }
 }

@@ -659,8 +659,8 @@ fn a_repository_that_cannot_be_served_whole_is_refused() {
     git.ok(&bare, "config extensions.somethingNew true");
     let said = git.fails(git.dir(), &format!("clone -q {} never", server.repo_url("rich")));
     assert!(said.to_lowercase().contains("somethingnew"), "{said}");
-    git.ok(&bare, "config --unset extensions.somethingNew");
-    git.ok(&bare, "config extensions.refStorage reftable");
+    git.ok(&bare, "config --file config --unset extensions.somethingNew");
+    git.ok(&bare, "config --file config extensions.refStorage reftable");
     let said = git.fails(git.dir(), &format!("clone -q {} never", server.repo_url("rich")));
     assert!(said.to_lowercase().contains("reftable"), "{said}");
 }

@@ -1,6 +1,12 @@
 //! Everything that needs real repositories, a real git client or the real binary. One binary, so that it links once; every file here is a module below
 //! (`tidy` checks that none is forgotten).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on says so by panicking; clippy sees only the functions marked as tests"
+)]
+
 mod api;
 mod cli;
 mod depot;

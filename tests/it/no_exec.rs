@@ -48,8 +48,8 @@ fn nothing_is_ever_executed() {
         git.commit(&work, "a.txt", format!("{version}\n"), "more");
         git.ok_args(&work, ["tag", "-a", &format!("v{version}"), "-m", "tag"]);
         git.ok(&work, &format!("push -q --tags {url} main main:refs/heads/b{version}"));
-        client.ok(&client.path("copy"), "fetch -q");
-        client.ok(&client.path("shallow"), "fetch -q --unshallow");
+        client.ok(client.path("copy"), "fetch -q");
+        client.ok(client.path("shallow"), "fetch -q --unshallow");
         client.fsck(client.path("copy"));
         git.ok(&work, &format!("push -q {url} :b{version}"));
     }

@@ -238,9 +238,10 @@ fn a_push_from_a_shallow_clone(#[values(0, 2)] version: u8) {
     git.fsck(&p.bare);
     // Another server does not.
     let elsewhere = p.server.repo_url("elsewhere");
+    let bare = p.server.repos().join("elsewhere.git");
+    git.ok(git.dir(), &format!("init -q --bare {}", bare.display()));
     let said = git.fails(&shallow, &format!("push {elsewhere} main"));
     assert!(said.contains("shallow update not allowed"), "{said}");
-    let bare = p.server.repos().join("elsewhere.git");
     git.ok(&bare, "config receive.shallowUpdate true");
     git.ok(&shallow, &format!("push -q {elsewhere} main"));
     git.fsck(&bare);
@@ -252,7 +253,7 @@ fn objects_that_clients_must_not_see_are_refused() {
     let p = pushed(2);
     let git = &p.git;
     let blob = git.run_with(&p.work, ["hash-object", "-w", "--stdin"], b"x").text();
-    let entry = format!("100644 .git\0").into_bytes();
+    let entry = "100644 .git\0".to_string().into_bytes();
     let mut tree = entry;
     tree.extend((0..20).map(|n| u8::from_str_radix(&blob[n * 2..n * 2 + 2], 16).unwrap()));
     let tree = git

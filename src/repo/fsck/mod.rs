@@ -21,7 +21,7 @@ mod tests;
 
 pub use msg::{MsgId, Severity};
 pub use policy::{FsckPolicy, PolicyError};
-pub use state::{BlobLookup, FinishError, FsckFinding, FsckNote, FsckState, MAX_CHECKED_BLOB};
+pub use state::{BlobLookup, FinishError, FsckFinding, FsckNote, FsckState, MAX_CHECKED_BLOB, ReadBlob};
 
 use gix::hash::oid;
 use gix::objs::Kind;

@@ -116,6 +116,9 @@ impl BlobSet {
     }
 }
 
+/// Finds a blob: its id, the most bytes to read, and a buffer (empty) for the content.
+pub type ReadBlob<'a, E> = dyn FnMut(&oid, u64, &mut Vec<u8>) -> Result<BlobLookup, E> + 'a;
+
 impl FsckState {
     /// Nothing seen yet.
     pub fn new() -> Self {
@@ -151,7 +154,7 @@ impl FsckState {
     pub fn finish<E: std::error::Error + 'static>(
         &mut self,
         policy: &FsckPolicy,
-        lookup: &mut dyn FnMut(&oid, u64, &mut Vec<u8>) -> Result<BlobLookup, E>,
+        lookup: &mut ReadBlob<'_, E>,
     ) -> Result<(), FinishError<E>> {
         let mut data = Vec::new();
         for id in self.modules.take_sorted() {
