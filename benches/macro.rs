@@ -8,6 +8,11 @@
 //! process tree, time to the first pack byte and peak anonymous memory, and the ratio Gitstead / C git of each. C git runs behind lighttpd (Debian package
 //! `lighttpd`) with Debian's or the machine's `git http-backend`.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it starts both servers, and git to prepare what they serve"
+)]
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -4,7 +4,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test that cannot go on says so by panicking; clippy sees only the functions marked as tests"
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on says so by panicking, and it may start git"
 )]
 
 mod api;
@@ -20,3 +21,4 @@ mod refs;
 mod send;
 mod store;
 mod support;
+mod tidy;

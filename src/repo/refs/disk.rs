@@ -276,6 +276,10 @@ impl<'a> LockSet<'a> {
                     if std::time::Instant::now() >= deadline {
                         return Err(LockFailure::Held);
                     }
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "a lock file of another process tells nobody when it goes"
+                    )]
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(std::time::Duration::from_millis(50));
                 }

@@ -4,9 +4,11 @@
 #![allow(dead_code, unused_imports)]
 
 mod git;
+mod guard;
 mod server;
 
 pub use git::{Git, Output};
+pub use guard::Guard;
 pub use server::{Server, ServerOptions};
 
 /// Sends one POST over a connection of its own and returns the whole answer, head included, as text.

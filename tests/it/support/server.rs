@@ -1,3 +1,4 @@
+use super::Guard;
 use std::{
     io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
@@ -13,19 +14,18 @@ pub struct ServerOptions {
     pub config: Option<String>,
     /// A directory of repositories instead of `<data>/repos`.
     pub repos: Option<PathBuf>,
-    /// A command that runs the server, such as a tracer. It must keep the server's process id.
-    pub wrapper: Vec<String>,
     /// More environment.
     pub env: Vec<(String, String)>,
 }
 
-/// A real `gitstead serve` on a port of its own, with an empty PATH. Killed when dropped.
+/// A real `gitstead serve` on a port of its own, with an empty PATH, under a guard that sees if it executes anything. Killed when dropped.
 pub struct Server {
     child: Child,
     data: tempfile::TempDir,
     repos: PathBuf,
     url: String,
     stderr: Option<std::thread::JoinHandle<String>>,
+    guard: Option<Guard>,
 }
 
 impl Server {
@@ -41,12 +41,9 @@ impl Server {
     /// Starts on an existing data directory.
     pub fn on(data: tempfile::TempDir, options: ServerOptions) -> Self {
         let repos = options.repos.clone().unwrap_or_else(|| data.path().join("repos"));
-        let mut command = match options.wrapper.split_first() {
-            Some((program, args)) => {
-                let mut command = Command::new(program);
-                command.args(args).arg(env!("CARGO_BIN_EXE_gitstead"));
-                command
-            }
+        let guard = Guard::new();
+        let mut command = match &guard {
+            Some(guard) => guard.command(env!("CARGO_BIN_EXE_gitstead")),
             None => Command::new(env!("CARGO_BIN_EXE_gitstead")),
         };
         command.env_clear().env("PATH", "").env("HOME", data.path());
@@ -100,6 +97,7 @@ impl Server {
             repos,
             url,
             stderr: Some(stderr),
+            guard,
         }
     }
 
@@ -155,10 +153,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if std::thread::panicking()
-            && let Some(said) = self.stderr.take()
-        {
-            eprintln!("the server said:\n{}", said.join().unwrap_or_default());
+        if std::thread::panicking() {
+            if let Some(said) = self.stderr.take() {
+                eprintln!("the server said:\n{}", said.join().unwrap_or_default());
+            }
+        } else if let Some(guard) = &self.guard {
+            let seen = guard.seen(self.child.id());
+            assert!(seen.is_empty(), "the server started something:\n{}", seen.join("\n"));
         }
     }
 }
