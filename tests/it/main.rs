@@ -10,6 +10,7 @@
 
 mod api;
 mod cli;
+mod clients;
 mod depot;
 mod fetch;
 mod fsck;

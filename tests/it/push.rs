@@ -4,7 +4,7 @@ use std::fs;
 
 use rstest::rstest;
 
-use crate::support::{Git, Server};
+use crate::support::{Git, Server, raw};
 
 struct Pushed {
     git: Git,
@@ -172,18 +172,50 @@ fn a_checked_out_branch_is_not_pushed_over() {
     git.ok(&work, "push -q origin main");
 }
 
+/// Not by a client: over HTTP git 2.47 itself needs 40 seconds to match 10,000 refs before it says anything.
+#[test]
+fn ten_thousand_refs_in_one_push() {
+    let p = pushed(2);
+    let head = p.git.ok(&p.work, "rev-parse HEAD");
+    let mut body = Vec::new();
+    for n in 0..10_000 {
+        let capabilities = if n == 0 {
+            "\0report-status atomic object-format=sha1"
+        } else {
+            ""
+        };
+        let line = format!("{:040} {head} refs/heads/t/{n}{capabilities}", 0);
+        body.extend_from_slice(format!("{:04x}{line}", line.len() + 4).as_bytes());
+    }
+    body.extend_from_slice(b"0000");
+    body.extend(p.git.run_with(&p.work, ["pack-objects", "--stdout", "-q"], b"").stdout);
+    // HTTP/1.0: the answer comes without chunks, which might cut a line in two.
+    let head = format!(
+        "POST /repos/hello/git-receive-pack HTTP/1.0\r\nContent-Type: application/x-git-receive-pack-request\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let said = raw(&p.server, &[head.as_bytes(), &body].concat());
+    assert!(said.contains("unpack ok"), "{said}");
+    assert_eq!(said.matches("ok refs/heads/t/").count(), 10_000);
+    assert_eq!(p.git.ok(&p.bare, "for-each-ref refs/heads/t").lines().count(), 10_000);
+    p.git.fsck(&p.bare);
+    // And they are told one by one again.
+    assert_eq!(
+        p.git.ok(&p.work, &format!("ls-remote {}", p.url)).lines().count(),
+        10_002
+    );
+}
+
 #[rstest]
 fn many_refs_in_one_push(#[values(0, 2)] version: u8) {
     let p = pushed(version);
     let head = p.git.ok(&p.work, "rev-parse HEAD");
-    let list: String = (0..10_000)
-        .map(|n| format!("create refs/heads/t/{n} {head}\n"))
-        .collect();
+    let list: String = (0..500).map(|n| format!("create refs/heads/t/{n} {head}\n")).collect();
     assert!(p.git.run_with(&p.work, ["update-ref", "--stdin"], list.as_bytes()).ok);
     p.git
         .ok(&p.work, &format!("push -q {} refs/heads/t/*:refs/heads/t/*", p.url));
     let count = p.git.ok(&p.bare, "for-each-ref refs/heads/t").lines().count();
-    assert_eq!(count, 10_000);
+    assert_eq!(count, 500);
     p.git.fsck(&p.bare);
 }
 

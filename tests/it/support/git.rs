@@ -6,6 +6,7 @@ use std::{
 
 /// A git client with nothing of this machine's in it: its own HOME, identity and dates.
 pub struct Git {
+    program: PathBuf,
     home: tempfile::TempDir,
     env: Vec<(String, String)>,
 }
@@ -34,7 +35,34 @@ impl Default for Git {
 impl Git {
     pub fn new() -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
-        Git { home, env: Vec::new() }
+        Git {
+            program: "git".into(),
+            home,
+            env: Vec::new(),
+        }
+    }
+
+    /// Every git of this machine, one per version.
+    pub fn all() -> Vec<(String, PathBuf)> {
+        let mut found: Vec<(String, PathBuf)> = Vec::new();
+        for dir in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()) {
+            let path = dir.join("git");
+            let Ok(out) = Command::new(&path).arg("--version").output() else {
+                continue;
+            };
+            let version = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+            if !version.is_empty() && found.iter().all(|(seen, _)| *seen != version) {
+                found.push((version, path));
+            }
+        }
+        assert!(!found.is_empty(), "git is installed: the tests need it");
+        found
+    }
+
+    /// A client that is this program.
+    pub fn program(mut self, program: PathBuf) -> Self {
+        self.program = program;
+        self
     }
 
     /// A directory that lives as long as this value.
@@ -60,7 +88,7 @@ impl Git {
     }
 
     pub fn command(&self, dir: &Path) -> Command {
-        let mut command = Command::new("git");
+        let mut command = Command::new(&self.program);
         command.env_clear();
         for key in ["PATH", "TMPDIR"] {
             if let Some(value) = std::env::var_os(key) {
