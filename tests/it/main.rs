@@ -12,6 +12,7 @@ mod cli;
 mod depot;
 mod fetch;
 mod fsck;
+mod hostile;
 mod http;
 mod ingest;
 mod no_exec;

@@ -5,6 +5,7 @@
 
 mod git;
 mod server;
+pub mod wire;
 
 pub use git::{Git, Output};
 pub use server::{Server, ServerOptions};
