@@ -149,6 +149,11 @@ impl PushParser {
         }
     }
 
+    /// What the client asks for, as far as it was read: also how a refusal of the rest must be framed.
+    pub fn capabilities_so_far(&self) -> &PushCaps {
+        &self.push.capabilities
+    }
+
     /// Every line that is kept counts.
     fn count(&mut self, line: &[u8], limits: &Limits) -> Result<(), RequestError> {
         self.bytes = self.bytes.saturating_add(line.len());

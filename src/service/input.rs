@@ -30,18 +30,38 @@ impl<'a> Input<'a> {
     }
 
     /// Reads one request. Bytes behind it stay for [`rest`](Self::rest).
-    pub(super) fn request<P: Parser>(&mut self, mut parser: P, limits: &Limits) -> Result<P::Request, ServiceError> {
+    pub(super) fn request<P: Parser>(&mut self, parser: P, limits: &Limits) -> Result<P::Request, ServiceError> {
+        self.request_or(parser, limits, |_| ()).map_err(|(err, ())| err)
+    }
+
+    /// As [`request`](Self::request); a failure comes with what the parser had learned until then.
+    pub(super) fn request_or<P: Parser, T>(
+        &mut self,
+        mut parser: P,
+        limits: &Limits,
+        learned: impl Fn(&P) -> T,
+    ) -> Result<P::Request, (ServiceError, T)> {
+        match self.feed(&mut parser, limits) {
+            Ok(()) => {
+                let told = learned(&parser);
+                parser.finish().map_err(|err| (err.into(), told))
+            }
+            Err(err) => Err((err, learned(&parser))),
+        }
+    }
+
+    fn feed<P: Parser>(&mut self, parser: &mut P, limits: &Limits) -> Result<(), ServiceError> {
         loop {
             while let Some(packet) = self.decoder.next()? {
                 if parser.packet(packet, limits)? == Progress::Done {
-                    return Ok(parser.finish()?);
+                    return Ok(());
                 }
             }
             let n = self.read_chunk()?;
             if n == 0 {
                 // Bytes that are no whole packet are not an end, but a cut.
                 self.decoder.end()?;
-                return Ok(parser.finish()?);
+                return Ok(());
             }
         }
     }

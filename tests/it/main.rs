@@ -14,6 +14,7 @@ mod clients;
 mod depot;
 mod fetch;
 mod fsck;
+mod hostile;
 mod http;
 mod ingest;
 mod no_exec;

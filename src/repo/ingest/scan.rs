@@ -16,6 +16,8 @@ use crate::pack::{EntryHeader, EntryKind, FormatError, Inflater, StreamInflater}
 pub(super) const FEW: u32 = 256;
 /// Inflated bytes that travel to the hashing thread together.
 const BATCH: usize = 1 << 20;
+/// For objects up to this size room is made before they have come; for larger ones it grows with what comes.
+const TRUSTED: usize = 1 << 20;
 /// Bytes of a block of inflated deltas that are kept.
 const BLOCK: usize = 1 << 20;
 
@@ -244,6 +246,9 @@ impl Scanner<'_, '_, '_> {
     }
 
     fn object(&mut self, entry: u32, kind: Kind, size: usize, offset: u64) -> Result<(), Ended> {
+        if size > TRUSTED {
+            return self.large_object(entry, kind, size, offset);
+        }
         if self.batch.used + size > self.batch.data.len() {
             if self.batch.used > 0 {
                 self.pass_on(false)?;
@@ -272,6 +277,18 @@ impl Scanner<'_, '_, '_> {
         if self.lane.is_none() || self.batch.items.len() >= 2048 {
             self.pass_on(false)?;
         }
+        Ok(())
+    }
+
+    /// An object for which a few bytes of pack could claim a lot of memory. It is named here at once, so that there is never more than one.
+    fn large_object(&mut self, entry: u32, kind: Kind, size: usize, offset: u64) -> Result<(), Ended> {
+        let mut data = Vec::new();
+        stream(self.intake, &mut self.stream, size as u64, offset, &mut |piece| {
+            data.extend_from_slice(piece);
+            Ok(())
+        })?;
+        self.job.check_stop()?;
+        self.finisher.object(entry, kind, &data, offset)?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use gix::hash::ObjectId;
 use crate::{
     protocol::{
         Channel, Push, PushFeatures, PushParser, RefReport, RefStatus, Report, ReportOptions, ReportVersion, Sideband,
-        error as error_packet,
+        error as error_packet, flush,
     },
     repo::{
         Connectivity, FsckPolicy, IngestOptions, IngestOutcome, IngestProgress, Odb, Quarantine, RefLog, RefOutcome,
@@ -81,11 +81,19 @@ pub fn receive_pack(
     };
     // Commands, push options, and room for the first bytes of the pack.
     let mut input = Input::new(body, ctx.limits.command_bytes as u64 * 2 + (1 << 20));
-    let push = match input.request(PushParser::new(repo.hash_kind(), features), ctx.limits) {
+    let parser = PushParser::new(repo.hash_kind(), features);
+    let asked = |parser: &PushParser| parser.capabilities_so_far().side_band_64k;
+    let push = match input.request_or(parser, ctx.limits, asked) {
         Ok(push) => push,
-        Err(err) => {
+        Err((err, sideband)) => {
             let mut buf = Vec::new();
-            error_packet(&mut buf, &err.public_text());
+            if sideband {
+                // A client that has asked for side-band takes an `ERR` packet for a channel it does not know.
+                Sideband::Large.write(&mut buf, Channel::Error, format!("{}\n", err.public_text()).as_bytes());
+                flush(&mut buf);
+            } else {
+                error_packet(&mut buf, &err.public_text());
+            }
             out.write_all(&buf)
                 .and_then(|()| out.flush())
                 .map_err(ServiceError::Write)?;

@@ -6,6 +6,7 @@
 mod git;
 mod guard;
 mod server;
+pub mod wire;
 
 pub use git::{Git, Output};
 pub use guard::Guard;
