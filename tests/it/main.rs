@@ -9,6 +9,7 @@
 
 mod api;
 mod cli;
+mod crash;
 mod depot;
 mod fetch;
 mod fsck;
