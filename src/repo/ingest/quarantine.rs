@@ -194,11 +194,11 @@ impl Quarantine {
                 made.map_err(IngestError::io("create a directory of objects", &dir))?;
                 changed.insert(self.objects.clone());
             }
-            if one.rank == Rank::Pack {
-                if let Some((path, alive)) = keep(&self.dir.join("keep"), &to.with_extension("keep"))? {
-                    published.keep = Some(path);
-                    published._alive = Some(alive);
-                }
+            if one.rank == Rank::Pack
+                && let Some((path, alive)) = keep(&self.dir.join("keep"), &to.with_extension("keep"))?
+            {
+                published.keep = Some(path);
+                published._alive = Some(alive);
             }
             let len = one.file.metadata().map(|m| m.len()).unwrap_or_default();
             drop(one.file);
