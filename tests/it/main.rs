@@ -11,6 +11,7 @@
 mod api;
 mod cli;
 mod clients;
+mod crash;
 mod depot;
 mod fetch;
 mod fsck;

@@ -13,7 +13,9 @@ use super::{IngestError, intake::create_read_only};
 
 /// What `git prune` knows such directories by.
 const PREFIX: &str = "tmp_objdir-";
-const OURS: &str = "tmp_objdir-incoming-";
+/// Ours until it is locked, and after that. Whoever can lock the latter knows that its process has died.
+const YOUNG: &str = "tmp_objdir-new-";
+const OURS: &str = "tmp_objdir-gitstead-";
 const KEEP: &[u8] = b"gitstead ";
 
 /// Where a file of a quarantine belongs.
@@ -41,6 +43,8 @@ pub struct Quarantine {
     objects: PathBuf,
     modes: Modes,
     staged: Vec<Staged>,
+    /// Says for as long as it is open that the quarantine is in use.
+    _alive: Option<File>,
 }
 
 /// How `core.sharedRepository` changes permission bits: `(mode, is a directory)` to mode.
@@ -59,14 +63,33 @@ impl Quarantine {
     pub(super) fn below(objects: &Path) -> Result<Self, IngestError> {
         for _ in 0..100 {
             let random = RandomState::new().hash_one(std::process::id());
-            let dir = objects.join(format!("{OURS}{random:016x}"));
+            let mut dir = objects.join(format!("{YOUNG}{random:016x}"));
             match DirBuilder::new().mode(0o700).create(&dir) {
                 Ok(()) => {
+                    // Under its final name it has always been locked. Where directories cannot be locked, only age tells.
+                    let gone = |err: &io::Error| err.kind() == io::ErrorKind::NotFound;
+                    let alive = match File::open(&dir).map(|file| (lock(&file), file)) {
+                        Ok((Lock::Taken, file)) => Some(file),
+                        Ok((Lock::Unknown, _)) => None,
+                        // Swept before it was locked.
+                        Ok((Lock::Held, _)) => continue,
+                        Err(err) if gone(&err) => continue,
+                        Err(_) => None,
+                    };
+                    let named = objects.join(format!("{OURS}{random:016x}"));
+                    if alive.is_some() {
+                        match fs::rename(&dir, &named) {
+                            Ok(()) => dir = named,
+                            Err(err) if gone(&err) => continue,
+                            Err(_) => {}
+                        }
+                    }
                     return Ok(Quarantine {
                         dir,
                         objects: objects.to_owned(),
                         modes: Box::new(|mode, _| mode),
                         staged: Vec::new(),
+                        _alive: alive,
                     });
                 }
                 Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
@@ -158,7 +181,10 @@ impl Quarantine {
                 .sync_all()
                 .map_err(IngestError::io("flush a file in the quarantine", path()))?;
         }
-        let mut published = Published { keep: None };
+        let mut published = Published {
+            keep: None,
+            _alive: None,
+        };
         let mut changed = BTreeSet::new();
         for one in staged {
             let to = self.objects.join(&one.name);
@@ -168,8 +194,11 @@ impl Quarantine {
                 made.map_err(IngestError::io("create a directory of objects", &dir))?;
                 changed.insert(self.objects.clone());
             }
-            if one.rank == Rank::Pack {
-                published.keep = Some(keep(&to.with_extension("keep"))?);
+            if one.rank == Rank::Pack
+                && let Some((path, alive)) = keep(&self.dir.join("keep"), &to.with_extension("keep"))?
+            {
+                published.keep = Some(path);
+                published._alive = Some(alive);
             }
             let len = one.file.metadata().map(|m| m.len()).unwrap_or_default();
             drop(one.file);
@@ -212,6 +241,8 @@ pub(super) enum NewPack<'a> {
 #[derive(Debug)]
 pub struct Published {
     keep: Option<PathBuf>,
+    /// Says for as long as it is open that the `.keep` file is in use.
+    _alive: Option<File>,
 }
 
 impl Drop for Published {
@@ -222,18 +253,45 @@ impl Drop for Published {
     }
 }
 
-/// Writes a `.keep` file. One that is there already is somebody's wish, and stays.
-fn keep(path: &Path) -> Result<PathBuf, IngestError> {
+/// Writes a `.keep` file and locks it. One that is there already is somebody's wish, and stays.
+fn keep(temporary: &Path, path: &Path) -> Result<Option<(PathBuf, File)>, IngestError> {
     let text = [KEEP, std::process::id().to_string().as_bytes(), b"\n"].concat();
-    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
-        Ok(mut file) => {
-            file.write_all(&text)
-                .map_err(IngestError::io("write a keep file", path))?;
-            Ok(path.to_owned())
-        }
-        // Removing a path that does not exist does no harm.
-        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(PathBuf::new()),
+    let mut file = create_read_only(temporary).map_err(IngestError::io("create a keep file", temporary))?;
+    file.write_all(&text)
+        .map_err(IngestError::io("write a keep file", temporary))?;
+    lock(&file);
+    // A link, since it fails where something is; a copy where there are none.
+    let made = match fs::hard_link(temporary, path) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => create_read_only(path).and_then(|mut copy| {
+            copy.write_all(&text)?;
+            lock(&copy);
+            file = copy;
+            Ok(())
+        }),
+        other => other,
+    };
+    match made {
+        Ok(()) => Ok(Some((path.to_owned(), file))),
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(None),
         Err(err) => Err(IngestError::io("create a keep file", path)(err)),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Taken,
+    /// Somebody else's, who is alive.
+    Held,
+    /// This file system has none.
+    Unknown,
+}
+
+/// Locks a file or directory for as long as it is open. The system unlocks what belonged to a process that was killed.
+fn lock(file: &File) -> Lock {
+    match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Lock::Taken,
+        Err(rustix::io::Errno::WOULDBLOCK) => Lock::Held,
+        Err(_) => Lock::Unknown,
     }
 }
 
@@ -261,6 +319,14 @@ pub(super) fn sweep(objects: &Path, older_than: Duration, now: SystemTime) -> io
             .and_then(|meta| meta.modified())
             .is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age > older_than))
     };
+    // Nobody may take for dead what is being swept: so the lock is held until that is done.
+    let claim = |path: &Path, by_age: &dyn Fn() -> bool| -> Option<Option<File>> {
+        match File::open(path).map(|file| (lock(&file), file)) {
+            Ok((Lock::Taken, file)) => Some(Some(file)),
+            Ok((Lock::Held, _)) => None,
+            Ok((Lock::Unknown, _)) | Err(_) => by_age().then_some(None),
+        }
+    };
     let mut swept = 0;
     for entry in fs::read_dir(objects)? {
         let entry = entry?;
@@ -269,9 +335,20 @@ pub(super) fn sweep(objects: &Path, older_than: Duration, now: SystemTime) -> io
         if is_dir && name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
             // A long push touches the pack inside, not the directory.
             let path = entry.path();
-            if old(&path) && old_or_absent(&path.join("pack"), &old) && fs::remove_dir_all(&path).is_ok() {
-                swept += 1;
-            }
+            let by_age = || old(&path) && old_or_absent(&path.join("pack"), &old);
+            let starts = |with: &str| name.as_encoded_bytes().starts_with(with.as_bytes());
+            let dead = if starts(OURS) || starts(YOUNG) {
+                claim(&path, &by_age)
+            } else {
+                by_age().then_some(None)
+            };
+            let removed = match dead {
+                None => continue,
+                // Its maker may be about to lock it, and makes another then.
+                Some(Some(_)) if starts(YOUNG) => fs::remove_dir(&path),
+                Some(_) => fs::remove_dir_all(&path),
+            };
+            swept += usize::from(removed.is_ok());
         }
     }
     let Ok(packs) = fs::read_dir(objects.join("pack")) else {
@@ -280,12 +357,11 @@ pub(super) fn sweep(objects: &Path, older_than: Duration, now: SystemTime) -> io
     for entry in packs {
         let path = entry?.path();
         let is_keep = path.extension().is_some_and(|e| e == "keep");
-        if is_keep
-            && old(&path)
-            && fs::read(&path).is_ok_and(|text| text.starts_with(KEEP))
-            && fs::remove_file(&path).is_ok()
-        {
-            swept += 1;
+        if is_keep && fs::read(&path).is_ok_and(|text| text.starts_with(KEEP)) {
+            let dead = claim(&path, &|| old(&path));
+            if dead.is_some() && fs::remove_file(&path).is_ok() {
+                swept += 1;
+            }
         }
     }
     Ok(swept)
@@ -375,19 +451,47 @@ mod tests {
         assert!(tmp.path().join("pack/pack-1.idx").exists());
     }
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
     #[test]
-    fn what_a_killed_server_left_is_swept_when_it_is_old() {
+    fn what_a_killed_server_left_is_swept_at_once() {
         let tmp = tempfile::tempdir().expect("a directory");
-        let quarantine = Quarantine::below(tmp.path()).expect("created");
-        fs::write(quarantine.pack_path().expect("made"), b"half a pack").expect("written");
+        let dead = tmp.path().join(format!("{OURS}0123"));
+        fs::create_dir_all(dead.join("pack")).expect("created");
+        fs::write(dead.join("pack/tmp_pack_incoming"), b"half a pack").expect("written");
+        fs::create_dir(tmp.path().join(format!("{YOUNG}4567"))).expect("created");
         fs::create_dir(tmp.path().join("pack")).expect("created");
         fs::write(tmp.path().join("pack/pack-1.keep"), b"gitstead 1\n").expect("written");
         fs::write(tmp.path().join("pack/pack-2.keep"), b"mine\n").expect("written");
-        let hour = Duration::from_secs(3600);
-        let now = SystemTime::now();
-        assert_eq!(sweep(tmp.path(), hour, now).expect("swept"), 0);
-        assert_eq!(sweep(tmp.path(), hour, now + 2 * hour).expect("swept"), 2);
+        assert_eq!(sweep(tmp.path(), HOUR, SystemTime::now()).expect("swept"), 3);
         assert_eq!(names(tmp.path()), ["pack", "pack/pack-2.keep"]);
-        drop(quarantine);
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_swept_however_old() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let later = SystemTime::now() + 24 * HOUR;
+        let mut quarantine = Quarantine::below(tmp.path()).expect("created");
+        quarantine
+            .add_pack("pack-1", NewPack::Bytes(b"pack"), b"idx", b"")
+            .expect("added");
+        let before = names(tmp.path());
+        assert_eq!(sweep(tmp.path(), HOUR, later).expect("swept"), 0);
+        assert_eq!(names(tmp.path()), before);
+        let published = quarantine.migrate().expect("migrated");
+        assert_eq!(sweep(tmp.path(), HOUR, later).expect("swept"), 0);
+        assert!(tmp.path().join("pack/pack-1.keep").exists());
+        drop(published);
+        assert_eq!(names(tmp.path()), ["pack", "pack/pack-1.idx", "pack/pack-1.pack"]);
+    }
+
+    #[test]
+    fn quarantines_of_others_are_swept_when_they_are_old() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(tmp.path().join("tmp_objdir-incoming-AbCdEf/pack")).expect("created");
+        let now = SystemTime::now();
+        assert_eq!(sweep(tmp.path(), HOUR, now).expect("swept"), 0);
+        assert_eq!(sweep(tmp.path(), HOUR, now + 2 * HOUR).expect("swept"), 1);
+        assert_eq!(names(tmp.path()), Vec::<String>::new());
     }
 }

@@ -128,7 +128,8 @@ pub fn ingest(
     Ok(outcome)
 }
 
-/// Removes what pushes left behind that were killed: quarantines, and `.keep` files of ours, unchanged for longer than `older_than`. Returns how many.
+/// Removes what pushes left behind that were killed: quarantines, and `.keep` files of ours. Returns how many. Those of living processes are locked and stay;
+/// where that cannot be told, and of quarantines that are not ours, those go that are unchanged for longer than `older_than`.
 ///
 /// # Errors
 /// When the objects directory cannot be listed.

@@ -425,6 +425,29 @@ impl<'a> LockSet<'a> {
     }
 }
 
+/// Removes every lock of ours beneath a repository whose process has died. Each would be removed by whoever wants it, but C git, which cannot tell, would
+/// stand before it for ever.
+pub(super) fn sweep_locks(disk: &Disk, git_dir: &Path) {
+    let locks = LockSet::new(disk, git_dir);
+    let mut todo: Vec<PathBuf> = ["HEAD.lock", "packed-refs.lock", "refs"]
+        .iter()
+        .map(|name| git_dir.join(name))
+        .collect();
+    while let Some(path) = todo.pop() {
+        let is_lock = path.extension().is_some_and(|extension| extension == "lock");
+        if !is_lock {
+            let Ok(entries) = fs::read_dir(&path) else { continue };
+            todo.extend(entries.flatten().filter_map(|entry| {
+                let is_lock = entry.file_name().as_bytes().ends_with(b".lock");
+                let is_directory = || entry.file_type().is_ok_and(|kind| kind.is_dir());
+                (is_lock || is_directory()).then(|| entry.path())
+            }));
+        } else if let Err(error) = locks.remove_stale(&path) {
+            tracing::warn!(lock = %path.display(), %error, "cannot remove a lock left by a process that died");
+        }
+    }
+}
+
 fn stamp(mut file: File) -> io::Result<File> {
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     file.write_all(STAMP)?;

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
 };
 
 use bstr::{BStr, BString, ByteSlice};
@@ -37,6 +37,8 @@ pub struct RefStore {
     pub(super) disk: Disk,
     /// Held while refs are written: one transaction at a time in this process.
     pub(super) turn: Arc<Mutex<()>>,
+    /// Whether locks of dead processes were looked for.
+    pub(super) swept: AtomicBool,
     packed: Mutex<Option<Arc<Packed>>>,
     targets: Mutex<HashMap<ObjectId, RefTarget>>,
 }
@@ -70,6 +72,7 @@ impl RefStore {
                 hook: None,
             },
             turn: turn_of(common_dir),
+            swept: AtomicBool::new(false),
             packed: Mutex::default(),
             targets: Mutex::default(),
         }

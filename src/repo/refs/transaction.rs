@@ -23,7 +23,7 @@
 //! 7. All changes are made by renaming a new `packed-refs` into place: the moment they count. The directory is fsynced.
 //!
 //! A process killed anywhere leaves the old values or the new ones, and locks that the next transaction recognises as stale
-//! (see `LockSet`). Refs that are never packed (`HEAD` itself, `refs/bisect/`, `refs/worktree/`, `refs/rewritten/`) are
+//! (see `LockSet`); the first one of every store also looks for those of other refs. Refs that are never packed (`HEAD` itself, `refs/bisect/`, `refs/worktree/`, `refs/rewritten/`) are
 //! changed one by one after step 7; no push names them.
 //!
 //! 8. Reflogs are written, those of deleted refs removed, empty directories removed, locks removed. A reflog that cannot be written is a
@@ -33,6 +33,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -40,7 +41,7 @@ use bstr::{BStr, BString, ByteSlice};
 use gix::hash::ObjectId;
 
 use super::{
-    disk::{LockFailure, LockSet, lock_path},
+    disk::{LockFailure, LockSet, lock_path, sweep_locks},
     loose::{self, Go, Raw},
     names::{self, Prefixes},
     packed::Packed,
@@ -113,6 +114,9 @@ impl RefStore {
         };
         if !refused(&changes, &outcomes) {
             let turn = self.take_turn();
+            if !self.swept.swap(true, Ordering::Relaxed) {
+                sweep_locks(&self.disk, &self.common_dir);
+            }
             let mut locks = LockSet::new(&self.disk, &self.common_dir);
             if let Err(error) = self.prepare(&mut locks, &mut changes) {
                 fail_all(&mut changes, &error);

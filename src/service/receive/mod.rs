@@ -1,7 +1,10 @@
 mod cert;
 mod rules;
 
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    time::{Duration, SystemTime},
+};
 
 use bstr::{BString, ByteSlice};
 use gix::hash::ObjectId;
@@ -13,7 +16,7 @@ use crate::{
     },
     repo::{
         Connectivity, FsckPolicy, IngestOptions, IngestOutcome, IngestProgress, Odb, Quarantine, RefLog, RefOutcome,
-        RefQuery, RefUpdate, Repository, ingest,
+        RefQuery, RefUpdate, Repository, ingest, sweep_stale,
     },
 };
 
@@ -28,6 +31,9 @@ use rules::Rules;
 
 /// Bytes of a refused push that are read and thrown away, so that the client gets to read why.
 const DISCARD: u64 = 256 << 20;
+
+/// Quarantines that are not ours, or whose owner cannot be told, are leftovers when nothing in them changed for so long.
+const FOREIGN_QUARANTINE: Duration = Duration::from_secs(24 * 3600);
 
 /// What a push did.
 #[derive(Debug, Clone, Default)]
@@ -229,6 +235,16 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Clears away what a killed server left in this repository. A push need not fail for it.
+    fn sweep(&self) {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(self.ctx.clock.seconds().max(0).unsigned_abs());
+        match sweep_stale(self.repo, FOREIGN_QUARANTINE, now) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed what killed pushes left behind"),
+            Err(err) => tracing::warn!(error = &err as &dyn std::error::Error, "could not look for leftovers"),
+        }
+    }
+
     fn take_pack(&mut self, body: &mut Rest<'_>, band: &mut Band<'_>) -> Result<Option<Quarantine>, ServiceError> {
         let settings = self.repo.settings();
         let policy = match FsckPolicy::from_settings(&settings.receive) {
@@ -239,6 +255,7 @@ impl<'a> Job<'a> {
                 return Ok(None);
             }
         };
+        self.sweep();
         let mut quarantine = Quarantine::create(self.repo)?;
         let mut gone = None;
         let mut meter = Meter::new("Resolving deltas", None);

@@ -124,6 +124,18 @@ pub fn try_request(
     body: &[u8],
     length: usize,
 ) -> Option<Response> {
+    exchange(server.address(), method, path, headers, body, length)
+}
+
+/// As [`try_request`] with a server of which only the address is known.
+pub fn exchange(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    length: usize,
+) -> Option<Response> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -132,7 +144,7 @@ pub fn try_request(
         head.push_str(&format!("Content-Length: {length}\r\n"));
     }
     head.push_str("\r\n");
-    let mut stream = TcpStream::connect(server.address()).expect("the server listens");
+    let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
     stream.set_nodelay(true).expect("a socket option");
     // A server that refuses early closes its end; what it said is still there to be read.
