@@ -75,7 +75,7 @@ struct Round {
 /// A push that moves twelve refs, makes one and deletes one.
 fn round(git: &Git, work: &Path, number: usize, before: &Refs) -> Round {
     // Large ones are a pack that is written while it arrives, small ones become loose objects.
-    let len = if number % 2 == 0 { 1_500_000 } else { 3_000 };
+    let len = if number.is_multiple_of(2) { 1_500_000 } else { 3_000 };
     let mut state = number as u64 + 1;
     let noise: Vec<u8> = (0..len)
         .map(|_| {
@@ -104,7 +104,7 @@ fn round(git: &Git, work: &Path, number: usize, before: &Refs) -> Round {
         commands.push((old, ZERO.to_owned(), gone));
     }
     let commands: Vec<(&str, &str, &str)> = commands.iter().map(|(a, b, c)| (&a[..], &b[..], &c[..])).collect();
-    let atomic = if number % 3 == 0 { " atomic" } else { "" };
+    let atomic = if number.is_multiple_of(3) { " atomic" } else { "" };
     Round {
         body: push_body(&commands, &format!("{PUSH_CAPS}{atomic}"), &pack),
         after,
