@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::{collections::HashSet, io::Write};
 
 use bstr::{BStr, BString, ByteSlice};
 use gix::hash::ObjectId;
@@ -22,7 +22,7 @@ use super::{
     band::{Band, Meter},
     input::Input,
     negotiate::Negotiation,
-    wants::{Visible, WantPolicy, check_wants, hidden},
+    wants::{Visible, WantPolicy, beyond, check_wants, hidden},
 };
 
 /// Answers `POST git-upload-pack`: one round of version 0 or 1, or one command of version 2.
@@ -136,23 +136,28 @@ fn object_info(
     out: &mut dyn Write,
 ) -> Result<(), ServiceError> {
     let odb = repo.odb()?;
-    let restricted = WantPolicy::of(repo, ctx, true);
+    let mut sizes = Vec::with_capacity(request.ids.len());
+    for id in &request.ids {
+        ctx.check()?;
+        sizes.push(odb.header(id)?.map(|(_, size)| size));
+    }
+    // Where refs are hidden, only what is reachable from those that are shown may be asked about.
+    let here: Vec<ObjectId> = request
+        .ids
+        .iter()
+        .zip(&sizes)
+        .filter(|(_, size)| size.is_some())
+        .map(|(id, _)| *id)
+        .collect();
+    let secret: HashSet<ObjectId> = beyond(repo, &odb, ctx, &here, WantPolicy::of(repo, ctx, true))?
+        .into_iter()
+        .collect();
     let mut buf = Vec::new();
     if request.size {
         object_info_header(&mut buf);
     }
-    for id in &request.ids {
-        ctx.check()?;
-        // Where refs are hidden, only what is reachable from those that are shown may be asked about.
-        let allowed = match restricted {
-            WantPolicy::Any => true,
-            policy => check_wants(repo, &odb, ctx, &[*id], policy).is_ok(),
-        };
-        let size = if allowed {
-            odb.header(id)?.map(|(_, size)| size)
-        } else {
-            None
-        };
+    for (id, size) in request.ids.iter().zip(sizes) {
+        let size = size.filter(|_| !secret.contains(id));
         object_info_line(id, request.size.then_some(size), &mut buf);
         if buf.len() >= 32 * 1024 {
             put(out, &mut buf)?;

@@ -93,19 +93,26 @@ pub(super) fn check_wants(
             return Err(not_ours(id));
         }
     }
-    if policy == WantPolicy::Any || wants.is_empty() {
-        return Ok(());
+    match beyond(repo, odb, ctx, wants, policy)?.first() {
+        Some(id) => Err(not_ours(id)),
+        None => Ok(()),
+    }
+}
+
+/// Those of `ids`, all of which are here, that this client may not have.
+pub(super) fn beyond(
+    repo: &Repository,
+    odb: &Odb,
+    ctx: &Context<'_>,
+    ids: &[ObjectId],
+    policy: WantPolicy,
+) -> Result<Vec<ObjectId>, ServiceError> {
+    if policy == WantPolicy::Any || ids.is_empty() {
+        return Ok(Vec::new());
     }
     let visible = Visible::load(repo, ctx, &repo.settings().hide_refs_upload, Vec::new(), false)?;
-    let mut tips: HashSet<ObjectId> = visible.tips().collect();
-    let beyond = |tips: &HashSet<ObjectId>| {
-        wants
-            .iter()
-            .filter(|id| !tips.contains(*id))
-            .copied()
-            .collect::<Vec<_>>()
-    };
-    let mut rest = beyond(&tips);
+    let tips: HashSet<ObjectId> = visible.tips().collect();
+    let mut rest: Vec<ObjectId> = ids.iter().filter(|id| !tips.contains(*id)).copied().collect();
     if !rest.is_empty() && policy == WantPolicy::TipOrReachable {
         let query = RefQuery {
             namespace: ctx.namespace.map(BStr::to_owned),
@@ -116,12 +123,8 @@ pub(super) fn check_wants(
         rest.retain(|id| !hidden.contains(id));
     }
     if rest.is_empty() {
-        return Ok(());
+        return Ok(rest);
     }
-    let roots: Vec<ObjectId> = tips.drain().collect();
-    let shallow = repo.shallow()?;
-    match unreachable_of(odb, &rest, &roots, &shallow, ctx.stop)?.first() {
-        Some(id) => Err(not_ours(id)),
-        None => Ok(()),
-    }
+    let roots: Vec<ObjectId> = tips.into_iter().collect();
+    Ok(unreachable_of(odb, &rest, &roots, &repo.shallow()?, ctx.stop)?)
 }

@@ -281,6 +281,30 @@ fn a_push_from_a_shallow_clone(#[values(0, 2)] version: u8) {
 }
 
 #[test]
+fn a_shallow_push_cuts_off_no_history_that_the_repository_has() {
+    let p = pushed(2);
+    let git = &p.git;
+    git.ok(&p.bare, "config receive.shallowUpdate true");
+    let other = git.init("other");
+    for n in 0..3 {
+        git.commit(&other, "o.txt", format!("{n}\n"), &format!("other {n}"));
+    }
+    // One clone with two boundaries: the repository has what is behind the one, not what is behind the other.
+    git.ok(git.dir(), &format!("clone -q --depth 1 {} shallow", p.url));
+    let shallow = git.path("shallow");
+    git.ok(
+        &shallow,
+        &format!("fetch -q --depth 1 file://{} main:other", other.display()),
+    );
+    git.commit(&shallow, "s.txt", "s\n", "on top");
+    git.ok(&shallow, "push -q origin main other");
+    let boundary = git.ok(&shallow, "rev-parse other");
+    assert_eq!(fs::read_to_string(p.bare.join("shallow")).unwrap().trim(), boundary);
+    assert_eq!(git.ok(&p.bare, "rev-list --count main"), "6");
+    git.fsck(&p.bare);
+}
+
+#[test]
 fn objects_that_clients_must_not_see_are_refused() {
     let p = pushed(2);
     let git = &p.git;

@@ -150,6 +150,8 @@ struct Job<'a> {
     commands: Vec<Command>,
     unpack_error: Option<String>,
     taken: Option<IngestOutcome>,
+    /// Commits at which the repository's history will end, too, once a ref that needs it was accepted.
+    new_shallow: Vec<ObjectId>,
 }
 
 impl<'a> Job<'a> {
@@ -173,6 +175,7 @@ impl<'a> Job<'a> {
             commands,
             unpack_error: None,
             taken: None,
+            new_shallow: Vec::new(),
         }
     }
 
@@ -219,12 +222,11 @@ impl<'a> Job<'a> {
             }
         };
         self.extend_shallow()?;
-        self.move_refs(atomic, band)?;
-        if self.commands.iter().any(|c| c.refused.is_none())
-            && let Some(certificate) = &self.push.certificate
-        {
+        // Before the refs: no ref moves without the word of the one who moved it.
+        if let Some(certificate) = &self.push.certificate {
             cert::record(self.repo, self.ctx, certificate)?;
         }
+        self.move_refs(atomic, band)?;
         Ok(())
     }
 
@@ -354,7 +356,14 @@ impl<'a> Job<'a> {
             let tips: Vec<ObjectId> = missing.iter().map(|n| self.commands[*n].new).collect();
             let connected = check(&tips, &bounds)?;
             let allowed = self.repo.settings().receive.shallow_update;
-            let mut still = Vec::new();
+            let (mut still, mut new_shallow) = (Vec::new(), Vec::new());
+            // What is whole here stays so, whatever the client lacks of it.
+            let whole = check(&self.push.shallow, &own)?;
+            for (id, whole) in self.push.shallow.iter().zip(whole) {
+                if !whole && odb.contains(id)? {
+                    new_shallow.push(*id);
+                }
+            }
             for (n, ok) in missing.iter().zip(&connected) {
                 match (ok, allowed) {
                     (true, true) => self.commands[*n].needs_shallow = true,
@@ -363,6 +372,7 @@ impl<'a> Job<'a> {
                 }
             }
             missing = still;
+            self.new_shallow = new_shallow;
         }
         for n in missing {
             self.commands[n].refused = Some("missing necessary objects".to_owned());
@@ -373,7 +383,7 @@ impl<'a> Job<'a> {
     /// The repository's history ends where that of the pushed refs does.
     fn extend_shallow(&self) -> Result<(), ServiceError> {
         if self.commands.iter().any(|c| c.needs_shallow && c.refused.is_none()) {
-            self.repo.add_shallow(&self.push.shallow)?;
+            self.repo.add_shallow(&self.new_shallow)?;
         }
         Ok(())
     }
