@@ -12,10 +12,6 @@ use crate::{
     repo::OpenOptions,
 };
 
-/// Settings for all repositories that `gitstead.toml` and the repositories themselves may change. They differ from C git's defaults where a server for
-/// partial clones and strict pushes should.
-pub const BUILT_IN_DEFAULTS: &[(&str, &str)] = &[];
-
 /// Everything `gitstead serve` was told, checked: what flags say wins over the environment, the environment over `gitstead.toml`, and that over the
 /// defaults.
 #[derive(Debug, Clone)]
@@ -353,14 +349,8 @@ fn object_format(text: Option<&str>) -> Result<gix::hash::Kind, ConfigError> {
 
 /// `[defaults]` as git configuration. Both `"uploadpack.allowFilter" = true` and tables in tables are read; lists are keys with several values.
 fn defaults(table: &toml::Table) -> Result<Vec<(String, String)>, ConfigError> {
-    let mut told = Vec::new();
-    flatten("", table, &mut told)?;
-    let built_in = BUILT_IN_DEFAULTS
-        .iter()
-        .filter(|(key, _)| !told.iter().any(|(other, _)| other == key))
-        .map(|(key, text)| ((*key).to_owned(), (*text).to_owned()));
-    let mut all: Vec<_> = built_in.collect();
-    all.extend(told);
+    let mut all = Vec::new();
+    flatten("", table, &mut all)?;
     Ok(all)
 }
 

@@ -198,3 +198,36 @@ fn data_goes_where_the_system_says() {
     );
     assert_eq!(dir(&[]), None);
 }
+
+#[test]
+fn the_readme_shows_what_is_understood() {
+    let readme = include_str!("../../README.md");
+    let blocks: Vec<&str> = readme
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(blocks.len() >= 2, "{} blocks", blocks.len());
+    let overrides = Overrides {
+        data: Some("/data".into()),
+        ..Overrides::default()
+    };
+    let plain = Config::from_toml("", Path::new("gitstead.toml"), &overrides).unwrap();
+    for block in blocks {
+        let config = Config::from_toml(block, Path::new("gitstead.toml"), &overrides).unwrap();
+        assert_eq!(config.limits, plain.limits, "README tells the defaults");
+        assert_eq!((&config.listen, &config.url_prefix), (&plain.listen, &plain.url_prefix));
+        assert_eq!(config.default_branch, plain.default_branch);
+        assert_eq!(config.rules.anonymous_read, plain.rules.anonymous_read);
+    }
+    for line in include_str!("../base/limits.rs").lines() {
+        let Some(name) = line.trim().strip_prefix("pub ").and_then(|rest| rest.split_once(": ")) else {
+            continue;
+        };
+        assert!(
+            readme.contains(&format!("\n{} = ", name.0)),
+            "README does not name limits.{}",
+            name.0
+        );
+    }
+}

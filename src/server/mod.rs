@@ -6,6 +6,6 @@ mod file;
 mod run;
 mod telemetry;
 
-pub use config::{BUILT_IN_DEFAULTS, Config, ConfigError, Overrides, default_data_dir};
+pub use config::{Config, ConfigError, Overrides, default_data_dir};
 pub use run::{RunError, run};
 pub use telemetry::start_telemetry;
