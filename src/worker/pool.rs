@@ -34,15 +34,19 @@ struct Inner {
 }
 
 /// Jobs on their way to a thread. Admission has given each a permit, so there are never more of them than threads.
+///
+/// The thread that went idle last gets the next job: its memory is warm, and what it keeps of it (an allocator keeps some for each thread) is reused instead of
+/// adding up over all threads.
 struct Queue {
     state: Mutex<State>,
-    ready: Condvar,
     quiet: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// Threads without a job, the one that went idle last at the end.
+    idle: Vec<Arc<Condvar>>,
     running: usize,
     closed: bool,
 }
@@ -100,7 +104,6 @@ impl Workers {
         let lane = |name: &str, threads: usize| -> io::Result<Arc<Queue>> {
             let queue = Arc::new(Queue {
                 state: Mutex::default(),
-                ready: Condvar::new(),
                 quiet: Condvar::new(),
             });
             for n in 0..threads.max(1) {
@@ -245,18 +248,25 @@ impl Drop for Inner {
 
 impl Queue {
     fn push(&self, job: Job) {
-        self.lock().jobs.push_back(job);
-        self.ready.notify_one();
+        let mut state = self.lock();
+        state.jobs.push_back(job);
+        if let Some(thread) = state.idle.pop() {
+            thread.notify_one();
+        }
     }
 
     fn work(&self, panics: &AtomicU64) {
+        let bell = Arc::new(Condvar::new());
         let mut state = self.lock();
         loop {
             let Some(job) = state.jobs.pop_front() else {
                 if state.closed {
                     return;
                 }
-                state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle.push(Arc::clone(&bell));
+                state = bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+                // Woken for no reason, it would be there twice.
+                state.idle.retain(|other| !Arc::ptr_eq(other, &bell));
                 continue;
             };
             state.running += 1;
@@ -291,8 +301,11 @@ impl Queue {
     }
 
     fn close(&self) {
-        self.lock().closed = true;
-        self.ready.notify_all();
+        let mut state = self.lock();
+        state.closed = true;
+        for thread in state.idle.drain(..) {
+            thread.notify_one();
+        }
     }
 
     /// No job runs while the lock is held, so a poisoned lock cannot hide a half-made state.
