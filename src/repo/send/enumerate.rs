@@ -193,6 +193,8 @@ pub(super) struct Chosen<'a> {
     too_large: Marks,
     explicit: IdSet,
     count: u64,
+    /// What was chosen since the trees began to be compared, while it is little.
+    few: Option<Vec<Id>>,
     steps: u32,
     progress: &'a mut dyn FnMut(u64),
     stop: &'a AtomicBool,
@@ -213,6 +215,7 @@ impl<'a> Chosen<'a> {
             too_large: Marks::default(),
             explicit: IdSet::default(),
             count: 0,
+            few: None,
             steps: 0,
             progress,
             stop,
@@ -232,6 +235,10 @@ impl<'a> Chosen<'a> {
     pub(super) fn choose(&mut self, id: Id) {
         if self.chosen.insert(id) {
             self.count += 1;
+            match &mut self.few {
+                Some(few) if few.len() < FEW => few.push(id),
+                few => *few = None,
+            }
         }
     }
 
@@ -332,11 +339,16 @@ impl<'a> Chosen<'a> {
             return self.levels(reader, &mut trees, roots);
         }
         let before = self.count;
+        self.few = Some(Vec::new());
         self.compare(reader, &mut trees, &had_roots, roots)?;
         // What is left may still be beneath the boundary at another path: look for it, as long as that costs less than sending it.
         let found = self.count - before;
+        let budget = match self.few.take() {
+            Some(few) => MARK_BUDGET_FEW + found + packed_bytes(reader, &few)? / BYTES_FOR_A_TREE,
+            None => MARK_BUDGET + 4 * found,
+        };
         if found > 0 {
-            self.mark_had(reader, &mut trees, &had_roots, MARK_BUDGET + 4 * found)?;
+            self.mark_had(reader, &mut trees, &had_roots, budget)?;
         }
         Ok(())
     }
@@ -549,6 +561,12 @@ impl<'a> Chosen<'a> {
 const MAX_BORING_TIPS: usize = 64;
 /// Trees read in search of content that moved, whatever the size of the answer.
 const MARK_BUDGET: u64 = 256;
+/// Answers of at most so many objects are weighed: a small fetch must not cost what a large one does.
+const FEW: usize = 256;
+/// Trees read for an answer of few objects, beside one for each object and for each [`BYTES_FOR_A_TREE`].
+const MARK_BUDGET_FEW: u64 = 8;
+/// Bytes that take about as long to send as a tree takes to read.
+const BYTES_FOR_A_TREE: u64 = 1 << 10;
 /// The same where paths matter and the two sides are not compared path by path.
 const PATHS_BUDGET: u64 = 20_000;
 
@@ -588,4 +606,13 @@ pub(super) fn in_pack_order(reader: &Reader<'_>, ids: &[Id]) -> Result<Vec<Id>, 
     }
     placed.sort_unstable();
     Ok(placed.into_iter().map(|(_, id)| id).collect())
+}
+
+/// Bytes that these objects take in their packs. Loose ones count as if they were some.
+fn packed_bytes(reader: &Reader<'_>, ids: &[Id]) -> Result<u64, SendError> {
+    let mut bytes = 0;
+    for id in ids {
+        bytes += reader.packed_size(*id)?.unwrap_or(BYTES_FOR_A_TREE);
+    }
+    Ok(bytes)
 }

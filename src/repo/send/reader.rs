@@ -140,6 +140,18 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Bytes of a packed object's entry.
+    pub(super) fn packed_size(&self, id: Id) -> Result<Option<u64>, SendError> {
+        match id.loose() {
+            Some(_) => Ok(None),
+            None => {
+                let (pack, pos) = self.place(id);
+                let pack = &self.packs[pack as usize];
+                Ok(Some(pack.end_offset(pos)?.saturating_sub(pack.index()?.offset(pos))))
+            }
+        }
+    }
+
     /// Kind and size of an object.
     pub(super) fn header(&self, id: Id) -> Result<(Kind, u64), SendError> {
         Ok(self.odb.header_at(self.location(id), &self.oid(id)?)?)
