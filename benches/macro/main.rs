@@ -238,7 +238,14 @@ impl Bench {
     fn reset(&self, server: &Running, work: &Work) {
         if let Some((target, template)) = &work.reset {
             let target = server.repos.join(target);
-            let _ = fs::remove_dir_all(&target);
+            // Put aside and not removed: ext4 makes every new file look for an inode that was not freed in the last seconds, so that what the
+            // bench removed would be charged to the servers.
+            if target.exists() {
+                let aside = self.scratch.join("aside");
+                fs::create_dir_all(&aside).expect("a directory");
+                let count = fs::read_dir(&aside).expect("a directory").count();
+                fs::rename(&target, aside.join(count.to_string())).expect("it can be moved");
+            }
             copy_tree(&self.scratch.join(template), &target);
             // Write-back of the copy must not be charged to the server.
             let _ = Command::new("sync").status();

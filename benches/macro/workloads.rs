@@ -97,9 +97,35 @@ pub(crate) fn all(scratch: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<Work> {
         work("info-refs-x200", 1, 200, info, Check::Same),
         ls("ls-refs-x200", 1, 200, "source.git", &usual, b"refs/heads/"),
         ls("ls-refs-x400-by-8", 8, 50, "source.git", &usual, b"refs/heads/"),
-        fetch("fetch-1-x200", 1, 200, &[], Some(back(1))),
-        fetch("fetch-1-x400-by-8", 8, 50, &[], Some(back(1))),
     ];
+    if wanted("fetch-1-x200") || wanted("fetch-1-x400-by-8") {
+        // Each asks for another commit, whose parent it has.
+        let list = text(git(source, &["rev-list", "--first-parent", "-n", "201", "HEAD"]));
+        let commits: Vec<String> = list.lines().map(str::to_owned).collect();
+        assert_eq!(commits.len(), 201, "the repository has enough commits");
+        let requests: Vec<Request> = commits
+            .windows(2)
+            .map(|pair| upload("source.git", v2_fetch(&pair[..1], &pair[1..], &[]), b"PACK"))
+            .collect();
+        let check = Check::Pack {
+            want: commits[0].clone(),
+            have: Some(commits[1].clone()),
+            filter: false,
+        };
+        let of_client = |n: usize| requests.iter().skip(n * 25).cycle().take(50).cloned().collect();
+        all.push(Work {
+            name: "fetch-1-x200",
+            clients: vec![requests.clone()],
+            reset: None,
+            check: check.clone(),
+        });
+        all.push(Work {
+            name: "fetch-1-x400-by-8",
+            clients: (0..8).map(of_client).collect(),
+            reset: None,
+            check,
+        });
+    }
     if wanted("push-whole") || wanted("push-whole-nofsck") {
         let pack = git_with(
             source,
