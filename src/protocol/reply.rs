@@ -209,21 +209,24 @@ impl FetchReply {
 
 /// Writes the first line of an answer to `object-info` that was asked for sizes.
 pub fn object_info_header(out: &mut Vec<u8>) {
-    text(out, &[b"size"]);
+    pkt::data(out, b"size");
 }
 
 /// Writes one object of an answer to `object-info`: its id, and with `size` asked for, a blank and the size in bytes or, for an object that
-/// is not here, nothing.
+/// is not here, nothing. Without a line feed, as git does.
 pub fn object_info_line(id: &oid, size: Option<Option<u64>>, out: &mut Vec<u8>) {
-    let hex = id.to_string();
-    match size {
-        None => text(out, &[hex.as_bytes()]),
-        Some(None) => text(out, &[hex.as_bytes(), b" "]),
-        Some(Some(size)) => text(out, &[hex.as_bytes(), b" ", size.to_string().as_bytes()]),
-    }
+    let line = match size {
+        None => id.to_string(),
+        Some(None) => format!("{id} "),
+        Some(Some(size)) => format!("{id} {size}"),
+    };
+    pkt::data(out, line.as_bytes());
 }
 
-/// Writes one `key=value` of an answer to `bundle-uri`.
+/// Writes one `key=value` of an answer to `bundle-uri`. Without a line feed, as git does.
 pub fn bundle_uri_line(key: &BStr, value: &BStr, out: &mut Vec<u8>) {
-    text(out, &[key, b"=", value]);
+    let mut line = key.to_vec();
+    line.push(b'=');
+    line.extend_from_slice(value);
+    pkt::data(out, &line);
 }

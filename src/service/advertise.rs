@@ -1,5 +1,5 @@
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     io::{self, Write},
 };
 
@@ -13,12 +13,7 @@ use crate::{
     repo::{Head, Repository, Settings, Unborn},
 };
 
-use super::{
-    Context, Service, ServiceError,
-    context::agent,
-    receive::push_cert_nonce,
-    wants::{Visible, hidden},
-};
+use super::{Context, Service, ServiceError, context::agent, receive::push_cert_nonce, wants::Visible};
 
 /// Bytes collected before they are handed on.
 const CHUNK: usize = 32 * 1024;
@@ -176,8 +171,7 @@ fn advertise_receive(
     out: &mut dyn Write,
 ) -> Result<(), ServiceError> {
     let settings = repo.settings();
-    let hide = &settings.hide_refs_receive;
-    let all = Visible::load(repo, ctx, &crate::repo::HideRefs::default(), Vec::new(), false)?;
+    let visible = Visible::load(repo, ctx, &settings.hide_refs_receive, Vec::new(), false)?;
     let shallow = repo.shallow()?;
     let capabilities = ReceiveCapabilities {
         atomic: settings.receive.advertise_atomic,
@@ -191,26 +185,20 @@ fn advertise_receive(
     let mut lines = Lines { out, buf: Vec::new() };
     service_header(Service::ReceivePack.name(), &mut lines.buf);
     let mut advert = AdvertV0::receive(&capabilities, version, &mut lines.buf);
-    // `.have` first, as git does: tips of alternates, then of hidden refs and those outside of the namespace. They spare the client from sending objects.
-    let mut told: HashSet<_> = HashSet::new();
-    let mut shown = HashSet::new();
-    for r in &all.refs {
-        if hidden(ctx, hide, r.name.as_ref()) {
-            told.insert(r.id);
-        } else {
-            shown.insert(r.id);
+    // `.have` first, as git does: tips of alternates, which spare the client from sending objects. What is hidden is not told under this name either.
+    if ctx.namespace.is_none() {
+        let shown: HashSet<_> = visible.refs.iter().map(|r| r.id).collect();
+        let told: BTreeSet<_> = repo
+            .alternate_tips()
+            .into_iter()
+            .filter(|id| !shown.contains(id))
+            .collect();
+        for id in told {
+            advert.have(id, &mut lines.buf);
+            lines.passed().map_err(ServiceError::Write)?;
         }
     }
-    if ctx.namespace.is_none() {
-        told.extend(repo.alternate_tips());
-    }
-    let mut told: Vec<_> = told.difference(&shown).copied().collect();
-    told.sort();
-    for id in told {
-        advert.have(id, &mut lines.buf);
-        lines.passed().map_err(ServiceError::Write)?;
-    }
-    for r in all.refs.iter().filter(|r| !hidden(ctx, hide, r.name.as_ref())) {
+    for r in &visible.refs {
         advert.reference(r.name.as_ref(), r.id, None, &mut lines.buf);
         lines.passed().map_err(ServiceError::Write)?;
     }

@@ -76,7 +76,6 @@ impl<'a> Negotiation<'a> {
             got_other = true;
             // An object of the client's that we lack: once there is enough in common it need not tell us more of that line of history.
             if fetch.multi_ack != MultiAck::No && self.enough()? {
-                last = Some(*id);
                 if fetch.multi_ack == MultiAck::Detailed {
                     sent_ready = true;
                     ack(id, AckStatus::Ready, out);

@@ -153,7 +153,8 @@ fn object_info(
         .into_iter()
         .collect();
     let mut buf = Vec::new();
-    if request.size {
+    // Who asks about nothing is not even told what would be told.
+    if request.size && !request.ids.is_empty() {
         object_info_header(&mut buf);
     }
     for (id, size) in request.ids.iter().zip(sizes) {

@@ -25,3 +25,4 @@ mod send;
 mod store;
 mod support;
 mod tidy;
+mod wire;

@@ -421,11 +421,11 @@ fn the_rest_of_what_is_written() {
     response_end(&mut out);
     insta::assert_snapshot!(to_text(&out), @r"
     ACK 4b825dc642cb6eb9a060e54bf8d69288fbee4904 continue
-    size
-    4b825dc642cb6eb9a060e54bf8d69288fbee4904 12
-    4b825dc642cb6eb9a060e54bf8d69288fbee4904\x20
-    4b825dc642cb6eb9a060e54bf8d69288fbee4904
-    bundle.version=1
+    size\-
+    4b825dc642cb6eb9a060e54bf8d69288fbee4904 12\-
+    4b825dc642cb6eb9a060e54bf8d69288fbee4904\x20\-
+    4b825dc642cb6eb9a060e54bf8d69288fbee4904\-
+    bundle.version=1\-
     0000
     shallow-info
     shallow 4b825dc642cb6eb9a060e54bf8d69288fbee4904\-

@@ -165,10 +165,15 @@ fn parse(bytes: &[u8]) -> Option<Response> {
     let head = String::from_utf8_lossy(&bytes[..at]).into_owned();
     let mut lines = head.split("\r\n");
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-    let headers: BTreeMap<String, String> = lines
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-        .collect();
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        // As one list, as the standard has it.
+        let all = headers.entry(name.to_ascii_lowercase()).or_default();
+        if !all.is_empty() {
+            all.push_str(", ");
+        }
+        all.push_str(value.trim());
+    }
     let mut body = bytes[at + 4..].to_vec();
     if headers.get("transfer-encoding").is_some_and(|value| value == "chunked") {
         body = unchunk(&body);
