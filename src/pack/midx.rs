@@ -90,7 +90,10 @@ impl<D: AsRef<[u8]>> MultiIndex<D> {
         if !packs.iter().all(plain) {
             return Err(invalid("a pack name is not the name of an index"));
         }
-        let large = chunk(b"LOFF");
+        let large = match (0..chunks).any(|n| &table[n * 12..n * 12 + 4] == b"LOFF") {
+            true => Some(need(b"LOFF")?),
+            false => None,
+        };
         Ok(MultiIndex {
             hash,
             packs,
@@ -180,7 +183,91 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A file over two packs, `count` objects of which every other lies beyond 2 GiB.
+    fn file(count: u32) -> Vec<u8> {
+        let id = |n: u32| {
+            let mut raw = [0u8; 20];
+            // Spread over the fanout table, in order.
+            raw[..4].copy_from_slice(&(n * (u32::MAX / count.max(1))).to_be_bytes());
+            raw
+        };
+        let names = b"pack-a.idx\0pack-b.idx\0\0\0".to_vec();
+        let mut fanout = Vec::new();
+        for byte in 0..=255u8 {
+            let up_to = (0..count).filter(|n| id(*n)[0] <= byte).count() as u32;
+            fanout.extend_from_slice(&up_to.to_be_bytes());
+        }
+        let ids: Vec<u8> = (0..count).flat_map(id).collect();
+        let (mut offsets, mut large) = (Vec::new(), Vec::new());
+        for n in 0..count {
+            offsets.extend_from_slice(&(n % 2).to_be_bytes());
+            let offset = if n % 2 == 0 { 12 + n } else { 0x8000_0000 | (n / 2) };
+            offsets.extend_from_slice(&offset.to_be_bytes());
+            if n % 2 == 1 {
+                large.extend_from_slice(&((1u64 << 33) + u64::from(n)).to_be_bytes());
+            }
+        }
+        let chunks = [
+            (b"PNAM", names),
+            (b"OIDF", fanout),
+            (b"OIDL", ids),
+            (b"OOFF", offsets),
+            (b"LOFF", large),
+        ];
+        let mut out = b"MIDX\x01\x01\x05\0\0\0\0\x02".to_vec();
+        let mut at = 12 + 6 * 12u64;
+        for (id, data) in &chunks {
+            out.extend_from_slice(*id);
+            out.extend_from_slice(&at.to_be_bytes());
+            at += data.len() as u64;
+        }
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&at.to_be_bytes());
+        for (_, data) in &chunks {
+            out.extend_from_slice(data);
+        }
+        out.extend_from_slice(&[0; 20]);
+        out
+    }
+
+    /// Asks a file for everything it has.
+    fn ask(bytes: &[u8]) -> Option<Vec<Option<(u32, u64)>>> {
+        let index = MultiIndex::parse(bytes, HashKind::Sha1).ok()?;
+        assert!(index.pack_names().all(|name| !name.contains(&b'/')));
+        let locations = (0..index.len()).map(|pos| {
+            let id = index.oid(pos).to_owned();
+            let _ = index.lookup(&id);
+            index.location(pos)
+        });
+        Some(locations.collect())
+    }
+
+    #[test]
+    fn what_a_file_says_is_found() {
+        let bytes = file(9);
+        let index = MultiIndex::parse(&bytes, HashKind::Sha1).expect("a good file");
+        for pos in 0..9 {
+            assert_eq!(index.lookup(index.oid(pos)), Some(pos));
+        }
+        let told = ask(&bytes).expect("a good file");
+        assert_eq!(told[4], Some((0, 16)));
+        assert_eq!(told[5], Some((1, (1 << 33) + 5)));
+        for cut in 0..bytes.len() - 20 {
+            assert_eq!(ask(&bytes[..cut]), None, "cut at {cut}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_damaged_file_never_panics(count in 0u32..9, damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), in_the_table: bool) {
+            let mut bytes = file(count);
+            let end = if in_the_table { 12 + 6 * 12 } else { bytes.len() };
+            for (at, value) in damage {
+                bytes[at.index(end)] = value;
+            }
+            let _ = ask(&bytes);
+        }
+
         #[test]
         fn arbitrary_bytes_never_panic(tail in proptest::collection::vec(any::<u8>(), 0..300), chunks in 0u8..6) {
             let mut bytes = b"MIDX\x01\x01".to_vec();

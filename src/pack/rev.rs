@@ -94,4 +94,24 @@ mod tests {
         assert!(Rev::parse(&bytes[..11], 3, HashKind::Sha1).is_err());
         assert!(Rev::parse(&bytes, 3, HashKind::Sha256).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_damaged_file_never_panics(count in 0u32..20, at in proptest::prelude::any::<proptest::sample::Index>(), value: u8, cut in proptest::prelude::any::<proptest::sample::Index>()) {
+            let mut bytes = Vec::new();
+            let positions: Vec<u32> = (0..count).rev().collect();
+            let sum = ObjectId::from_bytes_or_panic(&[1; 20]);
+            write_rev(&positions, &sum, HashKind::Sha1, &mut bytes).expect("a Vec takes everything");
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+            for bytes in [&bytes[..], &bytes[..cut.index(bytes.len())]] {
+                for objects in [count, count + 1, u32::MAX] {
+                    if let Ok(rev) = Rev::parse(bytes, objects, HashKind::Sha1) {
+                        let _ = (0..=count).map(|nth| rev.index_pos(nth)).collect::<Vec<_>>();
+                        proptest::prop_assert_eq!(rev.index_pos(u32::MAX), None);
+                    }
+                }
+            }
+        }
+    }
 }

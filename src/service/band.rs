@@ -225,6 +225,25 @@ mod tests {
     }
 
     #[test]
+    fn silence_is_broken_on_the_channel_of_the_service_and_not_too_often() {
+        for (channel, sign) in [(Channel::Data, b"0005\x01"), (Channel::Progress, b"0005\x02")] {
+            let mut out = Vec::new();
+            let mut band = Band::new(&mut out, Sideband::Large, false, Some((Duration::ZERO, channel)));
+            band.alive().unwrap();
+            assert_eq!(out, sign);
+            let mut out = Vec::new();
+            let mut band = Band::new(
+                &mut out,
+                Sideband::Large,
+                false,
+                Some((Duration::from_secs(3600), channel)),
+            );
+            band.alive().unwrap();
+            assert_eq!(out, b"");
+        }
+    }
+
+    #[test]
     fn a_meter_ends_with_its_total() {
         let mut out = Vec::new();
         let mut band = Band::new(&mut out, Sideband::Large, true, None);
