@@ -321,14 +321,19 @@ fn what_a_killed_server_left_is_swept() {
     let git = Git::new();
     let target = git.init_bare("target.git");
     let repo = open(&target);
-    std::mem::forget(Quarantine::create(&repo).expect("a quarantine"));
-    assert_eq!(leftovers(&target).len(), 1);
+    let quarantine = Quarantine::create(&repo).expect("a quarantine");
+    let dir = quarantine.objects_dir().to_owned();
+    // In use, however old it looks.
     let hour = Duration::from_secs(3600);
-    assert_eq!(sweep_stale(&repo, hour, SystemTime::now()).expect("swept"), 0);
-    assert_eq!(
-        sweep_stale(&repo, hour, SystemTime::now() + 2 * hour).expect("swept"),
-        1
-    );
+    let later = SystemTime::now() + 2 * hour;
+    assert_eq!(sweep_stale(&repo, hour, later).expect("swept"), 0);
+    assert_eq!(leftovers(&target).len(), 1);
+    drop(quarantine);
+    assert_eq!(leftovers(&target), Vec::<PathBuf>::new());
+    // The same directory when nobody is alive to hold it.
+    std::fs::create_dir(&dir).expect("created");
+    std::fs::write(dir.join("half"), b"a pack").expect("written");
+    assert_eq!(sweep_stale(&repo, hour, SystemTime::now()).expect("swept"), 1);
     assert_eq!(leftovers(&target), Vec::<PathBuf>::new());
 }
 
