@@ -43,19 +43,12 @@ impl HideRefs {
     /// Whether the ref is hidden. `stripped` is its name inside the namespace in use, `full` its name in the repository; without a namespace the two are the
     /// same.
     pub fn is_hidden(&self, stripped: &BStr, full: &BStr) -> bool {
-        self.decide(Some(stripped), full)
-    }
-
-    /// As [`is_hidden`](Self::is_hidden) for a ref that may lie outside of the namespace in use (`stripped` is `None` then): only `^` entries speak of those.
-    pub fn is_hidden_outside(&self, stripped: Option<&BStr>, full: &BStr) -> bool {
         self.decide(stripped, full)
     }
 
-    fn decide(&self, stripped: Option<&BStr>, full: &BStr) -> bool {
+    fn decide(&self, stripped: &BStr, full: &BStr) -> bool {
         for rule in self.rules.iter().rev() {
-            let Some(subject) = (if rule.full { Some(full) } else { stripped }) else {
-                continue;
-            };
+            let subject = if rule.full { full } else { stripped };
             if let Some(rest) = subject.strip_prefix(rule.prefix.as_slice())
                 && (rest.is_empty() || rest[0] == b'/')
             {
@@ -107,8 +100,5 @@ mod tests {
             "refs/heads/a",
             full
         ));
-        let rules = HideRefs::new([BStr::new("refs/heads"), BStr::new("^refs/heads/secret")]);
-        assert!(!rules.is_hidden_outside(None, "refs/heads/a".into()));
-        assert!(rules.is_hidden_outside(None, "refs/heads/secret".into()));
     }
 }

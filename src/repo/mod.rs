@@ -46,8 +46,8 @@ pub use refs::{
     RefUpdate, RefsError, SharedRepository,
 };
 pub use send::{
-    DeepenTo, FilterPlan, FilterResolveError, ObjectSet, PackOptions, PackStats, SendError, SendRequest, ShallowPlan,
-    SparseLookup, all_reach_common, enumerate, is_ancestor, plan_deepen, unreachable_of, write_pack,
+    CommonGround, DeepenTo, FilterPlan, FilterResolveError, ObjectSet, PackOptions, PackStats, SendError, SendRequest,
+    ShallowPlan, SparseLookup, enumerate, is_ancestor, plan_deepen, unreachable_of, write_pack,
 };
 pub use settings::{
     CoreSettings, Deny, FilterRefused, FilterSettings, HttpSettings, PackSettings, PackfileUri, ReceiveSettings,

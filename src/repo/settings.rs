@@ -165,8 +165,8 @@ pub struct TransferSettings {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct HttpSettings {
-    /// `getanyfile` (true): the dumb protocol.
-    pub get_any_file: bool,
+    /// `getanyfile`: the dumb protocol. Unset means yes where no ref is hidden: whoever may read any file may read what is hidden.
+    pub get_any_file: Option<bool>,
     /// `uploadpack` (true).
     pub upload_pack: bool,
     /// `receivepack`: unset means only for users who are known.
@@ -318,7 +318,7 @@ impl Settings {
             advertise_object_info: flag("transfer.advertiseobjectinfo", false)?,
         };
         let http = HttpSettings {
-            get_any_file: flag("http.getanyfile", true)?,
+            get_any_file: c.boolean("http.getanyfile")?,
             upload_pack: flag("http.uploadpack", true)?,
             receive_pack: c.boolean("http.receivepack")?,
             max_request_buffer: c.number("http.maxrequestbuffer")?,
@@ -559,7 +559,7 @@ mod tests {
     #[test]
     fn an_empty_configuration_means_gits_defaults() {
         let s = settings("").expect("defaults");
-        assert!(s.http.get_any_file && s.http.upload_pack && s.http.receive_pack.is_none());
+        assert!(s.http.get_any_file.is_none() && s.http.upload_pack && s.http.receive_pack.is_none());
         assert!(s.receive.advertise_atomic && !s.receive.deny_deletes && !s.uploadpack.allow_filter);
         assert_eq!(s.receive.deny_current_branch, Deny::Refuse);
         assert_eq!(s.receive.unpack_limit, 100);

@@ -20,8 +20,12 @@ pub struct DumbFile {
 
 /// The file that `rel`, a path relative to the repository, names for clients of the dumb protocol; `None` for any other.
 ///
-/// `info/refs` and `objects/info/packs` are not among them: those are made for each request.
-pub fn dumb_file(repo: &Repository, rel: &str) -> Option<DumbFile> {
+/// `info/refs` and `objects/info/packs` are not among them: those are made for each request. Where a namespace is served no file is given away: HEAD is that of the
+/// whole repository, and objects say nothing of the namespace that they belong to.
+pub fn dumb_file(repo: &Repository, ctx: &Context<'_>, rel: &str) -> Option<DumbFile> {
+    if ctx.namespace.is_some() {
+        return None;
+    }
     let hex = repo.hash_kind().len_in_hex();
     let is_hex = |text: &str, len: usize| {
         text.len() == len && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))

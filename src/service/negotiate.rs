@@ -4,7 +4,7 @@ use gix::hash::ObjectId;
 
 use crate::{
     protocol::{AckStatus, Fetch, FetchEnd, MultiAck, ack, nak},
-    repo::{Odb, all_reach_common},
+    repo::{CommonGround, Odb},
 };
 
 use super::ServiceError;
@@ -17,9 +17,16 @@ pub(super) struct Negotiation<'a> {
     stop: &'a AtomicBool,
     /// Haves that are here, in their order.
     pub(super) common: Vec<ObjectId>,
-    /// The answer to "is it enough?" for this many common objects.
-    enough: Option<(usize, bool)>,
+    ground: Option<CommonGround<'a>>,
+    /// The last answer to "is it enough?", and for how many common objects it was.
+    enough: (usize, bool),
+    /// How often it was asked between haves.
+    asked: u32,
 }
+
+/// Questions between haves that are answered at once. Each may walk all history, so later ones wait until twice as much is common (or until the round ends):
+/// whatever a request holds, it causes some hundred walks at most.
+const PROMPT_ANSWERS: u32 = 64;
 
 impl<'a> Negotiation<'a> {
     pub(super) fn new(odb: &'a Odb, wants: &'a [ObjectId], shallow: &'a [ObjectId], stop: &'a AtomicBool) -> Self {
@@ -29,7 +36,9 @@ impl<'a> Negotiation<'a> {
             shallow,
             stop,
             common: Vec::new(),
-            enough: None,
+            ground: None,
+            enough: (0, false),
+            asked: 0,
         }
     }
 
@@ -44,17 +53,28 @@ impl<'a> Negotiation<'a> {
 
     /// Whether every want has a common ancestor, so that more haves would only make the pack a little smaller.
     pub(super) fn enough(&mut self) -> Result<bool, ServiceError> {
-        if self.common.is_empty() {
-            return Ok(false);
-        }
-        if let Some((count, answer)) = self.enough
-            && (answer || count == self.common.len())
-        {
+        let (count, answer) = self.enough;
+        if answer || count == self.common.len() {
             return Ok(answer);
         }
-        let answer = all_reach_common(self.odb, self.wants, &self.common, self.shallow, self.stop)?;
-        self.enough = Some((self.common.len(), answer));
+        let ground = match &mut self.ground {
+            Some(ground) => ground,
+            empty => empty.insert(CommonGround::new(self.odb, self.wants, self.shallow)?),
+        };
+        ground.add(&self.common[count..], self.stop)?;
+        let answer = ground.is_enough(self.stop)?;
+        self.enough = (self.common.len(), answer);
         Ok(answer)
+    }
+
+    /// As [`enough`](Self::enough), between two haves of a request that may hold very many.
+    fn enough_already(&mut self) -> Result<bool, ServiceError> {
+        let (count, answer) = self.enough;
+        if !answer && self.asked >= PROMPT_ANSWERS && self.common.len() < count * 2 {
+            return Ok(false);
+        }
+        self.asked += u32::from(!answer && count != self.common.len());
+        self.enough()
     }
 
     /// Answers the haves of a version 0 or 1 round. True when the pack follows.
@@ -75,7 +95,7 @@ impl<'a> Negotiation<'a> {
             }
             got_other = true;
             // An object of the client's that we lack: once there is enough in common it need not tell us more of that line of history.
-            if fetch.multi_ack != MultiAck::No && self.enough()? {
+            if fetch.multi_ack != MultiAck::No && self.enough_already()? {
                 if fetch.multi_ack == MultiAck::Detailed {
                     sent_ready = true;
                     ack(id, AckStatus::Ready, out);

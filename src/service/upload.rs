@@ -36,12 +36,12 @@ pub fn upload_pack(
     body: &mut dyn std::io::Read,
     out: &mut dyn Write,
 ) -> Result<(), ServiceError> {
+    let house = ctx.limits.upload_request_bytes;
     let limit = repo
         .settings()
         .http
         .max_request_buffer
-        .unwrap_or(0)
-        .max(ctx.limits.upload_request_bytes);
+        .map_or(house, |own| own.min(house));
     let input = Input::new(body, limit);
     match version {
         Version::V2 => upload_v2(repo, ctx, input, out),
@@ -256,8 +256,8 @@ impl<'a> Job<'a> {
                 since: *since,
                 not: self.resolve_not(not)?,
             },
-            // A shallow server has to say where its own history ends.
-            None if !self.repo_shallow.is_empty() && self.fetch.shallow.is_empty() => DeepenTo::Depth(WHOLE_HISTORY),
+            // A shallow server has to say where its own history ends, before or behind where the client's ends now.
+            None if !self.repo_shallow.is_empty() => DeepenTo::Depth(WHOLE_HISTORY),
             None => return Ok(None),
         };
         // Only a boundary that counts from the client's present one asks which of that is reachable.
@@ -271,9 +271,15 @@ impl<'a> Job<'a> {
             _ => Vec::new(),
         };
         let (odb, client) = (&self.odb, &self.fetch.shallow);
+        let stays = self.fetch.deepen.is_none();
+        let ends = if stays {
+            self.bounds()
+        } else {
+            self.repo_shallow.clone()
+        };
         Ok(Some(plan_deepen(
             odb,
-            &self.repo_shallow,
+            &ends,
             &self.wants,
             &tips,
             client,

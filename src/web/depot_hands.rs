@@ -63,11 +63,12 @@ struct Open(Arc<Repository>);
 
 impl Served for Open {
     fn doors(&self) -> Doors {
-        let http = &self.0.settings().http;
+        let settings = self.0.settings();
+        let http = &settings.http;
         Doors {
             upload_pack: http.upload_pack,
             receive_pack: http.receive_pack,
-            any_file: http.get_any_file,
+            any_file: http.get_any_file.unwrap_or(settings.hide_refs_upload.is_empty()),
         }
     }
 
@@ -115,12 +116,14 @@ impl Served for Open {
         Ok(service::dumb_info_packs(&self.0, out)?)
     }
 
-    fn file(&self, _: &Context<'_>, relative: &str) -> Result<Option<PlainFile>, Failure> {
-        Ok(service::dumb_file(&self.0, relative).map(|file| PlainFile {
-            path: file.path,
-            content_type: file.content_type,
-            cache_forever: file.cache_forever,
-        }))
+    fn file(&self, context: &Context<'_>, relative: &str) -> Result<Option<PlainFile>, Failure> {
+        Ok(
+            service::dumb_file(&self.0, &inner(context), relative).map(|file| PlainFile {
+                path: file.path,
+                content_type: file.content_type,
+                cache_forever: file.cache_forever,
+            }),
+        )
     }
 }
 

@@ -4,7 +4,10 @@ use std::{fs, path::Path};
 
 use rstest::rstest;
 
-use crate::support::{Git, Server, ServerOptions};
+use crate::support::{
+    Git, Server, ServerOptions,
+    wire::{fetch, pkt, request},
+};
 
 /// A history with everything that has ever confused a server: merges (one octopus), tags of tags, nested and repeated trees, symlinks, executables, gitlinks and
 /// names that are not UTF-8.
@@ -485,6 +488,78 @@ fn a_shallow_repository_is_served_as_far_as_it_goes(#[values(0, 1, 2)] version: 
 }
 
 #[rstest]
+fn a_shallow_client_of_a_shallow_repository_gets_another_branch(#[values(0, 1, 2)] version: u8) {
+    let git = Git::new().protocol(version);
+    let server = serve_rich(&git);
+    let cut = server.repos().join("cut.git");
+    let rich = server.repos().join("rich.git");
+    git.ok(
+        git.dir(),
+        &format!(
+            "clone -q --bare --depth 2 --no-single-branch file://{} {}",
+            rich.display(),
+            cut.display()
+        ),
+    );
+    let mut heads = Vec::new();
+    for (copy, url) in [
+        ("ours", server.repo_url("cut")),
+        ("gits", format!("file://{}", cut.display())),
+    ] {
+        git.ok(
+            git.dir(),
+            &format!("clone -q --depth 1 --single-branch -b main {url} {copy}"),
+        );
+        let copy = git.path(copy);
+        git.ok(
+            &copy,
+            "fetch -q --update-shallow origin one:refs/heads/one two:refs/heads/two",
+        );
+        git.fsck(&copy);
+        heads.push(git.ok(&copy, "log --format=%H%x20%P --all"));
+    }
+    assert_eq!(heads[0], heads[1], "as from git");
+}
+
+/// A question between two haves must not look at all haves before it again.
+#[test]
+fn many_haves_that_are_not_enough_take_no_quadratic_time() {
+    let git = Git::new();
+    let server = Server::start();
+    let bare = server.repos().join("long.git");
+    git.ok(git.dir(), &format!("init -q --bare {}", bare.display()));
+    let mut stream = String::from("commit refs/heads/lone\ncommitter C <c@d> 1600000000 +0000\ndata 1\nx\n\n");
+    for n in 0..5_000 {
+        stream.push_str(&format!(
+            "commit refs/heads/main\ncommitter C <c@d> {} +0000\ndata 1\nx\n\n",
+            1_600_000_100 + n
+        ));
+    }
+    stream.push_str("done\n");
+    assert!(
+        git.run_with(&bare, ["fast-import", "--quiet", "--done"], stream.as_bytes())
+            .ok
+    );
+    let lone = git.ok(&bare, "rev-parse lone");
+    let mut body = pkt(format!("want {lone} multi_ack_detailed ofs-delta\n"));
+    body.extend_from_slice(b"0000");
+    for (n, known) in git.ok(&bare, "rev-list main").lines().enumerate() {
+        body.extend(pkt(format!("have {known}\n")));
+        body.extend(pkt(format!("have {:040x}\n", n + 1)));
+    }
+    body.extend_from_slice(b"0000");
+    let began = std::time::Instant::now();
+    let answer = fetch(&server, "long", 0, &body).text();
+    assert_eq!(answer.matches(" common").count(), 5_000);
+    // It took minutes, and takes a fraction of a second: this is no measurement.
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[rstest]
 fn ten_thousand_refs_are_listed(#[values(0, 2)] version: u8) {
     let git = Git::new().protocol(version);
     let server = serve_rich(&git);
@@ -621,6 +696,42 @@ fn the_dumb_protocol_is_served_to_those_who_ask_for_it() {
     let server = serve_rich(&git);
     git.ok(git.dir(), &format!("clone -q {} work", server.repo_url("rich")));
     git.fsck(git.path("work"));
+}
+
+#[test]
+fn files_do_not_tell_what_refs_hide() {
+    let git = Git::new();
+    let server = serve_rich(&git);
+    let bare = server.repos().join("rich.git");
+    let tree = git.ok(&bare, "rev-parse main^{tree}");
+    let secret = git.ok_args(&bare, ["commit-tree", &tree, "-m", "secret"]);
+    git.ok(&bare, &format!("update-ref refs/secret/x {secret}"));
+    let file = format!("/repos/rich/objects/{}/{}", &secret[..2], &secret[2..]);
+    let status = |path: &str| request(&server, "GET", path, &[], b"").status;
+    assert_eq!(status(&file), 200, "nothing is hidden yet");
+    git.ok(&bare, "config transfer.hideRefs refs/secret");
+    for path in [
+        &file,
+        "/repos/rich/objects/info/packs",
+        "/repos/rich/info/refs",
+        "/repos/rich/HEAD",
+    ] {
+        assert_eq!(status(path), 403, "{path}");
+    }
+    // Who asks for it gets it.
+    git.ok(&bare, "config http.getanyfile true");
+    assert_eq!(status(&file), 200);
+
+    let spaced = Server::on(
+        server.kill(),
+        ServerOptions {
+            args: vec!["--namespace".into(), "team".into()],
+            ..ServerOptions::default()
+        },
+    );
+    for path in [&file, "/repos/rich/HEAD"] {
+        assert_eq!(request(&spaced, "GET", path, &[], b"").status, 404, "{path}");
+    }
 }
 
 #[test]

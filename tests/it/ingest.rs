@@ -71,6 +71,7 @@ fn push(git: &Git, dir: &Path, pack: &[u8], tip: &str, name: &str) -> IngestOutc
         existing_tips: &existing,
         shallow: &repo.shallow().expect("readable"),
         stop: &AtomicBool::new(false),
+        tick: &|| (),
     };
     connectivity.check(&[id(tip)]).expect("connected");
     let without_hints = Connectivity {
@@ -258,6 +259,7 @@ fn history_that_is_not_all_there_is_not_connected() {
         existing_tips: &[],
         shallow: &[],
         stop: &stop,
+        tick: &|| (),
     };
     let check = |c: &Connectivity<'_>| matches!(c.check(&[id(&tip)]), Err(ConnectivityError::Missing { .. }));
     assert!(check(&connectivity));

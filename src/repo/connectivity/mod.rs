@@ -61,6 +61,8 @@ pub struct Connectivity<'a> {
     pub shallow: &'a [ObjectId],
     /// Ends the check early.
     pub stop: &'a AtomicBool,
+    /// Called again and again while the check goes on, which may be minutes.
+    pub tick: &'a dyn Fn(),
 }
 
 impl Connectivity<'_> {
@@ -107,6 +109,7 @@ impl Connectivity<'_> {
             existing: self.existing_tips.iter().copied().collect(),
             shallow: self.shallow.iter().copied().collect(),
             stop: self.stop,
+            tick: self.tick,
         };
         commits::walk(&input, new_tips, each)
     }
@@ -129,6 +132,7 @@ pub fn check_connectivity(
         existing_tips,
         shallow,
         stop,
+        tick: &|| (),
     };
     connectivity.check(new_tips)
 }
@@ -184,10 +188,12 @@ struct Input<'a, S> {
     existing: IdSet,
     shallow: IdSet,
     stop: &'a AtomicBool,
+    tick: &'a dyn Fn(),
 }
 
 impl<S> Input<'_, S> {
     fn check_stop(&self) -> Result<(), ConnectivityError> {
+        (self.tick)();
         match self.stop.load(Ordering::Relaxed) {
             true => Err(ConnectivityError::Stopped),
             false => Ok(()),

@@ -90,6 +90,7 @@ impl Objects {
             existing: existing.iter().copied().collect(),
             shallow: shallow.iter().copied().collect(),
             stop: &stop,
+            tick: &|| (),
         };
         let all = commits::walk(&input, tips, false).expect("readable");
         let walked = commits::walk(&input, tips, true).expect("readable");
@@ -191,6 +192,7 @@ fn a_small_push_onto_a_long_history_reads_little() {
             existing: tips.into_iter().collect(),
             shallow: Default::default(),
             stop: &stop,
+            tick: &|| (),
         };
         objects.reads.set(0);
         assert!(
@@ -228,6 +230,7 @@ fn clocks_that_ran_backwards_change_no_answer() {
         existing: [tip[9]].into_iter().collect(),
         shallow: Default::default(),
         stop: &stop,
+        tick: &|| (),
     };
     let walked = commits::walk(&input, &[new], false).expect("readable");
     assert!(walked.first_bad.is_none());

@@ -72,8 +72,13 @@ pub fn pack(input: &[u8]) {
         }
     };
     let whole = take(usize::MAX, 1);
-    assert_eq!(take(1, 1), whole);
-    assert_eq!(take(1000, 2), whole);
+    for (step, threads) in [(1, 1), (1000, 2)] {
+        match (take(step, threads), &whole) {
+            // Which of two faults of one stream is seen first depends on how much of it was there.
+            (Err(_), Err(_)) => {}
+            (cut, whole) => assert_eq!(&cut, whole, "in pieces of {step}"),
+        }
+    }
 }
 
 fn take_once(root: &Root, how: u8, input: &mut dyn Read, threads: usize) -> Result<IngestOutcome, IngestError> {

@@ -24,5 +24,5 @@ pub use enumerate::{SendRequest, enumerate};
 pub use error::SendError;
 pub use filter::{FilterPlan, FilterResolveError, SparseLookup};
 pub use pack_writer::{PackOptions, PackStats, write_pack};
-pub use questions::{all_reach_common, is_ancestor, plan_deepen, unreachable_of};
+pub use questions::{CommonGround, is_ancestor, plan_deepen, unreachable_of};
 pub use set::ObjectSet;

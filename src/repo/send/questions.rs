@@ -153,24 +153,53 @@ pub fn unreachable_of(
     Ok(out)
 }
 
-/// Whether every want has an ancestor (or itself) among `haves`: then a negotiation has nothing more to find (`ready`). Wants that are not commits do not
-/// stand in the way. No haves, no end.
-pub fn all_reach_common(
-    odb: &Odb,
-    wants: &[ObjectId],
-    haves: &[ObjectId],
-    repo_shallow: &[ObjectId],
-    stop: &AtomicBool,
-) -> Result<bool, SendError> {
-    let mut reader = Reader::new(odb)?;
-    let common = commits(&mut reader, haves, false)?;
-    if common.is_empty() {
-        return Ok(false);
+/// Whether a negotiation has found enough: every want has an ancestor (or itself) among what both sides have. Wants that are not commits do not stand in the way;
+/// no haves, no end. Kept over a whole negotiation, so that a have costs a lookup and a question costs one walk from the wants.
+pub struct CommonGround<'a> {
+    reader: Reader<'a>,
+    wants: Vec<Id>,
+    parentless: IdSet,
+    goals: reach::Goals,
+}
+
+impl<'a> CommonGround<'a> {
+    /// Nothing is known to be common yet. `repo_shallow` are the commits at which history ends.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub fn new(odb: &'a Odb, wants: &[ObjectId], repo_shallow: &[ObjectId]) -> Result<Self, SendError> {
+        let mut reader = Reader::new(odb)?;
+        let wants = commits(&mut reader, wants, false)?;
+        let parentless = existing(&mut reader, repo_shallow)?.into_iter().collect();
+        Ok(CommonGround {
+            reader,
+            wants,
+            parentless,
+            goals: reach::Goals::default(),
+        })
     }
-    let wants = commits(&mut reader, wants, false)?;
-    let parentless: IdSet = existing(&mut reader, repo_shallow)?.into_iter().collect();
-    let mut walk = Walk::new(&mut reader, &parentless, stop);
-    reach::all_reach_common(&mut walk, &wants, &common, stop)
+
+    /// Takes objects that both sides have; what does not lead to a commit says nothing of history.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub fn add(&mut self, common: &[ObjectId], stop: &AtomicBool) -> Result<(), SendError> {
+        let common = commits(&mut self.reader, common, false)?;
+        let mut walk = Walk::new(&mut self.reader, &self.parentless, stop);
+        common.into_iter().try_for_each(|id| self.goals.add(&mut walk, id))
+    }
+
+    /// Whether it is enough.
+    ///
+    /// # Errors
+    /// When history is broken, or `stop` was raised.
+    pub fn is_enough(&mut self, stop: &AtomicBool) -> Result<bool, SendError> {
+        if self.goals.is_empty() {
+            return Ok(false);
+        }
+        let mut walk = Walk::new(&mut self.reader, &self.parentless, stop);
+        reach::all_reach_common(&mut walk, &self.wants, &self.goals, stop)
+    }
 }
 
 /// Whether `ancestor` is `descendant` or an ancestor of it: whether an update from the one to the other is a fast-forward. Both have to be commits; anything else,

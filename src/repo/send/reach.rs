@@ -106,29 +106,55 @@ pub(super) fn unreachable_of<H: History>(
     Ok(targets.iter().copied().filter(|id| missing.contains(id)).collect())
 }
 
-/// Whether every commit of `wants` has a commit of `common` among itself and its ancestors, looking no further back than the oldest of `common`.
+/// Commits that both sides have, and how far back a walk that looks for them must go.
+pub(super) struct Goals {
+    ids: IdSet,
+    oldest: i64,
+    lowest: u32,
+}
+
+impl Default for Goals {
+    fn default() -> Self {
+        Goals {
+            ids: IdSet::default(),
+            oldest: i64::MAX,
+            lowest: UNKNOWN_GENERATION,
+        }
+    }
+}
+
+impl Goals {
+    pub(super) fn add<H: History>(&mut self, walk: &mut Walk<'_, H>, id: Id) -> Result<(), SendError> {
+        if self.ids.insert(id) {
+            let at = walk.load(id, true)?;
+            self.oldest = self.oldest.min(walk.node(at).date);
+            self.lowest = self.lowest.min(walk.node(at).generation);
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// Whether every commit of `wants` has a commit of `goals` among itself and its ancestors, looking no further back than the oldest of them.
 ///
 /// Only decides when a negotiation may end, so a date that lies costs a round and nothing else.
 pub(super) fn all_reach_common<H: History>(
     walk: &mut Walk<'_, H>,
     wants: &[Id],
-    common: &[Id],
+    goals: &Goals,
     stop: &AtomicBool,
 ) -> Result<bool, SendError> {
-    let goals: IdSet = common.iter().copied().collect();
-    let (mut oldest, mut lowest) = (i64::MAX, UNKNOWN_GENERATION);
-    for id in common {
-        let at = walk.load(*id, true)?;
-        oldest = oldest.min(walk.node(at).date);
-        lowest = lowest.min(walk.node(at).generation);
-    }
+    let (oldest, lowest) = (goals.oldest, goals.lowest);
     // DONE: reaches a goal. SEEN: looked at, and if not DONE when its turn is over, reaches none.
     for want in wants {
         check(stop)?;
         let mut stack = vec![(walk.load(*want, true)?, 0u32)];
         while let Some((at, nth)) = stack.last_mut() {
             let node = *walk.node(*at);
-            let found = node.flags & DONE != 0 || goals.contains(&node.id);
+            let found = node.flags & DONE != 0 || goals.ids.contains(&node.id);
             if found {
                 for (at, _) in stack.drain(..) {
                     walk.node_mut(at).flags |= SEEN | DONE;
@@ -197,7 +223,14 @@ mod tests {
             let pick = |list: &[prop::sample::Index]| list.iter().map(|i| i.index(n) as u32).collect::<Vec<_>>();
             let (wants, common) = (pick(&wants), pick(&common));
             let expected = wants.iter().all(|w| fake.closure(&[*w], &[]).iter().any(|n| common.contains(n)));
-            prop_assert_eq!(with(&mut fake, |walk, stop| all_reach_common(walk, &ids(&wants), &ids(&common), stop)), expected);
+            let got = with(&mut fake, |walk, stop| {
+                let mut goals = Goals::default();
+                for id in ids(&common) {
+                    goals.add(walk, id)?;
+                }
+                all_reach_common(walk, &ids(&wants), &goals, stop)
+            });
+            prop_assert_eq!(got, expected);
         }
     }
 

@@ -2,6 +2,7 @@ mod cert;
 mod rules;
 
 use std::{
+    cell::RefCell,
     io::{Read, Write},
     time::{Duration, SystemTime},
 };
@@ -331,6 +332,13 @@ impl<'a> Job<'a> {
             .collect();
         let own = self.repo.shallow()?;
         band.alive().map_err(ServiceError::Write)?;
+        let (band, gone) = (RefCell::new(band), RefCell::new(None));
+        let tick = || {
+            if let Err(err) = band.borrow_mut().alive() {
+                gone.borrow_mut().get_or_insert(err);
+                self.ctx.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
         let check = |tips: &[ObjectId], shallow: &[ObjectId]| {
             // What was ingested counts as whole with the client's boundary, so it may only be used when that holds.
             let received = self.taken.as_ref().filter(|_| self.push.shallow.is_empty());
@@ -341,8 +349,13 @@ impl<'a> Job<'a> {
                 existing_tips,
                 shallow,
                 stop,
+                tick: &tick,
             }
             .check_each(tips)
+            .map_err(|err| match gone.borrow_mut().take() {
+                Some(err) => ServiceError::Write(err),
+                None => err.into(),
+            })
         };
         let connected = check(&tips, &own)?;
         let mut missing: Vec<usize> = open
