@@ -1,10 +1,15 @@
 use std::{
+    collections::HashMap,
     fs::File,
-    io::{self, Read},
+    io::{self, Cursor, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use gix::{hash::oid, objs::Kind};
+use gix::{
+    hash::{ObjectId, oid},
+    objs::Kind,
+};
 
 use super::odb::OdbError;
 use crate::pack::{FormatError, StreamInflater};
@@ -13,6 +18,9 @@ const WHAT: &str = "loose object";
 /// Longer than any header: a type, a space, twenty digits, a NUL.
 const MAX_HEADER: usize = 32;
 const BUFFER: usize = 32 * 1024;
+
+/// Loose objects that are not in files yet: what such a file would hold, by id.
+pub(crate) type HeldObjects = HashMap<ObjectId, Arc<[u8]>>;
 
 /// Where a loose object lies below an objects directory.
 pub fn loose_path(objects_dir: &Path, id: &oid) -> PathBuf {
@@ -28,7 +36,7 @@ pub fn loose_path(objects_dir: &Path, id: &oid) -> PathBuf {
 /// A loose object, read piece by piece: the content without its header. Kind and size are known before the first byte is read; exactly `size` bytes follow or an
 /// error of kind `InvalidData`.
 pub struct LooseReader {
-    file: File,
+    file: Source,
     path: PathBuf,
     inflater: StreamInflater,
     input: Box<[u8]>,
@@ -41,6 +49,20 @@ pub struct LooseReader {
     size: u64,
     remaining: u64,
     ended: bool,
+}
+
+enum Source {
+    File(File),
+    Held(Cursor<Arc<[u8]>>),
+}
+
+impl Read for Source {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Source::File(file) => file.read(out),
+            Source::Held(bytes) => bytes.read(out),
+        }
+    }
 }
 
 impl LooseReader {
@@ -57,9 +79,19 @@ impl LooseReader {
             Err(err) => return Err(io(&path, err)),
         };
         let len = file.metadata().map_err(|err| io(&path, err))?.len();
+        Self::of(Source::File(file), path, len).map(Some)
+    }
+
+    /// An object that is not in a file yet. `path` names it in errors.
+    pub(crate) fn held(bytes: Arc<[u8]>, path: PathBuf) -> Result<LooseReader, OdbError> {
+        let len = bytes.len() as u64;
+        Self::of(Source::Held(Cursor::new(bytes)), path, len)
+    }
+
+    fn of(source: Source, path: PathBuf, len: u64) -> Result<LooseReader, OdbError> {
         let buffer = usize::try_from(len).unwrap_or(BUFFER).clamp(16, BUFFER);
         let mut reader = LooseReader {
-            file,
+            file: source,
             path,
             inflater: StreamInflater::new(),
             input: vec![0; buffer].into_boxed_slice(),
@@ -72,7 +104,7 @@ impl LooseReader {
             ended: false,
         };
         reader.read_header()?;
-        Ok(Some(reader))
+        Ok(reader)
     }
 
     fn read_header(&mut self) -> Result<(), OdbError> {

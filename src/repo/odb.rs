@@ -15,7 +15,7 @@ use gix::{
 use super::{
     base_cache::BaseCache,
     graph::GraphCache,
-    loose::{LooseReader, is_absent, loose_path},
+    loose::{HeldObjects, LooseReader, is_absent, loose_path},
     pack::Pack,
     pack_set::{PackSet, Search, Store},
 };
@@ -129,6 +129,8 @@ struct Shared {
     second: OnceLock<Arc<PackSet>>,
     graphs: Arc<GraphCache>,
     graph: OnceLock<Option<Arc<Graph>>>,
+    /// Loose objects of a quarantine that were not written yet.
+    held: Arc<HeldObjects>,
 }
 
 struct Scratch {
@@ -183,6 +185,7 @@ impl Odb {
         hash: HashKind,
         limits: Limits,
         graphs: Arc<GraphCache>,
+        held: Arc<HeldObjects>,
     ) -> Odb {
         Self::of(Arc::new(Shared {
             store,
@@ -192,6 +195,7 @@ impl Odb {
             second: OnceLock::new(),
             graphs,
             graph: OnceLock::new(),
+            held,
         }))
     }
 
@@ -275,6 +279,9 @@ impl Odb {
     }
 
     fn is_loose(&self, id: &oid) -> Result<bool, OdbError> {
+        if self.shared.held.contains_key(id) {
+            return Ok(true);
+        }
         for dir in self.set().object_dirs() {
             let path = loose_path(dir, id);
             match std::fs::symlink_metadata(&path) {
@@ -341,6 +348,9 @@ impl Odb {
 
     /// Opens a loose object for reading piece by piece: for those too large to hold. `None` when it is not loose.
     pub fn open_loose(&self, id: &oid) -> Result<Option<LooseReader>, OdbError> {
+        if let Some(bytes) = self.shared.held.get(id) {
+            return LooseReader::held(bytes.clone(), held_name(id)).map(Some);
+        }
         for dir in self.set().object_dirs() {
             if let Some(reader) = LooseReader::open(loose_path(dir, id))? {
                 return Ok(Some(reader));
@@ -357,10 +367,9 @@ impl Odb {
         mut read: impl FnMut(&Odb, Place) -> Result<T, Broken>,
     ) -> Result<T, OdbError> {
         let loose = || {
-            self.set()
-                .object_dirs()
-                .iter()
-                .map(|dir| Copy::Loose(loose_path(dir, id)))
+            let held = self.shared.held.get(id).map(|bytes| Copy::Held(bytes.clone()));
+            let dirs = self.set().object_dirs().iter();
+            held.into_iter().chain(dirs.map(|dir| Copy::Loose(loose_path(dir, id))))
         };
         let mut copies: VecDeque<Copy> = match location {
             Location::Packed { pack, pos } => [Copy::Packed(pack, pos)].into(),
@@ -386,7 +395,7 @@ impl Odb {
                 }
                 continue;
             };
-            match self.open_copy(&copy) {
+            match self.open_copy(&copy, id) {
                 Ok(None) => continue,
                 Ok(Some(place)) => match read(self, place) {
                     Ok(value) => return Ok(value),
@@ -402,11 +411,15 @@ impl Odb {
         }))
     }
 
-    fn open_copy(&self, copy: &Copy) -> Result<Option<Place>, Broken> {
+    fn open_copy(&self, copy: &Copy, id: &oid) -> Result<Option<Place>, Broken> {
         match copy {
             Copy::Packed(pack, pos) => {
                 let offset = self.packs()[*pack as usize].index()?.offset(*pos);
                 Ok(Some(Place::Packed(*pack, offset)))
+            }
+            Copy::Held(bytes) => {
+                let reader = LooseReader::held(bytes.clone(), held_name(id))?;
+                Ok(Some(Place::Loose(Box::new(reader))))
             }
             Copy::Loose(path) => Ok(LooseReader::open(path.clone())?.map(|reader| Place::Loose(Box::new(reader)))),
         }
@@ -423,7 +436,7 @@ impl Odb {
                 id: id.to_owned(),
                 place: match copy {
                     Copy::Packed(pack, _) => self.packs()[*pack as usize].name().to_owned(),
-                    Copy::Loose(_) => "loose".to_owned(),
+                    Copy::Loose(_) | Copy::Held(_) => "loose".to_owned(),
                 },
                 source,
             },
@@ -556,6 +569,7 @@ impl Odb {
 #[derive(PartialEq, Eq)]
 enum Copy {
     Packed(u32, u32),
+    Held(Arc<[u8]>),
     Loose(PathBuf),
 }
 
@@ -563,6 +577,11 @@ enum Copy {
 enum Place {
     Packed(u32, u64),
     Loose(Box<LooseReader>),
+}
+
+/// How an object without a file is named in errors.
+fn held_name(id: &oid) -> PathBuf {
+    PathBuf::from(format!("{} in quarantine", id.to_hex()))
 }
 
 fn too_deep() -> Broken {

@@ -11,7 +11,8 @@ use gix::hash::{Kind as HashKind, ObjectId};
 use super::{
     config::{BadValue, Config, ConfigError},
     graph::GraphCache,
-    loose::is_absent,
+    ingest::Quarantine,
+    loose::{HeldObjects, is_absent},
     odb::{Odb, OdbError},
     pack_set::{Stamp, Store, StoreOptions},
     refs::{RefStore, RefStoreOptions},
@@ -476,21 +477,35 @@ impl Repository {
     /// # Errors
     /// When a directory cannot be listed.
     pub fn odb(&self) -> Result<Odb, OdbError> {
-        Ok(self.odb_of(self.store.current()?))
+        Ok(self.odb_of(self.store.current()?, Arc::default()))
     }
 
     /// As [`odb`](Self::odb), with the packs and loose objects below `objects_dir` behind all others: what a push brought and is not accepted yet.
     pub fn odb_with_quarantine(&self, objects_dir: &Path) -> Result<Odb, OdbError> {
-        Ok(self.odb_of(Arc::new(self.store.with_quarantine(objects_dir)?)))
+        let set = Arc::new(self.store.with_quarantine(objects_dir)?);
+        Ok(self.odb_of(set, Arc::default()))
     }
 
-    fn odb_of(&self, set: Arc<super::PackSet>) -> Odb {
+    /// As [`odb`](Self::odb), with what is in a quarantine behind everything else.
+    ///
+    /// # Errors
+    /// When a directory cannot be listed.
+    pub fn odb_behind(&self, quarantine: &Quarantine) -> Result<Odb, OdbError> {
+        let set = match quarantine.objects_dir() {
+            Some(dir) => Arc::new(self.store.with_quarantine(dir)?),
+            None => self.store.current()?,
+        };
+        Ok(self.odb_of(set, quarantine.held()))
+    }
+
+    fn odb_of(&self, set: Arc<super::PackSet>, held: Arc<HeldObjects>) -> Odb {
         Odb::new(
             self.store.clone(),
             set,
             self.hash,
             self.limits.clone(),
             self.graphs.clone(),
+            held,
         )
     }
 

@@ -57,9 +57,9 @@ fn take_with(
 /// Takes a pack for good and sets a ref with git.
 fn push(git: &Git, dir: &Path, pack: &[u8], tip: &str, name: &str) -> IngestOutcome {
     let repo = open(dir);
-    let mut quarantine = Quarantine::create(&repo).expect("a quarantine");
+    let mut quarantine = Quarantine::create(&repo);
     let outcome = take(&repo, &mut quarantine, &mut &pack[..]).expect("a good pack");
-    let odb = repo.odb_with_quarantine(quarantine.objects_dir()).expect("an odb");
+    let odb = repo.odb_behind(&quarantine).expect("an odb");
     let existing: Vec<ObjectId> = git
         .ok(dir, "for-each-ref --format=%(objectname)")
         .lines()
@@ -247,11 +247,11 @@ fn history_that_is_not_all_there_is_not_connected() {
     let target = git.init_bare("target.git");
     let tip = git.ok(&source, "rev-parse main");
     let repo = open(&target);
-    let mut quarantine = Quarantine::create(&repo).expect("a quarantine");
+    let mut quarantine = Quarantine::create(&repo);
     // Ten commits without what came before.
     let pack = pack_objects(&git, &source, "", "main\n^main~10\n");
     let outcome = take(&repo, &mut quarantine, &mut &pack[..]).expect("a good pack");
-    let odb = repo.odb_with_quarantine(quarantine.objects_dir()).expect("an odb");
+    let odb = repo.odb_behind(&quarantine).expect("an odb");
     let stop = AtomicBool::new(false);
     let mut connectivity = Connectivity {
         odb: &odb,
@@ -283,12 +283,12 @@ fn objects_that_git_would_refuse_are_refused_in_its_words() {
     let target = git.init_bare("target.git");
     let repo = open(&target);
     let pack = pack_objects(&git, &source, "", &format!("{commit}\n"));
-    let mut quarantine = Quarantine::create(&repo).expect("a quarantine");
+    let mut quarantine = Quarantine::create(&repo);
     let error = take(&repo, &mut quarantine, &mut &pack[..]).expect_err("a bad tree");
     assert_eq!(error.to_string(), format!("object {tree}: hasDotgit: contains '.git'"));
     let mut policy = FsckPolicy::strict();
     policy.set("hasDotgit", "warn").expect("a message");
-    let mut quarantine = Quarantine::create(&repo).expect("a quarantine");
+    let mut quarantine = Quarantine::create(&repo);
     let outcome = take_with(&repo, &mut quarantine, &mut &pack[..], &policy).expect("only a warning");
     assert_eq!(outcome.notes.len(), 1);
 
@@ -307,7 +307,7 @@ fn objects_that_git_would_refuse_are_refused_in_its_words() {
         git.ok(&target, &format!("config receive.unpackLimit {limit}"));
         let repo = open(&target);
         let pack = pack_objects(&git, &source, "", &format!("{commit}\n"));
-        let mut quarantine = Quarantine::create(&repo).expect("a quarantine");
+        let mut quarantine = Quarantine::create(&repo);
         let error = take(&repo, &mut quarantine, &mut &pack[..]).expect_err("bad modules");
         assert!(
             error
@@ -322,9 +322,14 @@ fn objects_that_git_would_refuse_are_refused_in_its_words() {
 fn what_a_killed_server_left_is_swept() {
     let git = Git::new();
     let target = git.init_bare("target.git");
+    let source = git.init("source");
+    git.generate(&source, 3, 2);
+    git.ok(&target, "config receive.unpackLimit 1");
     let repo = open(&target);
-    let quarantine = Quarantine::create(&repo).expect("a quarantine");
-    let dir = quarantine.objects_dir().to_owned();
+    let mut quarantine = Quarantine::create(&repo);
+    let pack = pack_objects(&git, &source, "", "main\n");
+    take(&repo, &mut quarantine, &mut &pack[..]).expect("a good pack");
+    let dir = quarantine.objects_dir().expect("a pack has a file").to_owned();
     // In use, however old it looks.
     let hour = Duration::from_secs(3600);
     let later = SystemTime::now() + 2 * hour;
@@ -360,7 +365,7 @@ fn measure() {
         let target = git.init_bare(&format!("ours-{round}.git"));
         let repo = open(&target);
         let start = Instant::now();
-        let mut quarantine = Quarantine::create(&repo).expect("a quarantine");
+        let mut quarantine = Quarantine::create(&repo);
         let mut file = fs::File::open(&pack_path).expect("there");
         let lenient = FsckPolicy::lenient();
         let outcome = take_with(&repo, &mut quarantine, &mut file, &lenient).expect("a good pack");
@@ -419,7 +424,7 @@ fn measure() {
         let (mut taking, mut moving) = (Duration::ZERO, Duration::ZERO);
         for pack in &packs {
             let start = Instant::now();
-            let mut quarantine = Quarantine::create(&repo).expect("a quarantine");
+            let mut quarantine = Quarantine::create(&repo);
             take(&repo, &mut quarantine, &mut &pack[..]).expect("a good pack");
             taking += start.elapsed();
             let start = Instant::now();

@@ -105,7 +105,7 @@ fn take_once(root: &Root, how: u8, input: &mut dyn Read, threads: usize) -> Resu
         existing: &existing,
         checks: &checks,
     };
-    let mut quarantine = Quarantine::below(&root.0)?;
+    let mut quarantine = Quarantine::below(&root.0);
     receive(&setup, &mut quarantine, input, &mut |_| {})
 }
 

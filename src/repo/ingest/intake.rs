@@ -14,6 +14,9 @@ pub(super) const WINDOW: usize = 512 << 10;
 /// Packs up to this many bytes never touch a file before they are known to be good.
 const IN_MEMORY: usize = 1 << 20;
 
+/// Makes room for a pack and says where it may grow.
+pub(super) type Place<'a> = dyn FnMut() -> Result<PathBuf, IngestError> + 'a;
+
 /// Where the bytes of a pack go while they arrive.
 pub(super) enum Sink {
     /// A small pack.
@@ -23,18 +26,16 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    fn write(&mut self, bytes: &[u8], path: &std::path::Path) -> Result<(), IngestError> {
+    fn write(&mut self, bytes: &[u8], place: &mut Place<'_>) -> Result<(), IngestError> {
         if let Sink::Memory(held) = self {
             if held.len() + bytes.len() <= IN_MEMORY {
                 held.extend_from_slice(bytes);
                 return Ok(());
             }
-            let file = create_read_only(path).map_err(IngestError::io("create a pack in the quarantine", path))?;
-            let mut spilled = Sink::File {
-                file,
-                path: path.to_owned(),
-            };
-            spilled.write(held, path)?;
+            let path = place()?;
+            let file = create_read_only(&path).map_err(IngestError::io("create a pack in the quarantine", &path))?;
+            let mut spilled = Sink::File { file, path };
+            spilled.write(held, place)?;
             *self = spilled;
         }
         match self {
@@ -71,14 +72,19 @@ pub(super) struct Intake<'a> {
     crc: crc32fast::Hasher,
     hasher: Hasher,
     sink: Sink,
-    path: PathBuf,
+    place: &'a mut Place<'a>,
     max_bytes: u64,
     taken: u64,
 }
 
 impl<'a> Intake<'a> {
-    /// `path` is where the pack goes when it is not small; `max_bytes` of 0 means no bound.
-    pub(super) fn new(input: &'a mut dyn Read, hash: gix::hash::Kind, path: PathBuf, max_bytes: u64) -> Self {
+    /// `place` says where the pack goes when it is not small; `max_bytes` of 0 means no bound.
+    pub(super) fn new(
+        input: &'a mut dyn Read,
+        hash: gix::hash::Kind,
+        place: &'a mut Place<'a>,
+        max_bytes: u64,
+    ) -> Self {
         Intake {
             input,
             buf: vec![0; WINDOW],
@@ -90,7 +96,7 @@ impl<'a> Intake<'a> {
             crc: crc32fast::Hasher::new(),
             hasher: hasher(hash),
             sink: Sink::Memory(Vec::new()),
-            path,
+            place,
             max_bytes,
             taken: 0,
         }
@@ -160,7 +166,7 @@ impl<'a> Intake<'a> {
     fn store(&mut self) -> Result<(), IngestError> {
         let bytes = &self.buf[self.stored..self.pos];
         self.hasher.update(bytes);
-        self.sink.write(bytes, &self.path)?;
+        self.sink.write(bytes, self.place)?;
         self.stored = self.pos;
         Ok(())
     }

@@ -132,7 +132,8 @@ fn receive(
     progress: &mut dyn FnMut(IngestProgress),
 ) -> Result<IngestOutcome, IngestError> {
     let hash = setup.hash;
-    let mut intake = Intake::new(pack, hash, quarantine.pack_path()?, setup.max_bytes);
+    let mut place = || quarantine.pack_path();
+    let mut intake = Intake::new(pack, hash, &mut place, setup.max_bytes);
     intake.fill(PACK_HEADER_LEN)?;
     let header = intake
         .window()

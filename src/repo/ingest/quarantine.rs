@@ -6,10 +6,14 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use gix::hash::ObjectId;
+
 use super::{IngestError, intake::create_read_only};
+use crate::repo::loose::{HeldObjects, loose_path};
 
 /// What `git prune` knows such directories by.
 const PREFIX: &str = "tmp_objdir-";
@@ -17,6 +21,11 @@ const PREFIX: &str = "tmp_objdir-";
 const YOUNG: &str = "tmp_objdir-new-";
 const OURS: &str = "tmp_objdir-gitstead-";
 const KEEP: &[u8] = b"gitstead ";
+/// Bytes of loose objects that wait in memory. Making and removing files and directories is most of what a small push costs, so what is small is not written
+/// before it is accepted, and then only once.
+const HELD_BYTES: usize = 1 << 20;
+/// Threads that flush files for one push, beside its own.
+const FLUSHES: usize = 3;
 
 /// Where a file of a quarantine belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,15 +43,23 @@ struct Staged {
     file: File,
 }
 
-/// The objects of one push until they count: a directory beside the repository's objects, gone with everything in it when this value is dropped.
+/// The objects of one push until they count: a few loose ones in memory, everything else in a directory beside the repository's objects, which is made when
+/// there is something to put into it and gone with everything in it when this value is dropped.
 ///
 /// [`migrate`](Self::migrate) makes them the repository's own.
 #[must_use = "a quarantine that is dropped takes its objects with it"]
 pub struct Quarantine {
-    dir: PathBuf,
+    place: Option<Place>,
     objects: PathBuf,
     modes: Modes,
     staged: Vec<Staged>,
+    held: Arc<HeldObjects>,
+    held_bytes: usize,
+}
+
+/// The directory of a quarantine.
+struct Place {
+    dir: PathBuf,
     /// Says for as long as it is open that the quarantine is in use.
     _alive: Option<File>,
 }
@@ -53,14 +70,15 @@ pub(super) type Modes = Box<dyn Fn(u32, bool) -> u32 + Send + Sync>;
 impl std::fmt::Debug for Quarantine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Quarantine")
-            .field("dir", &self.dir)
+            .field("dir", &self.objects_dir())
             .field("files", &self.staged.len())
+            .field("held", &self.held.len())
             .finish_non_exhaustive()
     }
 }
 
-impl Quarantine {
-    pub(super) fn below(objects: &Path) -> Result<Self, IngestError> {
+impl Place {
+    fn make(objects: &Path) -> Result<Self, IngestError> {
         for _ in 0..100 {
             let random = RandomState::new().hash_one(std::process::id());
             let mut dir = objects.join(format!("{YOUNG}{random:016x}"));
@@ -84,13 +102,7 @@ impl Quarantine {
                             Err(_) => {}
                         }
                     }
-                    return Ok(Quarantine {
-                        dir,
-                        objects: objects.to_owned(),
-                        modes: Box::new(|mode, _| mode),
-                        staged: Vec::new(),
-                        _alive: alive,
-                    });
+                    return Ok(Place { dir, _alive: alive });
                 }
                 Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(err) => return Err(IngestError::io("create a quarantine", dir)(err)),
@@ -99,23 +111,64 @@ impl Quarantine {
         let taken = io::Error::new(io::ErrorKind::AlreadyExists, "every name is taken");
         Err(IngestError::io("create a quarantine", objects)(taken))
     }
+}
 
-    /// The quarantine as an objects directory: packs in `pack/`, loose objects in their fan-out directories.
-    pub fn objects_dir(&self) -> &Path {
-        &self.dir
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Quarantine {
+    pub(super) fn below(objects: &Path) -> Self {
+        Quarantine {
+            place: None,
+            objects: objects.to_owned(),
+            modes: Box::new(|mode, _| mode),
+            staged: Vec::new(),
+            held: Arc::default(),
+            held_bytes: 0,
+        }
+    }
+
+    /// The quarantine as an objects directory: packs in `pack/`, loose objects in their fan-out directories. `None` when all there is is in memory.
+    pub fn objects_dir(&self) -> Option<&Path> {
+        self.place.as_ref().map(|place| place.dir.as_path())
+    }
+
+    /// What of the quarantine is in memory.
+    pub(crate) fn held(&self) -> Arc<HeldObjects> {
+        self.held.clone()
+    }
+
+    fn dir(&mut self) -> Result<&Path, IngestError> {
+        let place = match self.place.take() {
+            Some(place) => place,
+            None => Place::make(&self.objects)?,
+        };
+        Ok(&self.place.insert(place).dir)
     }
 
     /// Makes `pack/`, and says where in it a pack may grow.
-    pub(super) fn pack_path(&self) -> Result<PathBuf, IngestError> {
-        let dir = self.dir.join("pack");
+    pub(super) fn pack_path(&mut self) -> Result<PathBuf, IngestError> {
+        let dir = self.dir()?.join("pack");
         make_dir(&dir, 0o700).map_err(IngestError::io("create a directory in the quarantine", &dir))?;
         Ok(dir.join("tmp_pack_incoming"))
     }
 
     /// Takes a loose object, compressed.
-    pub(super) fn add_loose(&mut self, id: &gix::hash::ObjectId, bytes: &[u8]) -> Result<(), IngestError> {
+    pub(super) fn add_loose(&mut self, id: &ObjectId, bytes: &[u8]) -> Result<(), IngestError> {
+        if self.held_bytes + bytes.len() <= HELD_BYTES {
+            self.held_bytes += bytes.len();
+            Arc::make_mut(&mut self.held).insert(*id, bytes.into());
+            return Ok(());
+        }
+        self.write_loose(id, bytes)
+    }
+
+    fn write_loose(&mut self, id: &ObjectId, bytes: &[u8]) -> Result<(), IngestError> {
         let hex = id.to_hex().to_string();
-        let dir = self.dir.join(&hex[..2]);
+        let dir = self.dir()?.join(&hex[..2]);
         make_dir(&dir, 0o700).map_err(IngestError::io("create a directory in the quarantine", &dir))?;
         let name = format!("{}/{}", &hex[..2], &hex[2..]);
         self.add(Rank::Loose, name, bytes)
@@ -134,7 +187,7 @@ impl Quarantine {
         match pack {
             NewPack::Bytes(bytes) => self.add(Rank::Pack, name, bytes)?,
             NewPack::Grown(file, grown) => {
-                let path = self.dir.join(&name);
+                let path = self.dir()?.join(&name);
                 fs::rename(&grown, &path).map_err(IngestError::io("rename a pack in the quarantine", path))?;
                 self.staged.push(Staged {
                     rank: Rank::Pack,
@@ -150,7 +203,7 @@ impl Quarantine {
     }
 
     fn add(&mut self, rank: Rank, name: String, bytes: &[u8]) -> Result<(), IngestError> {
-        let path = self.dir.join(&name);
+        let path = self.dir()?.join(&name);
         let mut file = create_read_only(&path).map_err(IngestError::io("create a file in the quarantine", &path))?;
         file.write_all(bytes)
             .map_err(IngestError::io("write a file in the quarantine", path))?;
@@ -164,38 +217,26 @@ impl Quarantine {
     /// # Errors
     /// Those of the file system. What was moved before stays; no ref points to it.
     pub fn migrate(mut self) -> Result<Published, IngestError> {
-        let mut staged = std::mem::take(&mut self.staged);
-        staged.sort_by(|a, b| (a.rank, &a.name).cmp(&(b.rank, &b.name)));
-        for one in &staged {
-            let path = || self.dir.join(&one.name);
-            if let Ok(meta) = one.file.metadata() {
-                let mode = meta.permissions().mode() & 0o7777;
-                let wanted = (self.modes)(mode, false);
-                if wanted != mode {
-                    one.file
-                        .set_permissions(fs::Permissions::from_mode(wanted))
-                        .map_err(IngestError::io("set the mode of a file in the quarantine", path()))?;
-                }
-            }
-            one.file
-                .sync_all()
-                .map_err(IngestError::io("flush a file in the quarantine", path()))?;
-        }
-        let mut published = Published {
-            keep: None,
-            _alive: None,
-        };
         let mut changed = BTreeSet::new();
+        self.write_held(&mut changed)?;
+        let mut staged = std::mem::take(&mut self.staged);
+        let Some(dir) = self.objects_dir().map(Path::to_owned) else {
+            return Ok(Published::default());
+        };
+        staged.sort_by(|a, b| (a.rank, &a.name).cmp(&(b.rank, &b.name)));
+        let paths: Vec<PathBuf> = staged.iter().map(|one| dir.join(&one.name)).collect();
+        self.make_durable(
+            staged
+                .iter()
+                .map(|one| &one.file)
+                .zip(paths.iter().map(PathBuf::as_path)),
+        )?;
+        let mut published = Published::default();
         for one in staged {
             let to = self.objects.join(&one.name);
-            let dir = to.parent().unwrap_or(&self.objects).to_owned();
-            if !dir.is_dir() {
-                let made = make_dir(&dir, (self.modes)(0o777, true));
-                made.map_err(IngestError::io("create a directory of objects", &dir))?;
-                changed.insert(self.objects.clone());
-            }
+            let holds = self.final_dir(&to, &mut changed)?;
             if one.rank == Rank::Pack
-                && let Some((path, alive)) = keep(&self.dir.join("keep"), &to.with_extension("keep"))?
+                && let Some((path, alive)) = keep(&dir.join("keep"), &to.with_extension("keep"))?
             {
                 published.keep = Some(path);
                 published._alive = Some(alive);
@@ -205,26 +246,72 @@ impl Quarantine {
             // The name is the content's; what is there already may be in use and stays.
             let there = fs::metadata(&to).is_ok_and(|meta| meta.is_file() && meta.len() == len);
             if !there || one.rank == Rank::Loose {
-                fs::rename(self.dir.join(&one.name), &to)
+                fs::rename(dir.join(&one.name), &to)
                     .map_err(IngestError::io("move a file out of the quarantine", &to))?;
             }
-            changed.insert(dir);
+            changed.insert(holds);
         }
         // Deeper directories sort behind the one that holds them.
+        let mut dirs = Vec::with_capacity(changed.len());
         for dir in changed.iter().rev() {
-            sync_dir(dir).map_err(IngestError::io("flush a directory of objects", dir))?;
+            dirs.push(File::open(dir).map_err(IngestError::io("open a directory of objects", dir))?);
         }
+        flush_together(dirs.iter().zip(changed.iter().rev().map(PathBuf::as_path)))?;
         Ok(published)
+    }
+
+    /// Writes the loose objects that are in memory, all in one directory: under it they are nobody's, and are swept if we die.
+    fn write_held(&mut self, changed: &mut BTreeSet<PathBuf>) -> Result<(), IngestError> {
+        let held = std::mem::take(&mut self.held);
+        if held.is_empty() {
+            return Ok(());
+        }
+        let dir = self.dir()?.to_owned();
+        let (mut files, mut names) = (Vec::new(), Vec::new());
+        for (id, bytes) in held.iter() {
+            let draft = dir.join(id.to_hex().to_string());
+            let mut file = create_read_only(&draft).map_err(IngestError::io("create an object", &draft))?;
+            file.write_all(bytes)
+                .map_err(IngestError::io("write an object", &draft))?;
+            files.push(file);
+            names.push((draft, loose_path(&self.objects, id)));
+        }
+        self.make_durable(files.iter().zip(names.iter().map(|(draft, _)| draft.as_path())))?;
+        for (draft, to) in &names {
+            let holds = self.final_dir(to, changed)?;
+            fs::rename(draft, to).map_err(IngestError::io("move a file out of the quarantine", to))?;
+            changed.insert(holds);
+        }
+        Ok(())
+    }
+
+    /// Gives files the mode they are to have, and brings them to the disk.
+    fn make_durable<'f>(&self, files: impl Iterator<Item = (&'f File, &'f Path)> + Clone) -> Result<(), IngestError> {
+        for (file, path) in files.clone() {
+            let Ok(meta) = file.metadata() else { continue };
+            let mode = meta.permissions().mode() & 0o7777;
+            let wanted = (self.modes)(mode, false);
+            if wanted != mode {
+                file.set_permissions(fs::Permissions::from_mode(wanted))
+                    .map_err(IngestError::io("set the mode of a file in the quarantine", path))?;
+            }
+        }
+        flush_together(files)
+    }
+
+    /// The directory that a file of the repository is in, made if there is none.
+    fn final_dir(&self, file: &Path, changed: &mut BTreeSet<PathBuf>) -> Result<PathBuf, IngestError> {
+        let dir = file.parent().unwrap_or(&self.objects).to_owned();
+        if !dir.is_dir() {
+            let made = make_dir(&dir, (self.modes)(0o777, true));
+            made.map_err(IngestError::io("create a directory of objects", &dir))?;
+            changed.insert(self.objects.clone());
+        }
+        Ok(dir)
     }
 
     pub(super) fn set_modes(&mut self, modes: Modes) {
         self.modes = modes;
-    }
-}
-
-impl Drop for Quarantine {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -238,7 +325,7 @@ pub(super) enum NewPack<'a> {
 /// Objects that are in the repository and to which no ref points yet. While this lives, a `.keep` file keeps a repack by git from dropping their pack: hold
 /// it until the refs are updated.
 #[must_use = "hold it until the refs are updated"]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Published {
     keep: Option<PathBuf>,
     /// Says for as long as it is open that the `.keep` file is in use.
@@ -309,8 +396,39 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+/// Flushes several files or directories at the same time: most of a flush is waiting for the disk, which serves many waiters with one flush of its own.
+fn flush_together<'f>(files: impl Iterator<Item = (&'f File, &'f Path)>) -> Result<(), IngestError> {
+    let flush = |file: &File, path: &Path| file.sync_all().map_err(IngestError::io("flush", path));
+    let files: Vec<(&File, &Path)> = files.collect();
+    let Some(((file, path), others)) = files.split_first() else {
+        return Ok(());
+    };
+    std::thread::scope(|scope| {
+        let share = others.len().div_ceil(FLUSHES).max(1);
+        let helpers: Vec<_> = others
+            .chunks(share)
+            .map(|some| {
+                // Without a thread to spare it is done one after the other.
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, move || {
+                        some.iter().try_for_each(|(file, path)| flush(file, path))
+                    })
+                    .map_err(|_| some)
+            })
+            .collect();
+        let mut result = flush(file, path);
+        for helper in helpers {
+            let done = match helper {
+                Ok(thread) => thread.join().unwrap_or_else(|_| {
+                    let source = io::Error::other("the thread that flushed it panicked");
+                    Err(IngestError::io("flush", *path)(source))
+                }),
+                Err(some) => some.iter().try_for_each(|(file, path)| flush(file, path)),
+            };
+            result = result.and(done);
+        }
+        result
+    })
 }
 
 pub(super) fn sweep(objects: &Path, older_than: Duration, now: SystemTime) -> io::Result<usize> {
@@ -377,7 +495,6 @@ fn old_or_absent(dir: &Path, old: &dyn Fn(&Path) -> bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gix::hash::ObjectId;
 
     fn names(dir: &Path) -> Vec<String> {
         let mut found = Vec::new();
@@ -398,17 +515,54 @@ mod tests {
     #[test]
     fn a_dropped_quarantine_leaves_nothing() {
         let tmp = tempfile::tempdir().expect("a directory");
-        let mut quarantine = Quarantine::below(tmp.path()).expect("created");
+        let mut quarantine = Quarantine::below(tmp.path());
         quarantine.add_loose(&ObjectId::from([0xab; 20]), b"x").expect("added");
-        assert!(names(tmp.path()).len() == 3);
+        assert_eq!(names(tmp.path()), Vec::<String>::new());
+        let large = vec![0; HELD_BYTES];
+        quarantine
+            .add_loose(&ObjectId::from([0xcd; 20]), &large)
+            .expect("added");
+        quarantine.add_loose(&ObjectId::from([0xef; 20]), b"y").expect("added");
+        assert_eq!(names(tmp.path()).len(), 3, "only what is too large to be held");
         drop(quarantine);
         assert_eq!(names(tmp.path()), Vec::<String>::new());
     }
 
     #[test]
+    fn loose_objects_from_memory_and_from_files_all_arrive() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let mut quarantine = Quarantine::below(tmp.path());
+        let large = vec![0; HELD_BYTES];
+        for (byte, bytes) in [(0xab, &b"x"[..]), (0xcd, &large), (0xef, b"y")] {
+            quarantine.add_loose(&ObjectId::from([byte; 20]), bytes).expect("added");
+        }
+        drop(quarantine.migrate().expect("migrated"));
+        let loose = |two: &str| format!("{two}/{}", two.repeat(19));
+        assert_eq!(
+            names(tmp.path()),
+            ["ab", &loose("ab"), "cd", &loose("cd"), "ef", &loose("ef")]
+        );
+        let metadata = fs::metadata(tmp.path().join(loose("ab"))).expect("there");
+        assert_eq!(metadata.permissions().mode() & 0o777 & !0o044, 0o400);
+    }
+
+    #[test]
+    fn when_one_object_cannot_be_written_the_quarantine_goes() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        fs::write(tmp.path().join("cd"), b"no directory").expect("written");
+        let mut quarantine = Quarantine::below(tmp.path());
+        for byte in [0xab, 0xcd, 0xef] {
+            quarantine.add_loose(&ObjectId::from([byte; 20]), b"x").expect("added");
+        }
+        quarantine.migrate().expect_err("cd is in the way");
+        let left = names(tmp.path());
+        assert!(!left.iter().any(|name| name.starts_with("tmp_")), "{left:?}");
+    }
+
+    #[test]
     fn migration_moves_everything_read_only_and_holds_a_keep_file() {
         let tmp = tempfile::tempdir().expect("a directory");
-        let mut quarantine = Quarantine::below(tmp.path()).expect("created");
+        let mut quarantine = Quarantine::below(tmp.path());
         quarantine.add_loose(&ObjectId::from([0xab; 20]), b"x").expect("added");
         quarantine
             .add_pack("pack-1", NewPack::Bytes(b"pack"), b"idx", b"rev")
@@ -441,7 +595,7 @@ mod tests {
         fs::create_dir(tmp.path().join("pack")).expect("created");
         fs::write(tmp.path().join("pack/pack-1.pack"), b"pack").expect("written");
         fs::write(tmp.path().join("pack/pack-1.keep"), b"mine").expect("written");
-        let mut quarantine = Quarantine::below(tmp.path()).expect("created");
+        let mut quarantine = Quarantine::below(tmp.path());
         quarantine
             .add_pack("pack-1", NewPack::Bytes(b"kcap"), b"idx", b"rev")
             .expect("added");
@@ -471,7 +625,7 @@ mod tests {
     fn what_is_in_use_is_not_swept_however_old() {
         let tmp = tempfile::tempdir().expect("a directory");
         let later = SystemTime::now() + 24 * HOUR;
-        let mut quarantine = Quarantine::below(tmp.path()).expect("created");
+        let mut quarantine = Quarantine::below(tmp.path());
         quarantine
             .add_pack("pack-1", NewPack::Bytes(b"pack"), b"idx", b"")
             .expect("added");

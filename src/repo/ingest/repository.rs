@@ -40,15 +40,12 @@ pub struct IngestOptions<'a> {
 }
 
 impl Quarantine {
-    /// An empty quarantine beside the repository's objects.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn create(repo: &Repository) -> Result<Self, IngestError> {
-        let mut quarantine = Quarantine::below(repo.objects_dir())?;
+    /// An empty quarantine for a repository. Nothing is on disk yet.
+    pub fn create(repo: &Repository) -> Self {
+        let mut quarantine = Quarantine::below(repo.objects_dir());
         let shared = repo.settings().core.shared_repository;
         quarantine.set_modes(Box::new(move |mode, is_dir| shared_mode(shared, mode, is_dir)));
-        Ok(quarantine)
+        quarantine
     }
 }
 
@@ -113,7 +110,7 @@ pub fn ingest(
     if let Some(policy) = options.fsck {
         let mut state = collected.into_inner().unwrap_or_else(|e| e.into_inner());
         if state.pending_blobs() > 0 {
-            let odb = repo.odb_with_quarantine(quarantine.objects_dir())?;
+            let odb = repo.odb_behind(quarantine)?;
             state
                 .finish(policy, &mut BlobLookup::in_odb(&odb))
                 .map_err(|err| match err {

@@ -195,7 +195,7 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let odb = match &quarantine {
-            Some(quarantine) => self.repo.odb_with_quarantine(quarantine.objects_dir())?,
+            Some(quarantine) => self.repo.odb_behind(quarantine)?,
             None => self.repo.odb()?,
         };
         self.check_connected(&odb, band)?;
@@ -259,7 +259,7 @@ impl<'a> Job<'a> {
             }
         };
         self.sweep();
-        let mut quarantine = Quarantine::create(self.repo)?;
+        let mut quarantine = Quarantine::create(self.repo);
         let mut gone = None;
         let mut meter = Meter::new("Resolving deltas", None);
         let mut resolved = 0;
