@@ -159,7 +159,7 @@ impl Pattern {
     /// Whether the pattern names this repository.
     pub fn matches(&self, repo: &RepoName) -> bool {
         let pattern: Vec<&[u8]> = self.text.as_bytes().split(|b| *b == b'/').collect();
-        let name: Vec<&[u8]> = plain_name(repo).as_bytes().split(|b| *b == b'/').collect();
+        let name: Vec<&[u8]> = repo.canonical().as_bytes().split(|b| *b == b'/').collect();
         wildcard(&pattern, &name, |p| *p == b"**", |p, n| segment_matches(p, n))
     }
 
@@ -173,17 +173,6 @@ impl FromStr for Pattern {
     type Err = AccessError;
     fn from_str(s: &str) -> Result<Self, AccessError> {
         Self::parse(s)
-    }
-}
-
-/// The name access speaks of, whichever way the URL spelled it: `a`, `a.git`, `a/.git` and `a.git/.git` are looked up in one another's
-/// place, so a rule about one is a rule about all.
-fn plain_name(repo: &RepoName) -> &str {
-    let text = repo.as_str();
-    let text = text.strip_suffix("/.git").unwrap_or(text);
-    match text.strip_suffix(".git") {
-        Some(stem) if !stem.is_empty() && !stem.ends_with('/') => stem,
-        _ => text,
     }
 }
 
@@ -580,8 +569,11 @@ pub struct Origin<'a> {
     pub host: Option<&'a str>,
     /// The `Origin` header: browsers send it, git does not.
     pub origin: Option<&'a str>,
-    /// Whether there is a `Forwarded`, `X-Forwarded-For`, `X-Real-IP` or `Via` header: the peer is then a proxy, and the client is not known.
+    /// Whether there is a header that only proxies add ([`tells_of_a_proxy`]): the peer is then a proxy, and the client is not known.
     pub forwarded: bool,
+    /// Whether the request is one of HTTP/1.0. Programs on this machine speak 1.1; what a proxy makes of a stranger's request with its settings untouched
+    /// is often 1.0, with the address of this server as `Host` and nothing else that would tell.
+    pub http_1_0: bool,
     /// Host names beside the local ones that belong to this server (`hosts` in `gitstead.toml`).
     pub own_hosts: &'a [String],
 }
@@ -603,7 +595,22 @@ pub fn speaks_locally(from: &Origin<'_>) -> bool {
             _ => false,
         }
     });
-    loopback && host_ok && origin_ok && !from.forwarded
+    loopback && host_ok && origin_ok && !from.forwarded && !from.http_1_0
+}
+
+/// Whether a header of this name, in lower case, says that a request has come through a proxy.
+pub fn tells_of_a_proxy(header: &str) -> bool {
+    let exact = [
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "true-client-ip",
+        "fastly-client-ip",
+    ];
+    let begun = ["x-forwarded", "x-original-", "x-envoy-", "x-amzn-", "cf-"];
+    exact.contains(&header) || begun.iter().any(|begin| header.starts_with(begin))
 }
 
 fn host_is_ours(host: &str, own: &[String]) -> bool {

@@ -9,7 +9,7 @@ mod name;
 
 pub use access::{
     Access, AccessError, Action, Ask, Credential, Decision, Grant, Origin, Pattern, Presence, Principal, Route, Rules,
-    TOKEN_PREFIX, TokenHash, TokenRule, speaks_locally, token_text,
+    TOKEN_PREFIX, TokenHash, TokenRule, speaks_locally, tells_of_a_proxy, token_text,
 };
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use fault::Fault;

@@ -21,6 +21,9 @@ pub enum NameError {
     /// A segment is empty, `.` or `..`.
     #[error("a repository name must not have empty, '.' or '..' segments")]
     Segment,
+    /// `.git` where it would make the name a second name of something: twice at the end of a segment, or as a segment that is not the last of several.
+    #[error("the repository name has '.git' where it cannot be")]
+    Alias,
     /// A control character, a backslash, or another character that is never served.
     #[error("the repository name has a character that is not allowed")]
     Character,
@@ -52,6 +55,14 @@ impl RepoName {
             if segment.chars().any(|c| c.is_control() || c == '\\' || c == '\u{fffd}') {
                 return Err(NameError::Character);
             }
+            if segment.ends_with(".git.git") {
+                return Err(NameError::Alias);
+            }
+        }
+        // `.git` stands for the directory before it, so it has one before it and none after it.
+        let mut before = text.rsplit('/').skip(1);
+        if text == ".git" || before.any(|segment| segment == ".git") {
+            return Err(NameError::Alias);
         }
         Ok(RepoName(text.to_owned()))
     }
@@ -82,7 +93,17 @@ impl RepoName {
         &self.0
     }
 
-    /// The name without a `.git` at its end: what access patterns and listings are about.
+    /// The one name of what this name may lead to, and what access is judged by: `a`, `a.git`, `a/.git` and `a.git/.git` are looked up in one another's
+    /// place, so a rule about one is a rule about all. Looking a name up leads to nothing that has another canonical name.
+    pub fn canonical(&self) -> &str {
+        let text = self.0.strip_suffix("/.git").unwrap_or(&self.0);
+        match text.strip_suffix(".git") {
+            Some(stem) if !stem.is_empty() && !stem.ends_with('/') => stem,
+            _ => text,
+        }
+    }
+
+    /// The name without a `.git` at its end: what a repository that is created is called.
     pub fn stem(&self) -> &str {
         match self.0.strip_suffix(".git") {
             Some(stem) if !stem.is_empty() && !stem.ends_with('/') => stem,
@@ -137,6 +158,32 @@ mod tests {
             "..a",
         ] {
             assert!(RepoName::parse(good).is_ok(), "{good:?} was refused");
+        }
+    }
+
+    #[test]
+    fn every_spelling_has_one_canonical_name() {
+        for (text, canonical) in [
+            ("a", "a"),
+            ("a.git", "a"),
+            ("a/.git", "a"),
+            ("a.git/.git", "a"),
+            ("t.git/a.git", "t.git/a"),
+            ("a.GIT", "a.GIT"),
+        ] {
+            assert_eq!(RepoName::parse(text).unwrap().canonical(), canonical, "{text}");
+        }
+        for bad in [
+            "a.git.git",
+            "a.git.git/b",
+            "a.git.git.git",
+            ".git.git",
+            ".git",
+            "a/.git/.git",
+            "a/.git/b",
+            ".git/a",
+        ] {
+            assert_eq!(RepoName::parse(bad), Err(NameError::Alias), "{bad}");
         }
     }
 

@@ -40,8 +40,8 @@ pub(super) fn run(config: &Config, command: RepoCommand, json: bool) -> anyhow::
         RepoCommand::Delete { name } => {
             let name = parse(&name)?;
             existing(config, &name)?.delete(&name)?;
-            done(json, json!({ "deleted": name.stem() }), || {
-                format!("deleted {}", name.stem())
+            done(json, json!({ "deleted": name.canonical() }), || {
+                format!("deleted {}", name.canonical())
             })
         }
         RepoCommand::Rename { name, new } => {
@@ -51,7 +51,7 @@ pub(super) fn run(config: &Config, command: RepoCommand, json: bool) -> anyhow::
             if json {
                 return show(depot.details(&new)?, true);
             }
-            super::print(&format!("renamed {} to {}\n", name.stem(), new.stem()))
+            super::print(&format!("renamed {} to {}\n", name.canonical(), new.canonical()))
         }
         RepoCommand::SetHead { name, branch } => {
             let name = parse(&name)?;
@@ -82,7 +82,11 @@ fn create(config: &Config, name: &RepoName, options: &CreateOptions, json: bool)
     if json {
         return show(details, true);
     }
-    super::print(&format!("created {} in {}\n", name.stem(), details.git_dir.display()))
+    super::print(&format!(
+        "created {} in {}\n",
+        name.canonical(),
+        details.git_dir.display()
+    ))
 }
 
 fn list(config: &Config, json: bool) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
@@ -27,16 +28,23 @@ pub(super) enum Shape {
 }
 
 /// Tries the places in git's order: `P/.git`, `P`, `P.git/.git`, `P.git`. The first that is a git directory, or a file that points to one, wins.
+///
+/// Unlike git, nothing is added to what ends in `.git` already: `app.git` must not lead to `app.git.git`, whose name is another one
+/// ([`RepoName::canonical`](crate::base::RepoName::canonical)).
 pub(super) fn find(path: &Path) -> Result<Option<Located>, DepotError> {
     let mut dotted = path.as_os_str().to_owned();
     dotted.push(".git");
     let dotted = PathBuf::from(dotted);
-    for (candidate, bare) in [
-        (path.join(".git"), is_dot_git(path)),
-        (path.to_owned(), !is_dot_git(path)),
-        (dotted.join(".git"), false),
-        (dotted, true),
+    let ends_dotted = path.as_os_str().as_bytes().ends_with(b".git");
+    for (candidate, bare, tried) in [
+        (path.join(".git"), false, !is_dot_git(path)),
+        (path.to_owned(), !is_dot_git(path), true),
+        (dotted.join(".git"), false, !ends_dotted),
+        (dotted, true, !ends_dotted),
     ] {
+        if !tried {
+            continue;
+        }
         if let Some(located) = examine(&candidate, if bare { Shape::Bare } else { Shape::WorkTree })? {
             return Ok(Some(located));
         }

@@ -43,7 +43,7 @@ pub use pack_set::PackSet;
 pub use push_cert::PushCertRecord;
 pub use refs::{
     Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStore, RefStoreOptions, RefTarget,
-    RefUpdate, RefsError, SharedRepository,
+    RefUpdate, RefValue, RefsError, SharedRepository,
 };
 pub use send::{
     CommonGround, DeepenTo, FilterPlan, FilterResolveError, ObjectSet, PackOptions, PackStats, SendError, SendRequest,

@@ -3,6 +3,7 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use bstr::ByteSlice;
@@ -15,7 +16,7 @@ use super::{
     loose::{HeldObjects, is_absent},
     odb::{Odb, OdbError},
     pack_set::{Stamp, Store, StoreOptions},
-    refs::{RefStore, RefStoreOptions},
+    refs::{RefStore, RefStoreOptions, RefsError},
     settings::Settings,
     shallow,
 };
@@ -111,7 +112,6 @@ impl StoreError {
     /// Whose move it is.
     pub fn fault(&self) -> Fault {
         match self {
-            StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => Fault::Busy,
             StoreError::Io { .. } => Fault::Ours,
             StoreError::Damaged { .. } => Fault::Corrupt,
         }
@@ -514,9 +514,17 @@ impl Repository {
         shallow::read(&self.common_dir.join("shallow"), self.hash)
     }
 
-    /// Adds commits to the `shallow` file, durably: a push of shallow history was accepted (`receive.shallowUpdate`).
-    pub fn add_shallow(&self, commits: &[ObjectId]) -> Result<(), StoreError> {
-        shallow::add(&self.common_dir.join("shallow"), self.hash, commits)
+    /// Adds commits to the `shallow` file, durably: a push of shallow history was accepted (`receive.shallowUpdate`). `pick` says under the lock of the
+    /// file, and knowing what is in it, which ones.
+    ///
+    /// # Errors
+    /// Those of `pick`; [`RefsError::Locked`] when another process holds the lock for too long; those of the file system.
+    pub fn add_shallow<E: From<StoreError> + From<RefsError>>(
+        &self,
+        pick: impl FnOnce(&[ObjectId]) -> Result<Vec<ObjectId>, E>,
+    ) -> Result<(), E> {
+        let deadline = Instant::now() + shallow::WAIT;
+        shallow::add(&self.refs, &self.common_dir.join("shallow"), self.hash, deadline, pick)
     }
 
     /// The objects directories of its alternates, nearest first.

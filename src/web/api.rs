@@ -66,7 +66,9 @@ pub fn api_routes(api: Arc<Api>) -> Router {
 /// Finds out who makes the request. What they may do is decided where it is done.
 async fn introduce(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let caller = api.house.caller(request.headers(), request.uri(), peer);
+    let caller = api
+        .house
+        .caller(request.version(), request.headers(), request.uri(), peer);
     let safe = request.method().is_safe();
     let cross_site = request
         .headers()
@@ -109,7 +111,7 @@ pub struct RepositoryInfo {
 impl From<Details> for RepositoryInfo {
     fn from(details: Details) -> Self {
         RepositoryInfo {
-            name: details.name.stem().to_owned(),
+            name: details.name.canonical().to_owned(),
             object_format: details.object_format.to_string(),
             head: details.head.map(|name| name.to_string()),
             head_id: details.head_id.map(|id| id.to_string()),
@@ -490,7 +492,7 @@ async fn change(
             if let Some(head) = &wanted.head {
                 api.depot.set_head(&name, head)?;
             }
-            let renamed = new.filter(|new| new.stem() != name.stem());
+            let renamed = new.filter(|new| new.canonical() != name.canonical());
             if let Some(new) = &renamed {
                 api.depot.rename(&name, new)?;
                 tracing::info!(repository = %name, %new, user = who.user(), "renamed");

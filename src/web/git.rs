@@ -84,7 +84,7 @@ struct Job {
 pub(super) async fn route(State(house): State<Arc<House>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
-    let caller = house.caller(&parts.headers, &parts.uri, peer);
+    let caller = house.caller(parts.version, &parts.headers, &parts.uri, peer);
     let mut response = match prepare(&house, &caller, &parts, body).await {
         Ok(Prepared { job, lane, key }) => run(&house, job, lane, key).await,
         Err(refusal) => refusal.into_response(),
@@ -250,7 +250,7 @@ fn body_refusal(failure: BodyFailure) -> Refusal {
 }
 
 async fn run(house: &Arc<House>, mut job: Job, lane: Lane, key: bool) -> Response {
-    let key = key.then(|| job.name.stem().to_owned());
+    let key = key.then(|| job.name.canonical().to_owned());
     let permit = match house.workers.admit(lane, key.as_deref()).await {
         Ok(permit) => permit,
         Err(busy) => {

@@ -12,7 +12,7 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, StatusCode, Uri, Version as HttpVersion, header},
     middleware,
     response::{IntoResponse, Response},
     routing::get,
@@ -21,7 +21,7 @@ use bstr::BString;
 
 use super::{git, hands::Hands, observe, reply::Refusal};
 use crate::{
-    base::{Clock, Credential, Decision, Limits, Origin, Principal, Rules, speaks_locally},
+    base::{Clock, Credential, Decision, Limits, Origin, Principal, Rules, speaks_locally, tells_of_a_proxy},
     worker::Workers,
 };
 
@@ -134,7 +134,7 @@ impl House {
 
     /// Who makes a request. Looks at headers and address only; every route that executes something asks, and then decides with
     /// [`Rules::decide`].
-    pub fn caller(&self, headers: &HeaderMap, uri: &Uri, peer: Option<SocketAddr>) -> Caller {
+    pub fn caller(&self, version: HttpVersion, headers: &HeaderMap, uri: &Uri, peer: Option<SocketAddr>) -> Caller {
         let values = |name: &HeaderName| headers.get_all(name).into_iter().map(|value| value.as_bytes());
         let from_loopback = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
         let proxy = match &self.options.trusted_user_header {
@@ -154,12 +154,12 @@ impl House {
             Some(text.unwrap_or("said.badly"))
         };
         let host = uri.authority().map(|authority| authority.as_str());
-        let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
         let local = speaks_locally(&Origin {
             peer: peer.map(|peer| peer.ip()),
             host: host.or_else(|| single(header::HOST)),
             origin: single(header::ORIGIN),
-            forwarded: forwarded.iter().any(|name| headers.contains_key(*name)),
+            forwarded: headers.keys().any(|name| tells_of_a_proxy(name.as_str())),
+            http_1_0: matches!(version, HttpVersion::HTTP_09 | HttpVersion::HTTP_10),
             own_hosts: &self.options.hosts,
         });
         Caller {

@@ -283,6 +283,57 @@ fn with_tokens(more: &str) -> Server {
 }
 
 #[test]
+fn no_spelling_opens_what_the_pattern_does_not_name() {
+    let entry = |name: &str, repos: &str| {
+        let hash = TokenHash::of(name);
+        format!("[[tokens]]\nname = \"{name}\"\nhash = \"{hash}\"\nrepos = [\"{repos}\"]\naccess = \"write\"\n")
+    };
+    let server = Server::with(ServerOptions {
+        config: Some(entry("owner", "**") + &entry("other", "app.*")),
+        ..ServerOptions::default()
+    });
+    let owner = [("Authorization", "Bearer owner")];
+    let other = [("Authorization", "Bearer other")];
+    let made = ask(
+        &server,
+        "POST",
+        "/api/v1/repos",
+        &owner,
+        Some(&json!({ "name": "app" })),
+    );
+    assert_eq!(made.status, 201);
+    for spelling in [
+        "app",
+        "app.git",
+        "app.git.git",
+        "app.git.git.git",
+        "app/.git",
+        "app.git/.git",
+        "app.git.git/.git",
+    ] {
+        let path = format!("/api/v1/repos/{spelling}");
+        let head = json!({ "head": "stolen" });
+        for (method, body) in [("GET", None), ("PATCH", Some(&head)), ("DELETE", None)] {
+            let answer = ask(&server, method, &path, &other, body);
+            assert!(
+                matches!(answer.status, 400 | 404),
+                "{method} {spelling}: {}",
+                answer.status
+            );
+        }
+        for service in ["upload", "receive"] {
+            let path = format!("/repos/{spelling}/info/refs?service=git-{service}-pack");
+            assert_eq!(ask(&server, "GET", &path, &other, None).status, 404, "{path}");
+        }
+    }
+    let still = ask(&server, "GET", "/api/v1/repos/app", &owner, None);
+    assert_eq!(
+        (still.status, still.json()["head"].as_str()),
+        (200, Some("refs/heads/main"))
+    );
+}
+
+#[test]
 fn tokens_administer_what_their_patterns_name() {
     let server = with_tokens("");
     let bearer = |name: &str| format!("Bearer {name}");

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use gitstead::{
-    base::{Limits, RepoName},
+    base::{Limits, Pattern, RepoName},
     depot::{CreateOptions, Depot, DepotError, DepotOptions},
     repo::OpenOptions,
 };
@@ -89,6 +89,52 @@ fn names_are_looked_up_in_gits_order() {
         names(&depot),
         ["a/b/deep", "both", "both.git", "dotted", "odd", "plain", "worktree"]
     );
+}
+
+/// What is judged is what is served: whatever lies on disk and however it is asked for, the name that rules are held against is that of the
+/// repository that was found.
+#[test]
+fn no_spelling_leads_to_a_repository_of_another_name() {
+    let segments = [
+        "app",
+        "app.git",
+        "app.git.git",
+        "app.git.git.git",
+        ".git",
+        ".git.git",
+        "app.GIT",
+    ];
+    let mut paths: Vec<String> = segments.iter().map(|s| (*s).to_owned()).collect();
+    for first in segments {
+        for second in segments {
+            paths.push(format!("{first}/{second}"));
+            paths.extend(segments.iter().map(|third| format!("{first}/{second}/{third}")));
+        }
+    }
+    let names: Vec<RepoName> = paths.iter().filter_map(|path| RepoName::parse(path).ok()).collect();
+    let mut located = 0;
+    for path in &paths {
+        let root = tempfile::tempdir().unwrap();
+        for inner in ["objects", "refs"] {
+            fs::create_dir_all(root.path().join(path).join(inner)).unwrap();
+        }
+        fs::write(root.path().join(path).join("HEAD"), "ref: refs/heads/main\n").unwrap();
+        let depot = depot(root.path());
+        let of_path = path.strip_suffix("/.git").unwrap_or(path);
+        let own = of_path
+            .strip_suffix(".git")
+            .filter(|stem| !stem.is_empty() && !stem.ends_with('/'));
+        let own = own.unwrap_or(of_path);
+        for name in &names {
+            if depot.contains(name).unwrap() {
+                located += 1;
+                assert_eq!(name.canonical(), own, "{name} leads to {path}");
+                assert_eq!(found(&depot, name.as_str()).as_deref(), Some(path.as_str()));
+                assert!(Pattern::parse(own).unwrap().matches(name));
+            }
+        }
+    }
+    assert!(located > 50, "{located}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 
 use rstest::rstest;
 
-use crate::support::{Git, Server, raw};
+use crate::support::{Git, Server, raw, wire};
 
 struct Pushed {
     git: Git,
@@ -302,6 +302,103 @@ fn a_shallow_push_cuts_off_no_history_that_the_repository_has() {
     assert_eq!(fs::read_to_string(p.bare.join("shallow")).unwrap().trim(), boundary);
     assert_eq!(git.ok(&p.bare, "rev-list --count main"), "6");
     git.fsck(&p.bare);
+}
+
+#[test]
+fn a_broken_ref_that_is_deleted_is_gone() {
+    let p = pushed(2);
+    let heads = p.bare.join("refs/heads");
+    let (nowhere, other) = ("12".repeat(20), "34".repeat(20));
+    let delete = |old: &str, name: &str| {
+        let body = wire::push_body(&[(old, wire::ZERO, name)], wire::PUSH_CAPS, b"");
+        wire::push(&p.server, "hello", &body).said()
+    };
+    // What it holds is no id; its object is missing, as the client says or otherwise; it hides what is packed.
+    fs::write(heads.join("garbage"), "garbage\n").unwrap();
+    fs::write(heads.join("empty"), "").unwrap();
+    fs::write(heads.join("lost"), format!("{nowhere}\n")).unwrap();
+    fs::write(heads.join("astray"), format!("{nowhere}\n")).unwrap();
+    p.git.ok(&p.bare, "branch packed main");
+    p.git.ok(&p.bare, "pack-refs --all");
+    fs::write(heads.join("packed"), "").unwrap();
+    for (old, name) in [
+        (&other, "garbage"),
+        (&other, "empty"),
+        (&nowhere, "lost"),
+        (&other, "astray"),
+        (&other, "packed"),
+    ] {
+        let name = format!("refs/heads/{name}");
+        let said = delete(old, &name);
+        assert!(said.contains(&format!("ok {name}\n")), "{said}");
+        assert!(said.contains("deletion of corrupt ref"), "{said}");
+        assert!(!p.bare.join(&name).exists(), "{name}");
+        assert!(
+            !fs::read_to_string(p.bare.join("packed-refs")).unwrap().contains(&name),
+            "{name}"
+        );
+    }
+    // A good one is still compared, and what is not there is no reason to fail.
+    let said = delete(&other, "refs/heads/main");
+    assert!(said.contains("ng refs/heads/main"), "{said}");
+    p.git.ok(&p.bare, "branch topic main");
+    let said = delete(&other, "refs/heads/topic");
+    assert!(said.contains("ng refs/heads/topic failed to update ref\n"), "{said}");
+    let said = delete(&other, "refs/heads/absent");
+    assert!(said.contains("ok refs/heads/absent\n"), "{said}");
+    assert!(said.contains("deleting a non-existent ref"), "{said}");
+}
+
+#[test]
+fn a_shallow_push_that_cannot_lock_the_shallow_file_is_told_so() {
+    let p = pushed(2);
+    let git = &p.git;
+    let bare = takes_shallow(&p, "elsewhere");
+    git.ok(git.dir(), &format!("clone -q --depth 2 {} shallow", p.url));
+    let shallow = git.path("shallow");
+    // Somebody else's lock stays, and the client learns which ref it was.
+    fs::write(bare.join("shallow.lock"), "").unwrap();
+    let url = p.server.repo_url("elsewhere");
+    let said = git.fails(&shallow, &format!("push {url} main"));
+    assert!(said.contains("(failed to update shallow file)"), "{said}");
+    assert!(bare.join("shallow.lock").exists());
+    assert!(!bare.join("refs/heads/main").exists());
+    // One of ours whose process died does not.
+    fs::write(bare.join("shallow.lock"), "gitstead lock\n").unwrap();
+    git.ok(&shallow, &format!("push -q {url} main"));
+    assert!(!bare.join("shallow.lock").exists());
+    git.fsck(&bare);
+}
+
+#[test]
+fn shallow_pushes_at_once_all_succeed() {
+    let p = pushed(2);
+    let git = &p.git;
+    let bare = takes_shallow(&p, "elsewhere");
+    let url = p.server.repo_url("elsewhere");
+    let clones: Vec<_> = (1..=4)
+        .map(|depth| {
+            git.ok(git.dir(), &format!("clone -q --depth {depth} {} depth{depth}", p.url));
+            git.path(&format!("depth{depth}"))
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for (n, clone) in clones.iter().enumerate() {
+            let url = &url;
+            scope.spawn(move || git.ok(clone, &format!("push -q {url} main:refs/heads/b{n}")));
+        }
+    });
+    git.fsck(&bare);
+    assert!(!bare.join("shallow.lock").exists());
+    assert_eq!(git.ok(&bare, "for-each-ref").lines().count(), 4);
+}
+
+/// An empty repository that takes shallow pushes.
+fn takes_shallow(p: &Pushed, name: &str) -> std::path::PathBuf {
+    let bare = p.server.repos().join(format!("{name}.git"));
+    p.git.ok(p.git.dir(), &format!("init -q --bare {}", bare.display()));
+    p.git.ok(&bare, "config receive.shallowUpdate true");
+    bare
 }
 
 #[test]

@@ -429,7 +429,7 @@ impl<'a> LockSet<'a> {
 /// stand before it for ever.
 pub(super) fn sweep_locks(disk: &Disk, git_dir: &Path) {
     let locks = LockSet::new(disk, git_dir);
-    let mut todo: Vec<PathBuf> = ["HEAD.lock", "packed-refs.lock", "refs"]
+    let mut todo: Vec<PathBuf> = ["HEAD.lock", "packed-refs.lock", "shallow.lock", "refs"]
         .iter()
         .map(|name| git_dir.join(name))
         .collect();

@@ -20,5 +20,5 @@ mod write;
 pub use store::RefStore;
 pub use types::{
     Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStoreOptions, RefTarget, RefUpdate,
-    RefsError, SharedRepository,
+    RefValue, RefsError, SharedRepository,
 };

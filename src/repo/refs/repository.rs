@@ -12,7 +12,7 @@ use super::{
     store::RefStore,
     types::{
         Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStoreOptions, RefTarget, RefUpdate,
-        RefsError,
+        RefValue, RefsError,
     },
 };
 use crate::repo::{Odb, OdbError, Repository, Settings};
@@ -63,6 +63,11 @@ impl Repository {
     pub fn find_ref(&self, full_name: &BStr) -> Result<Option<Ref>, RefsError> {
         let odb = self.odb().map_err(objects)?;
         self.ref_store().find(full_name, Some(&odb))
+    }
+
+    /// What the ref of this full name holds, however broken.
+    pub fn ref_value(&self, full_name: &BStr) -> Result<RefValue, RefsError> {
+        self.ref_store().value(full_name)
     }
 
     /// Changes refs: see [`RefStore::update`]. New values must exist in the repository (a push migrates its objects first).

@@ -16,7 +16,7 @@ use super::{
     loose::{self, Go, Raw},
     names::{self, Prefixes},
     packed::{Packed, Peeling, Signature},
-    types::{Head, Ref, RefObjects, RefQuery, RefStoreOptions, RefTarget, RefsError},
+    types::{Head, Ref, RefObjects, RefQuery, RefStoreOptions, RefTarget, RefValue, RefsError},
 };
 
 /// The longest chain of symbolic refs that is followed, as in git.
@@ -196,6 +196,18 @@ impl RefStore {
             peeled,
             symref_target,
         }))
+    }
+
+    /// What there is under this name, symbolic refs followed. Unlike [`find`](Self::find) this also sees what is broken.
+    pub fn value(&self, name: &BStr) -> Result<RefValue, RefsError> {
+        if !names::is_valid(name) {
+            return Ok(RefValue::Absent);
+        }
+        Ok(match self.resolve(name)? {
+            None => RefValue::Broken,
+            Some(Resolved { id: None, .. }) => RefValue::Absent,
+            Some(Resolved { id: Some(id), .. }) => RefValue::Id(id),
+        })
     }
 
     /// Waits until no other thread of this process changes refs of this repository.

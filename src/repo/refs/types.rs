@@ -18,6 +18,17 @@ pub struct Ref {
     pub symref_target: Option<BString>,
 }
 
+/// What a ref holds, whatever its object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefValue {
+    /// There is no such ref, or it is a symbolic ref to one that does not exist.
+    Absent,
+    /// It leads to this id, of which there need not be an object.
+    Id(ObjectId),
+    /// There is something that is no ref.
+    Broken,
+}
+
 /// Which refs to list. `HEAD` is not among them; see [`Head`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RefQuery {

@@ -1,12 +1,18 @@
 //! Writing the two kinds of files that hold refs, each with a rename.
 
-use std::{fs, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bstr::{BStr, ByteSlice};
 use gix::hash::ObjectId;
 
 use super::{
-    disk::draft_path,
+    disk::{LockFailure, LockSet, draft_path, lock_path},
     packed::{self, Packed, Peeling, Signature},
     store::RefStore,
     types::{RefObjects, RefTarget, RefsError},
@@ -52,6 +58,48 @@ impl RefStore {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// Replaces a file directly in the shared directory that is no ref, durably and in one step. `<path>.lock` is taken as those of refs are: others are
+    /// waited for until `deadline`, and one that a killed process of ours left is removed. `content` is asked for under the lock; `None` leaves the file
+    /// as it is.
+    pub(in crate::repo) fn replace_file<E: From<RefsError>>(
+        &self,
+        path: &Path,
+        deadline: Instant,
+        content: impl FnOnce() -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<(), E> {
+        let lock = lock_path(path);
+        let io = |doing, path: &Path, source| RefsError::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        };
+        let mut locks = LockSet::new(&self.disk, &self.common_dir);
+        locks
+            .acquire(&self.common_dir, &lock, deadline)
+            .map_err(|failure| match failure {
+                LockFailure::Held => RefsError::Locked {
+                    file: lock.file_name().unwrap_or_default().as_bytes().into(),
+                },
+                LockFailure::Blocked => io("lock", &lock, io::ErrorKind::NotADirectory.into()),
+                LockFailure::Io(source) => io("lock", &lock, source),
+            })?;
+        let Some(content) = content()? else { return Ok(()) };
+        let draft = draft_path(path);
+        let written = self
+            .disk
+            .write(&draft, &[&content])
+            .and_then(|_| self.disk.rename(&draft, path));
+        if let Err(source) = written {
+            let _ = self.disk.unlink(&draft);
+            return Err(io("write", path, source).into());
+        }
+        let directory = path.parent().unwrap_or(path);
+        self.disk
+            .sync_dir(directory)
+            .map_err(|source| io("sync", directory, source))?;
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use crate::{
     },
     repo::{
         Connectivity, FsckPolicy, IngestOptions, IngestOutcome, IngestProgress, Odb, Quarantine, RefLog, RefOutcome,
-        RefQuery, RefUpdate, Repository, ingest, sweep_stale,
+        RefQuery, RefUpdate, RefValue, Repository, ingest, sweep_stale,
     },
 };
 
@@ -222,10 +222,35 @@ impl<'a> Job<'a> {
                 return Ok(());
             }
         };
-        self.extend_shallow()?;
+        if let Err(err) = self.extend_shallow() {
+            tracing::error!(
+                error = &err as &dyn std::error::Error,
+                "the shallow file could not be updated"
+            );
+            for command in self
+                .commands
+                .iter_mut()
+                .filter(|c| c.needs_shallow && c.refused.is_none())
+            {
+                command.refused = Some("failed to update shallow file".to_owned());
+            }
+            if atomic {
+                self.refuse_rest("atomic push failure");
+            }
+        }
+        if self.commands.iter().all(|c| c.refused.is_some()) {
+            return Ok(());
+        }
         // Before the refs: no ref moves without the word of the one who moved it.
-        if let Some(certificate) = &self.push.certificate {
-            cert::record(self.repo, self.ctx, certificate)?;
+        if let Some(certificate) = &self.push.certificate
+            && let Err(err) = cert::record(self.repo, self.ctx, certificate)
+        {
+            tracing::error!(
+                error = &err as &dyn std::error::Error,
+                "a push certificate could not be kept"
+            );
+            self.refuse_rest("failed to keep the push certificate");
+            return Ok(());
         }
         self.move_refs(atomic, band)?;
         Ok(())
@@ -323,13 +348,7 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let tips: Vec<ObjectId> = open.iter().map(|n| self.commands[*n].new).collect();
-        let existing: Vec<ObjectId> = self
-            .repo
-            .refs(&RefQuery::default())?
-            .into_iter()
-            .map(|r| r.id)
-            .chain(self.repo.alternate_tips())
-            .collect();
+        let existing = self.existing_tips()?;
         let own = self.repo.shallow()?;
         band.alive().map_err(ServiceError::Write)?;
         let (band, gone) = (RefCell::new(band), RefCell::new(None));
@@ -395,29 +414,93 @@ impl<'a> Job<'a> {
 
     /// The repository's history ends where that of the pushed refs does.
     fn extend_shallow(&self) -> Result<(), ServiceError> {
-        if self.commands.iter().any(|c| c.needs_shallow && c.refused.is_none()) {
-            self.repo.add_shallow(&self.new_shallow)?;
+        if !self.commands.iter().any(|c| c.needs_shallow && c.refused.is_none()) {
+            return Ok(());
         }
-        Ok(())
+        self.repo.add_shallow(|present| {
+            // Another push may have brought meanwhile what is behind a boundary.
+            let odb = self.repo.odb()?;
+            let existing_tips = self.existing_tips()?;
+            let whole = Connectivity {
+                odb: &odb,
+                received: None,
+                existing_tips: &existing_tips,
+                shallow: present,
+                stop: self.ctx.stop,
+            }
+            .check_each(&self.new_shallow)?;
+            let still = self.new_shallow.iter().zip(whole).filter(|(_, whole)| !whole);
+            Ok(still.map(|(id, _)| *id).collect())
+        })
+    }
+
+    /// What counts as whole: everything that refs point to, alternates' among them.
+    fn existing_tips(&self) -> Result<Vec<ObjectId>, ServiceError> {
+        let refs = self.repo.refs(&RefQuery::default())?;
+        let tips = refs.into_iter().map(|r| r.id);
+        Ok(tips.chain(self.repo.alternate_tips()).collect())
+    }
+
+    /// What a deletion compares with. `None` when there is nothing to delete. What is broken can be deleted, as git has it, although no client can know what it
+    /// holds; only what is good is compared with what the client believes.
+    fn deletable(&self, command: &Command, band: &mut Band<'_>) -> Result<Option<ObjectId>, ServiceError> {
+        let (value, odb) = (self.repo.ref_value(command.full.as_bstr())?, self.repo.odb()?);
+        let corrupt = match &value {
+            RefValue::Absent => {
+                band.warn(&format!("warning: deleting a non-existent ref: {}\n", command.name))
+                    .map_err(ServiceError::Write)?;
+                return Ok(None);
+            }
+            RefValue::Broken => true,
+            RefValue::Id(id) => !odb.contains(id)?,
+        };
+        if !corrupt {
+            return Ok(Some(command.old));
+        }
+        band.warn(&format!(
+            "warning: allowing deletion of corrupt ref: {}\n",
+            command.name
+        ))
+        .map_err(ServiceError::Write)?;
+        Ok(Some(match value {
+            RefValue::Id(id) if !odb.contains(&command.old)? => id,
+            _ => command.old,
+        }))
     }
 
     fn move_refs(&mut self, atomic: bool, band: &mut Band<'_>) -> Result<(), ServiceError> {
         let mut updates = Vec::new();
-        let mut which = Vec::new();
+        let (mut which, mut unread) = (Vec::new(), Vec::new());
         for (n, command) in self.commands.iter().enumerate().filter(|(_, c)| c.refused.is_none()) {
             let value = |id: ObjectId| (!id.is_null()).then_some(id);
-            if command.new.is_null() && self.repo.find_ref(command.full.as_bstr())?.is_none() {
-                // As git does: what is not there cannot be deleted, but that is no reason to fail.
-                band.warn(&format!("warning: deleting a non-existent ref: {}\n", command.name))
-                    .map_err(ServiceError::Write)?;
-                continue;
+            let mut old = command.old;
+            if command.new.is_null() {
+                match self.deletable(command, band) {
+                    Ok(Some(present)) => old = present,
+                    // As git does: what is not there cannot be deleted, but that is no reason to fail.
+                    Ok(None) => continue,
+                    Err(err) if err.is_gone() => return Err(err),
+                    Err(err) => {
+                        tracing::error!(error = &err as &dyn std::error::Error, "a ref could not be read");
+                        unread.push(n);
+                        continue;
+                    }
+                }
             }
             updates.push(RefUpdate {
                 name: command.full.clone(),
-                old: value(command.old),
+                old: value(old),
                 new: value(command.new),
             });
             which.push(n);
+        }
+        let failed = !unread.is_empty();
+        for n in unread {
+            self.commands[n].refused = Some("failed to update ref".to_owned());
+        }
+        if failed && atomic {
+            self.refuse_rest("atomic push failure");
+            return Ok(());
         }
         if updates.is_empty() {
             return Ok(());

@@ -113,12 +113,24 @@ fn a_browser_or_a_proxy_on_this_machine_is_not_this_machine() {
     for headers in [
         "Host: localhost\r\nOrigin: https://evil.example\r\n",
         "Host: localhost\r\nX-Forwarded-For: 192.0.2.1\r\n",
+        "Host: localhost\r\nX-Forwarded-Proto: https\r\n",
+        "Host: localhost\r\nX-Forwarded-Host: git.example\r\n",
+        "Host: localhost\r\nForwarded: for=192.0.2.1\r\n",
+        "Host: localhost\r\nX-Real-IP: 192.0.2.1\r\n",
+        "Host: localhost\r\nVia: 1.1 proxy\r\n",
+        "Host: localhost\r\nCF-Connecting-IP: 192.0.2.1\r\n",
+        "Host: localhost\r\nTrue-Client-IP: 192.0.2.1\r\n",
         "Host: rebound.example:8080\r\n",
         "Host: localhost\r\nHost: localhost\r\n",
     ] {
         let response = face.send(format!("GET {target} HTTP/1.1\r\n{headers}\r\n"));
         assert_eq!(response.status, 403, "{headers:?}");
     }
+    // What nginx sends for anybody, with `proxy_pass http://127.0.0.1:8080;` and nothing else.
+    let response = face.send(format!(
+        "GET {target} HTTP/1.0\r\nHost: 127.0.0.1:8080\r\nConnection: close\r\n\r\n"
+    ));
+    assert_eq!(response.status, 403);
     let response = face.send(format!(
         "GET http://rebound.example{target} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     ));
