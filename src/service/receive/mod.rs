@@ -427,6 +427,7 @@ impl<'a> Job<'a> {
                 existing_tips: &existing_tips,
                 shallow: present,
                 stop: self.ctx.stop,
+                tick: &|| (),
             }
             .check_each(&self.new_shallow)?;
             let still = self.new_shallow.iter().zip(whole).filter(|(_, whole)| !whole);
