@@ -30,6 +30,9 @@ pub struct Limits {
     pub delta_depth: u32,
     /// Bytes of the delta bases that one request keeps.
     pub delta_base_cache_bytes: usize,
+    /// Bytes of objects above 8 MiB that all pushes together hold inflated while their deltas are resolved; pushes beyond it wait for one another. One object
+    /// may be larger, and one push at a time may hold what it needs beside its first object.
+    pub ingest_bytes: usize,
     /// Levels of trees in trees (`core.maxTreeDepth`).
     pub tree_depth: u32,
     /// Objects asked about in one `object-info`.
@@ -78,6 +81,7 @@ impl Default for Limits {
             object_bytes: 1 << 30,
             delta_depth: 4_095,
             delta_base_cache_bytes: 96 << 20,
+            ingest_bytes: 512 << 20,
             tree_depth: 2_048,
             object_infos: 10_000,
             inflate_ratio: 200,

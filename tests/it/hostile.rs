@@ -254,6 +254,51 @@ fn zlib_bombs_stop_at_what_they_declare() {
 }
 
 #[test]
+fn large_objects_of_several_pushes_wait_for_one_another() {
+    let h = house_with("[limits]\ningest_bytes = \"48m\"\n");
+    let size = 40u64 << 20;
+    let mut pack = Pack::new().blob(&vec![0u8; size as usize]);
+    // Each makes the whole of it again, and a byte more.
+    for n in 1..=3 {
+        let whole = copy(0, 0xff_ffff).repeat(2);
+        let rest = copy(0, (size - 2 * 0xff_ffff) as u32);
+        let more = delta(size, size + n, &[whole, rest, vec![n as u8; n as usize + 1]].concat());
+        let distance = pack.offset() - 12;
+        pack = pack.entry(EntryKind::OfsDelta { distance }, more.len() as u64, &more);
+    }
+    let body = h.with_pack(&pack.build());
+    assert!(body.len() < 100_000, "{}", body.len());
+    let idle = peak_mib(&h.server);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let said = h.push(&body).said();
+                assert!(said.contains("ng refs/heads/main missing necessary objects"), "{said}");
+            });
+        }
+    });
+    // One of them at a time, with a base and a result; alone each would take as much.
+    let peak = peak_mib(&h.server);
+    assert!(peak < idle + 150, "{peak} MiB, {idle} MiB before");
+    h.is_well();
+}
+
+#[test]
+fn a_large_tree_is_named_after_it_came() {
+    let h = house();
+    // What fsck says of it shows that it was looked at.
+    let tree = vec![b'x'; 9 << 20];
+    let deflated = {
+        let mut out = Vec::new();
+        gitstead::pack::deflate(&tree, 6, &mut out);
+        out
+    };
+    let pack = Pack::new().raw(EntryKind::Tree, tree.len() as u64, &deflated).build();
+    h.refuses(&pack, &format!("unpack object {}: badTree", id_of(Kind::Tree, &tree)));
+    h.is_well();
+}
+
+#[test]
 fn delta_bombs_are_bounded() {
     let h = house();
     let idle = peak_mib(&h.server);

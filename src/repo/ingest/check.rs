@@ -8,7 +8,12 @@ use gix::{
     objs::{Kind, encode::loose_header},
 };
 
-use super::{IngestError, ids::IdSet, links::Links};
+use super::{
+    IngestError,
+    gate::{Account, HOUSE, Permit},
+    ids::IdSet,
+    links::Links,
+};
 use crate::base::Limits;
 
 /// What ingest asks of the objects that are here already.
@@ -27,10 +32,13 @@ pub(super) trait Checks: Send {
     fn done(self: Box<Self>);
 }
 
-/// Bytes that deltas may produce whatever the size of the pack, and for every byte of it. Histories of one huge directory come to some hundreds.
-const EXPANSION_FLOOR: u64 = 64 << 30;
+/// Bytes that deltas may produce whatever the pack is, and for every byte of it. Histories of one huge directory come to some hundreds.
+const EXPANSION_FLOOR: u64 = 1 << 30;
 const EXPANSION_RATIO: u64 = 1_000;
-/// Larger blobs are hashed while they are inflated and never held.
+/// And for every delta, up to a bound: a large file with many small changes makes a small pack, too.
+const EXPANSION_PER_DELTA: u64 = 64 << 20;
+const EXPANSION_BY_DELTAS: u64 = 63 << 30;
+/// Larger blobs are hashed while they are inflated and never held; whatever else is larger is held one at a time, and counted by the [`Gate`](super::gate::Gate).
 pub(super) const STREAMED: u64 = 8 << 20;
 /// Commits, trees and tags are held whole to be looked at; none is this large.
 const STRUCTURED: u64 = 256 << 20;
@@ -118,6 +126,10 @@ pub(super) struct Job<'a> {
     /// Blobs too large to hold whose id is here already: entries to be compared piece by piece.
     pub(super) recheck: Mutex<Vec<u32>>,
     keep: Option<Mutex<Keep>>,
+    /// What this ingest holds of the large objects of the house.
+    pub(super) account: Account,
+    /// Held by the thread that works on large objects: one of each ingest.
+    pub(super) large: Mutex<()>,
     produced: AtomicU64,
     allowed: AtomicU64,
 }
@@ -144,6 +156,8 @@ impl<'a> Job<'a> {
                     over: false,
                 })
             }),
+            account: HOUSE.account(limits.ingest_bytes as u64),
+            large: Mutex::default(),
             produced: AtomicU64::new(0),
             allowed: AtomicU64::new(EXPANSION_FLOOR),
         }
@@ -173,9 +187,20 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
+    /// Asks for room for an object that may be large, waiting for it if need be. `None` is room for one that is not.
+    pub(super) fn room(&self, bytes: u64, tick: &mut dyn FnMut()) -> Result<Option<Permit>, IngestError> {
+        if bytes <= STREAMED {
+            return Ok(None);
+        }
+        self.account.take(bytes, self.stop, tick).map(Some)
+    }
+
     /// Fixes the bytes that may be produced, now that the size of the pack is known.
-    pub(super) fn allow_for(&self, pack_bytes: u64) {
-        let allowed = EXPANSION_FLOOR.saturating_add(pack_bytes.saturating_mul(EXPANSION_RATIO));
+    pub(super) fn allow_for(&self, pack_bytes: u64, deltas: usize) {
+        let by_deltas = (deltas as u64)
+            .saturating_mul(EXPANSION_PER_DELTA)
+            .min(EXPANSION_BY_DELTAS);
+        let allowed = (EXPANSION_FLOOR + by_deltas).saturating_add(pack_bytes.saturating_mul(EXPANSION_RATIO));
         self.allowed.store(allowed, Ordering::Relaxed);
     }
 
@@ -232,8 +257,13 @@ impl<'a> Finisher<'a> {
             && let Some(header) = existing.header(&id)?
         {
             let same = header == (kind, data.len() as u64) && {
+                let room = self.job.room(header.1, &mut || ())?;
                 existing.read(&id, &mut self.other)?;
-                self.other == data
+                let same = self.other == data;
+                if room.is_some() {
+                    self.other = Vec::new();
+                }
+                same
             };
             if !same {
                 return Err(IngestError::Collision { id });

@@ -53,9 +53,10 @@ pub(super) fn complete(
     names: &mut Names,
     bases: &[ObjectId],
     existing: &mut dyn Existing,
-    hash: HashKind,
     level: i32,
+    job: &Job<'_>,
 ) -> Result<(Received, ObjectId, u32), IngestError> {
+    let hash = job.hash;
     let raw = hash.len_in_bytes() as u64;
     let count = u32::try_from(bases.len())
         .ok()
@@ -69,6 +70,9 @@ pub(super) fn complete(
     let mut deflater = Deflater::new(level);
     let (mut data, mut entry) = (Vec::new(), Vec::new());
     for id in bases {
+        let size = existing.header(id)?.map_or(0, |(_, size)| size);
+        // As it is and deflated, which may be no smaller.
+        let room = job.room(size.saturating_mul(2), &mut || ())?;
         let kind = existing
             .read(id, &mut data)?
             .ok_or(IngestError::CorruptBase { id: *id })?;
@@ -83,6 +87,9 @@ pub(super) fn complete(
         scan.crcs.push(crc32fast::hash(&entry));
         offset += entry.len() as u64;
         tail.append(&entry)?;
+        if room.is_some() {
+            (data, entry) = (Vec::new(), Vec::new());
+        }
     }
     scan.offsets.push(offset);
     debug_assert_eq!(tail.end() + raw, offset + raw);
@@ -305,11 +312,13 @@ pub(super) fn compare_streamed(
     existing: &mut dyn Existing,
 ) -> Result<(), IngestError> {
     let entries = std::mem::take(&mut *job.recheck.lock().unwrap_or_else(|e| e.into_inner()));
-    let mut theirs = Vec::new();
     for entry in entries {
         let Some((kind, id)) = lock(job).get(entry) else {
             continue;
         };
+        let size = existing.header(&id)?.map_or(0, |(_, size)| size);
+        let _room = job.room(size, &mut || ())?;
+        let mut theirs = Vec::new();
         if existing.read(&id, &mut theirs)? != Some(kind) {
             return Err(IngestError::Collision { id });
         }

@@ -12,6 +12,7 @@ mod error;
 mod finish;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod gate;
 pub(crate) mod ids;
 mod intake;
 mod links;
@@ -180,8 +181,8 @@ fn receive(
             &mut names,
             &received.bases,
             &mut *existing,
-            hash,
             level,
+            &job,
         )?;
     }
     let (order, known, twice) = finish::sort(&names, received.scan.entries(), hash);
@@ -241,8 +242,18 @@ fn receive_entries(
     let mut finishers = Vec::new();
     let scan = scan::scan(job, &mut intake, count, setup.threads, &mut finishers, &make, progress)?;
     let (sink, trailer, bytes) = intake.finish(hash)?;
-    job.allow_for(bytes);
+    job.allow_for(bytes, scan.deltas.len());
     let pack = Received::new(sink)?;
+    if let Some(finisher) = finishers.first_mut() {
+        let mut tick = || {
+            progress(IngestProgress::Receiving {
+                objects: count,
+                total: count,
+                bytes,
+            });
+        };
+        resolve::look_at_skipped(job, &scan, pack.bytes(), finisher, &mut tick)?;
+    }
 
     let forest = Forest::new(job, &scan, pack.bytes());
     let threads = setup.threads;

@@ -11,10 +11,11 @@ use gix::{hash::ObjectId, objs::Kind};
 
 use super::{
     IngestError, IngestProgress,
-    check::{Finisher, Job, MakeFinisher},
+    check::{Finisher, Job, MakeFinisher, STREAMED},
+    gate::Permit,
     scan::{Base, FEW, Scan},
 };
-use crate::pack::{EntryHeader, Inflater, apply_delta};
+use crate::pack::{EntryHeader, FormatError, Inflater, apply_delta, delta_sizes};
 
 /// The deltas of a pack, sorted by what they are against, and which of them are done.
 pub(super) struct Forest<'s> {
@@ -38,10 +39,24 @@ enum Roots<'s> {
     Outside(&'s [ObjectId], &'s [AtomicBool]),
 }
 
+/// The bytes of an object, and the room they take if they are many.
+struct Held {
+    data: Vec<u8>,
+    room: Option<Permit>,
+}
+
+impl std::ops::Deref for Held {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
 /// An object with deltas against it that wait to be applied.
 struct Task {
     kind: Kind,
-    data: Arc<Vec<u8>>,
+    data: Arc<Held>,
     /// Deltas between this and its whole base.
     depth: u32,
     children: Vec<u32>,
@@ -50,7 +65,7 @@ struct Task {
 /// One object on the way from a root to where a thread works.
 struct Frame {
     /// Dropped when memory is short and made again when needed; never that of the first frame.
-    data: Option<Arc<Vec<u8>>>,
+    data: Option<Arc<Held>>,
     /// The delta that made it; the first frame has none that matters.
     delta: u32,
     children: Vec<u32>,
@@ -239,7 +254,7 @@ impl<'s> Forest<'s> {
                 scope.spawn(move || {
                     // A panic must wake those who wait for this thread's work.
                     let guard = PanicGuard(shared);
-                    let result = Worker::new(self, shared, finisher).run(&mut |_| {});
+                    let result = Worker::new(self, shared, finisher, &mut |_| {}).run();
                     if let Err(err) = result {
                         shared.fail(err);
                     }
@@ -247,7 +262,7 @@ impl<'s> Forest<'s> {
                 });
             }
             let guard = PanicGuard(&shared);
-            if let Err(err) = Worker::new(self, &shared, &mut first[0]).run(progress) {
+            if let Err(err) = Worker::new(self, &shared, &mut first[0], progress).run() {
                 shared.fail(err);
             }
             drop(guard);
@@ -271,9 +286,14 @@ struct Worker<'w, 's, 'a> {
     forest: &'w Forest<'s>,
     shared: &'w Shared<'w>,
     finisher: &'w mut Finisher<'a>,
+    progress: &'w mut dyn FnMut(IngestProgress),
     inflater: Inflater,
     delta: Vec<u8>,
     result: Vec<u8>,
+    /// The room that `result` takes.
+    room: Option<Permit>,
+    /// Held from the first large object of a tree to the tree's end.
+    large: Option<MutexGuard<'s, ()>>,
     stack: Vec<Frame>,
     /// Bytes of all frames' data but the first one's.
     kept: usize,
@@ -281,34 +301,69 @@ struct Worker<'w, 's, 'a> {
 }
 
 impl<'w, 's, 'a> Worker<'w, 's, 'a> {
-    fn new(forest: &'w Forest<'s>, shared: &'w Shared<'w>, finisher: &'w mut Finisher<'a>) -> Self {
+    fn new(
+        forest: &'w Forest<'s>,
+        shared: &'w Shared<'w>,
+        finisher: &'w mut Finisher<'a>,
+        progress: &'w mut dyn FnMut(IngestProgress),
+    ) -> Self {
         Worker {
             forest,
             shared,
             finisher,
+            progress,
             inflater: Inflater::new(),
             delta: Vec::new(),
             result: Vec::new(),
+            room: None,
+            large: None,
             stack: Vec::new(),
             kept: 0,
             reported: 0,
         }
     }
 
-    fn run(mut self, progress: &mut dyn FnMut(IngestProgress)) -> Result<(), IngestError> {
+    fn run(mut self) -> Result<(), IngestError> {
         while let Some(task) = self.next_task()? {
-            self.tree(task, progress)?;
+            self.tree(task)?;
+            self.stack.clear();
+            self.clear_result();
+            self.large = None;
         }
         self.finisher.flush();
-        self.report(progress, true);
+        self.report(true);
         Ok(())
     }
 
-    fn report(&mut self, progress: &mut dyn FnMut(IngestProgress), now: bool) {
+    /// Asks for room for an object that may be large. Only one thread of an ingest works on large objects.
+    fn room(&mut self, bytes: u64) -> Result<Option<Permit>, IngestError> {
+        let forest = self.forest;
+        if bytes > STREAMED && self.large.is_none() {
+            self.large = Some(forest.job.large.lock().unwrap_or_else(|e| e.into_inner()));
+        }
+        let progress = &mut self.progress;
+        forest.job.room(bytes, &mut || {
+            progress(IngestProgress::Resolving {
+                done: forest.done.load(Ordering::Relaxed),
+                total: forest.scan.deltas.len() as u32,
+            });
+        })
+    }
+
+    /// Empties `self.result`, for good if it was large.
+    fn clear_result(&mut self) {
+        self.result.clear();
+        if self.room.is_some() {
+            self.result = Vec::new();
+            self.room = None;
+        }
+    }
+
+    fn report(&mut self, now: bool) {
         let done = self.forest.done.load(Ordering::Relaxed);
         if now || done.wrapping_sub(self.reported) >= 64 {
             self.reported = done;
-            progress(IngestProgress::Resolving {
+            (self.progress)(IngestProgress::Resolving {
                 done,
                 total: self.forest.scan.deltas.len() as u32,
             });
@@ -366,11 +421,15 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
         if children.is_empty() {
             return Ok(None);
         }
+        let size = entry_of(self.forest.job, self.forest.scan, self.forest.pack, entry)?
+            .0
+            .size;
+        let room = self.room(size)?;
         let mut data = Vec::new();
         inflate_entry(self.forest, &mut self.inflater, entry, &mut data)?;
         Ok(Some(Task {
             kind,
-            data: Arc::new(data),
+            data: Arc::new(Held { data, room }),
             depth: 0,
             children,
         }))
@@ -390,10 +449,14 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
             return Ok(None);
         };
         let limit = self.forest.job.delta_limit();
-        match existing.header(id)? {
-            Some((_, size)) if size <= limit => {}
+        let size = match existing.header(id)? {
+            Some((_, size)) if size <= limit => size,
             _ => return Ok(None),
-        }
+        };
+        let room = self.room(size)?;
+        let Some(existing) = &mut self.finisher.existing else {
+            return Ok(None);
+        };
         let mut data = Vec::new();
         let Some(kind) = existing.read(id, &mut data)? else {
             return Ok(None);
@@ -405,14 +468,14 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
         used.store(true, Ordering::Relaxed);
         Ok(Some(Task {
             kind,
-            data: Arc::new(data),
+            data: Arc::new(Held { data, room }),
             depth: 0,
             children,
         }))
     }
 
     /// Applies all that depends on one object, depth first, without recursion.
-    fn tree(&mut self, task: Task, progress: &mut dyn FnMut(IngestProgress)) -> Result<(), IngestError> {
+    fn tree(&mut self, task: Task) -> Result<(), IngestError> {
         let Task {
             kind,
             data,
@@ -448,7 +511,7 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
             self.apply(nth, &base)?;
             let id = self.finisher.object(entry, kind, &self.result, offset)?;
             self.forest.done.fetch_add(1, Ordering::Relaxed);
-            self.report(progress, false);
+            self.report(false);
             drop(base);
             let children = self.forest.claim_children(Some(entry), &id);
             if !children.is_empty() {
@@ -463,23 +526,39 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
 
     /// Makes `self.result` out of a base and a delta.
     fn apply(&mut self, nth: u32, base: &[u8]) -> Result<(), IngestError> {
-        let delta = &self.forest.scan.deltas[nth as usize];
-        let offset = self.forest.scan.offsets[delta.entry as usize];
-        let instructions = match self.forest.scan.held(delta) {
-            Some(held) => held,
-            None => {
-                inflate_entry(self.forest, &mut self.inflater, delta.entry, &mut self.delta)?;
-                &self.delta
-            }
-        };
-        self.result.clear();
-        apply_delta(base, instructions, self.forest.job.delta_limit(), &mut self.result)
-            .map_err(|err| IngestError::entry(offset, format!("failed to apply delta: {err}")))?;
+        let forest = self.forest;
+        let delta = &forest.scan.deltas[nth as usize];
+        let offset = forest.scan.offsets[delta.entry as usize];
+        let bad = |err: FormatError| IngestError::entry(offset, format!("failed to apply delta: {err}"));
+        self.clear_result();
+        let held = forest.scan.held(delta);
+        let mut for_delta = None;
+        if held.is_none() {
+            let size = entry_of(forest.job, forest.scan, forest.pack, delta.entry)?.0.size;
+            for_delta = self.room(size)?;
+            inflate_entry(forest, &mut self.inflater, delta.entry, &mut self.delta)?;
+        }
+        let (limit, size) = (
+            forest.job.delta_limit(),
+            delta_sizes(held.unwrap_or(&self.delta)).map_err(bad)?.result,
+        );
+        if size <= limit {
+            self.room = self.room(size)?;
+        }
+        if self.room.is_some() {
+            // Doubling what there is would take more than was asked for.
+            self.result.reserve_exact(size as usize);
+        }
+        apply_delta(base, held.unwrap_or(&self.delta), limit, &mut self.result).map_err(bad)?;
+        if for_delta.is_some() {
+            self.delta = Vec::new();
+        }
+        drop(for_delta);
         self.forest.job.produce(self.result.len())
     }
 
     /// The bytes of the object on top, made again when they were dropped.
-    fn top_data(&mut self) -> Result<Arc<Vec<u8>>, IngestError> {
+    fn top_data(&mut self) -> Result<Arc<Held>, IngestError> {
         let top = self.stack.len() - 1;
         if let Some(data) = &self.stack[top].data {
             return Ok(Arc::clone(data));
@@ -495,7 +574,10 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
         for level in from + 1..=top {
             let nth = self.stack[level].delta;
             self.apply(nth, &data)?;
-            data = Arc::new(std::mem::take(&mut self.result));
+            data = Arc::new(Held {
+                data: std::mem::take(&mut self.result),
+                room: self.room.take(),
+            });
         }
         self.kept += data.len();
         self.stack[top].data = Some(Arc::clone(&data));
@@ -517,7 +599,10 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
         }
         self.kept += data.len();
         self.stack.push(Frame {
-            data: Some(Arc::new(data)),
+            data: Some(Arc::new(Held {
+                data,
+                room: self.room.take(),
+            })),
             delta: nth,
             children,
             next: 0,
@@ -534,7 +619,9 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
             return Vec::new();
         };
         self.kept -= data.len();
-        Arc::try_unwrap(data).unwrap_or_default()
+        // What took room is given back.
+        let held = Arc::try_unwrap(data).ok().filter(|held| held.room.is_none());
+        held.map(|held| held.data).unwrap_or_default()
     }
 
     fn pop(&mut self) {
@@ -565,7 +652,8 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
         for (level, frame) in self.stack.iter_mut().enumerate() {
             let waiting = frame.children.len() - frame.next;
             let keep = usize::from(level == top) * waiting.div_ceil(2);
-            let (Some(data), true) = (&frame.data, waiting > keep) else {
+            // Large objects stay with the thread that works on them.
+            let (Some(data), true) = (frame.data.as_ref().filter(|held| held.room.is_none()), waiting > keep) else {
                 continue;
             };
             let children = frame.children.split_off(frame.next + keep);
@@ -584,6 +672,49 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
     }
 }
 
+/// Names and checks the objects that were only skimmed while they arrived.
+pub(super) fn look_at_skipped(
+    job: &Job<'_>,
+    scan: &Scan,
+    pack: &[u8],
+    finisher: &mut Finisher<'_>,
+    tick: &mut dyn FnMut(),
+) -> Result<(), IngestError> {
+    let mut inflater = Inflater::new();
+    for &entry in &scan.skipped {
+        let offset = scan.offsets[entry as usize];
+        let (header, bytes) = entry_of(job, scan, pack, entry)?;
+        let kind = header
+            .kind
+            .object_kind()
+            .ok_or_else(|| IngestError::entry(offset, "not a whole object"))?;
+        let _room = job.room(header.size, tick)?;
+        let mut data = Vec::new();
+        inflater
+            .inflate_exact(bytes, header.size as usize, &mut data)
+            .map_err(|err| IngestError::entry(offset, err.to_string()))?;
+        finisher.object(entry, kind, &data, offset)?;
+    }
+    finisher.flush();
+    Ok(())
+}
+
+/// An entry's header and its deflated bytes.
+fn entry_of<'p>(
+    job: &Job<'_>,
+    scan: &Scan,
+    pack: &'p [u8],
+    entry: u32,
+) -> Result<(EntryHeader, &'p [u8]), IngestError> {
+    let offset = scan.offsets[entry as usize];
+    let end = scan.offsets[entry as usize + 1];
+    let bytes = pack
+        .get(offset as usize..end as usize)
+        .ok_or_else(|| IngestError::entry(offset, "outside of the pack"))?;
+    let header = EntryHeader::parse(bytes, job.hash).map_err(|err| IngestError::entry(offset, err.to_string()))?;
+    Ok((header, &bytes[header.header_len..]))
+}
+
 /// Replaces `out` by the inflated bytes of an entry, whose size was checked when it arrived.
 fn inflate_entry(
     forest: &Forest<'_>,
@@ -592,16 +723,10 @@ fn inflate_entry(
     out: &mut Vec<u8>,
 ) -> Result<(), IngestError> {
     let offset = forest.scan.offsets[entry as usize];
-    let bad = |err: crate::pack::FormatError| IngestError::entry(offset, err.to_string());
-    let end = forest.scan.offsets[entry as usize + 1];
-    let bytes = forest
-        .pack
-        .get(offset as usize..end as usize)
-        .ok_or_else(|| IngestError::entry(offset, "outside of the pack"))?;
-    let header = EntryHeader::parse(bytes, forest.job.hash).map_err(bad)?;
+    let (header, bytes) = entry_of(forest.job, forest.scan, forest.pack, entry)?;
     out.clear();
     inflater
-        .inflate_exact(&bytes[header.header_len..], header.size as usize, out)
-        .map_err(bad)?;
+        .inflate_exact(bytes, header.size as usize, out)
+        .map_err(|err| IngestError::entry(offset, err.to_string()))?;
     Ok(())
 }

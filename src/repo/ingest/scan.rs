@@ -48,6 +48,8 @@ pub(super) struct Scan {
     /// In the order of the pack.
     pub(super) deltas: Vec<Delta>,
     pub(super) ref_bases: Vec<ObjectId>,
+    /// Commits, trees and tags too large to be held while a client may take its time to send them: entries yet to be looked at.
+    pub(super) skipped: Vec<u32>,
     blocks: Vec<Vec<u8>>,
 }
 
@@ -227,6 +229,10 @@ impl Scanner<'_, '_, '_> {
                 self.job.check_size(Kind::Blob, header.size, offset)?;
                 self.streamed_blob(entry, header.size, offset)?;
             }
+            Some(kind) if header.size > STREAMED => {
+                self.job.check_size(kind, header.size, offset)?;
+                self.skipped(entry, header.size, offset)?;
+            }
             Some(kind) => {
                 self.job.check_size(kind, header.size, offset)?;
                 self.object(entry, kind, header.size as usize, offset)?;
@@ -362,6 +368,13 @@ impl Scanner<'_, '_, '_> {
             stream(self.intake, &mut self.stream, header.size, offset, &mut |_| Ok(()))?;
         }
         self.scan.deltas.push(Delta { entry, base, held });
+        Ok(())
+    }
+
+    fn skipped(&mut self, entry: u32, size: u64, offset: u64) -> Result<(), Ended> {
+        let job = self.job;
+        stream(self.intake, &mut self.stream, size, offset, &mut |_| job.check_stop())?;
+        self.scan.skipped.push(entry);
         Ok(())
     }
 
