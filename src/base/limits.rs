@@ -59,6 +59,9 @@ pub struct Limits {
     pub read_idle: Duration,
     /// Time without the client taking one byte of a response.
     pub write_idle: Duration,
+    /// Bytes per second that a client must send or take when it is waited for, averaged over the idle time. Slower than any line that git is used over; what
+    /// stays below holds a worker for nothing.
+    pub min_pace: u64,
     /// Time that running requests get after SIGTERM.
     pub drain: Duration,
     /// Repositories kept open.
@@ -95,6 +98,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(20),
             read_idle: Duration::from_secs(60),
             write_idle: Duration::from_secs(120),
+            min_pace: 4 << 10,
             drain: Duration::from_secs(30),
             open_repositories: 256,
         }

@@ -10,14 +10,13 @@ use std::{
 };
 
 use axum::{
-    body::{Body, HttpBody},
+    body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, Version as HttpVersion, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
     hands::{Context, Doors, Failure, PlainFile, Served, Service},
@@ -28,11 +27,13 @@ use super::{
 };
 use crate::{
     base::{Ask, Decision, Presence, RepoName, Route, Version},
-    worker::{Answer, BodyReader, CHUNK_BYTES, Lane, Reply},
+    worker::{Answer, BodyReader, Busy, CHUNK_BYTES, Lane, Pace, Reply},
 };
 
-/// Bodies of at most this length are collected before a worker is asked for, so that slow senders of small requests hold no thread.
-const SMALL_BODY: u64 = 64 << 10;
+/// So much of a body is collected before a worker is asked for, so that slow senders of small requests hold no thread.
+const SMALL_BODY: usize = 64 << 10;
+/// So much of what asks for a pack: few fetches say more. House-wide there are [`House::collecting`] bodies of this size at a time.
+const FETCH_BODY: usize = 1 << 20;
 
 /// So much of a body that nobody wants is still taken, so that the client gets to read why.
 const DRAIN_BYTES: u64 = 64 << 20;
@@ -78,6 +79,8 @@ struct Job {
     /// For POST: the type that was sent, if it is not the one there should be.
     wrong_type: Option<Refusal>,
     body: RequestBody,
+    /// For a body of more than [`SMALL_BODY`] in memory.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// Everything beneath the prefix that is not another route.
@@ -85,60 +88,43 @@ pub(super) async fn route(State(house): State<Arc<House>>, request: Request) -> 
     let (parts, body) = request.into_parts();
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
     let caller = house.caller(parts.version, &parts.headers, &parts.uri, peer);
-    let mut response = match prepare(&house, &caller, &parts, body).await {
-        Ok(Prepared { job, lane, key }) => run(&house, job, lane, key).await,
+    let mut response = match prepare(&house, &caller, &parts, body) {
+        Ok(job) => run(&house, job).await.unwrap_or_else(Refusal::into_response),
         Err(refusal) => refusal.into_response(),
     };
     response.extensions_mut().insert(caller);
     response
 }
 
-struct Prepared {
-    job: Job,
-    lane: Lane,
-    key: bool,
-}
-
-async fn prepare(house: &Arc<House>, caller: &Caller, parts: &Parts, body: Body) -> Result<Prepared, Refusal> {
+fn prepare(house: &Arc<House>, caller: &Caller, parts: &Parts, body: Body) -> Result<Job, Refusal> {
     let not_found = || Refusal::new(StatusCode::NOT_FOUND, "not found");
     let (name, endpoint) = path::parse(parts.uri.path(), &house.options.url_prefix).ok_or_else(not_found)?;
     check_method(parts, &endpoint)?;
     let posted = endpoint.is_post();
     let want = want(parts, endpoint)?;
-    let wrong_type = if posted {
-        wrong_type(&parts.headers, &want)
+    let (wrong_type, wire) = if posted {
+        let pace = Pace::new(house.limits.read_idle, house.limits.min_pace);
+        let wire = Wire::Stream(Box::new(BodyReader::new(body, pace)));
+        (wrong_type(&parts.headers, &want), wire)
     } else {
-        None
+        (None, Wire::Small(Cursor::new(Bytes::new())))
     };
-    let (wire, lane) = if posted {
-        collect(house, &parts.headers, body, &want).await?
-    } else {
-        let lane = match &want {
-            Want::File { relative, .. } if relative.starts_with("objects/pack/") => Lane::Long,
-            _ => Lane::Short,
-        };
-        (Wire::Small(Cursor::new(Bytes::new())), lane)
-    };
-    let body = RequestBody::new(wire, is_gzip(&parts.headers), house.limits.inflate_ratio);
     let session = match parts.extensions.get::<RequestId>() {
         Some(id) => Arc::clone(&id.0),
         None => house.next_request_id().0,
     };
     let version = parts.headers.get("git-protocol").map(HeaderValue::as_bytes);
-    Ok(Prepared {
-        job: Job {
-            house: Arc::clone(house),
-            caller: caller.clone(),
-            address: caller.address(),
-            session,
-            name,
-            want,
-            version: version.map(Version::from_header).unwrap_or_default(),
-            wrong_type,
-            body,
-        },
-        lane,
-        key: lane == Lane::Long,
+    Ok(Job {
+        house: Arc::clone(house),
+        caller: caller.clone(),
+        address: caller.address(),
+        session,
+        name,
+        want,
+        version: version.map(Version::from_header).unwrap_or_default(),
+        wrong_type,
+        body: RequestBody::new(wire, is_gzip(&parts.headers), house.limits.inflate_ratio),
+        room: None,
     })
 }
 
@@ -214,23 +200,6 @@ fn is_gzip(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value == "gzip" || value == "x-gzip")
 }
 
-/// Takes the body of a POST: small ones whole, others as they will come. Says which lane the work belongs to.
-async fn collect(house: &House, headers: &HeaderMap, body: Body, want: &Want) -> Result<(Wire, Lane), Refusal> {
-    let length = HttpBody::size_hint(&body).exact();
-    if length.is_none_or(|length| length > SMALL_BODY) {
-        let reader = BodyReader::new(body, house.limits.read_idle);
-        return Ok((Wire::Stream(Box::new(reader)), Lane::Long));
-    }
-    let bytes = match timeout(house.limits.read_idle, body.collect()).await {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(_)) => return Err(body_refusal(BodyFailure::Short)),
-        Err(_) => return Err(body_refusal(BodyFailure::Silent)),
-    };
-    let brief = *want == Want::UploadPack && !is_gzip(headers) && is_brief(&bytes);
-    let lane = if brief { Lane::Short } else { Lane::Long };
-    Ok((Wire::Small(Cursor::new(bytes)), lane))
-}
-
 /// Whether an upload-pack request is one of protocol v2's that send no pack. Only a guess at the right lane; the service reads the request.
 fn is_brief(body: &[u8]) -> bool {
     body.get(4..).is_some_and(|line| {
@@ -249,15 +218,18 @@ fn body_refusal(failure: BodyFailure) -> Refusal {
     }
 }
 
-async fn run(house: &Arc<House>, mut job: Job, lane: Lane, key: bool) -> Response {
-    let key = key.then(|| job.name.canonical().to_owned());
+async fn run(house: &Arc<House>, mut job: Job) -> Result<Response, Refusal> {
+    if job.body.announced().is_some_and(|length| length <= SMALL_BODY as u64) {
+        job.body.collect(SMALL_BODY).await.map_err(body_refusal)?;
+    }
+    let lane = job.lane();
+    if lane == Lane::Long {
+        job = ask_first(house, job).await?.take_ahead().await?;
+    }
+    let key = (lane == Lane::Long).then(|| job.name.canonical().to_owned());
     let permit = match house.workers.admit(lane, key.as_deref()).await {
         Ok(permit) => permit,
-        Err(busy) => {
-            tracing::warn!(repo = %job.name, scope = ?busy.scope, "no room");
-            job.body.discard(BUSY_DRAIN_BYTES, DRAIN_PATIENCE).await;
-            return Refusal::busy(&busy).into_response();
-        }
+        Err(busy) => return Err(job.turned_away(&busy)),
     };
     let span = tracing::Span::current();
     let answer = house
@@ -265,16 +237,37 @@ async fn run(house: &Arc<House>, mut job: Job, lane: Lane, key: bool) -> Respons
         .pipe(permit, move |reply: &mut Reply<Head, Refusal>| {
             let _entered = span.enter();
             let result = job.run(reply);
-            job.drain(reply);
+            job.body.abandon(DRAIN_BYTES, DRAIN_PATIENCE);
             result
         })
         .await;
     match answer {
-        Answer::Whole { head, body } => respond(head, Body::from(body)),
-        Answer::Stream { head, body } => respond(head, Body::new(body)),
-        Answer::Failed(refusal) => refusal.into_response(),
-        Answer::Panicked => Refusal::ours().into_response(),
+        Answer::Whole { head, body } => Ok(respond(head, Body::from(body))),
+        Answer::Stream { head, body } => Ok(respond(head, Body::new(body))),
+        Answer::Failed(refusal) => Err(refusal),
+        Answer::Panicked => Err(Refusal::ours()),
     }
+}
+
+/// Asks on a short worker whether a request would be let in, before it waits for a long one: strangers take no part of those. It is asked again where it is executed;
+/// this only keeps out.
+async fn ask_first(house: &Arc<House>, job: Job) -> Result<Job, Refusal> {
+    let permit = match house.workers.admit(Lane::Short, None).await {
+        Ok(permit) => permit,
+        Err(busy) => return Err(job.turned_away(&busy)),
+    };
+    let span = tracing::Span::current();
+    let asked = house.workers.call_under(permit, move || {
+        let _entered = span.enter();
+        match job.admitted() {
+            Ok(_) => Ok(job),
+            Err(refusal) => {
+                job.body.abandon(DRAIN_BYTES, DRAIN_PATIENCE);
+                Err(refusal)
+            }
+        }
+    });
+    asked.await.unwrap_or_else(|_| Err(Refusal::ours()))
 }
 
 fn respond(head: Option<Head>, body: Body) -> Response {
@@ -288,9 +281,42 @@ fn respond(head: Option<Head>, body: Body) -> Response {
 type GitReply = Reply<Head, Refusal>;
 
 impl Job {
-    fn run(&mut self, reply: &mut GitReply) -> Result<(), Refusal> {
-        let house = Arc::clone(&self.house);
-        let found = match house.hands.find(&self.name) {
+    fn lane(&self) -> Lane {
+        let long = match &self.want {
+            Want::Advertisement(_) | Want::InfoRefs | Want::InfoPacks => false,
+            Want::File { relative, .. } => relative.starts_with("objects/pack/"),
+            Want::UploadPack => !self.body.small().is_some_and(is_brief),
+            Want::ReceivePack => true,
+        };
+        if long { Lane::Long } else { Lane::Short }
+    }
+
+    /// Takes into memory what a client should not make a worker wait for.
+    async fn take_ahead(mut self) -> Result<Self, Refusal> {
+        self.body.collect(SMALL_BODY).await.map_err(body_refusal)?;
+        if self.want == Want::UploadPack && !self.body.is_collected() {
+            let room = Arc::clone(&self.house.collecting).acquire_owned();
+            match timeout(self.house.limits.queue_wait, room).await {
+                Ok(Ok(room)) => self.room = Some(room),
+                Ok(Err(_)) | Err(_) => {
+                    let busy = self.house.workers.busy();
+                    return Err(self.turned_away(&busy));
+                }
+            }
+            self.body.collect(FETCH_BODY).await.map_err(body_refusal)?;
+        }
+        Ok(self)
+    }
+
+    fn turned_away(self, busy: &Busy) -> Refusal {
+        tracing::warn!(repo = %self.name, scope = ?busy.scope, "no room");
+        self.body.abandon(BUSY_DRAIN_BYTES, DRAIN_PATIENCE);
+        Refusal::busy(busy)
+    }
+
+    /// The repository that the request is for, if the request may be executed; `None` where it would create one.
+    fn admitted(&self) -> Result<Option<Arc<dyn Served>>, Refusal> {
+        let found = match self.house.hands.find(&self.name) {
             Ok(found) => found,
             Err(failure) => {
                 // What cannot be opened is told only to those who may know that it is there.
@@ -299,9 +325,15 @@ impl Job {
             }
         };
         self.authorise(found.as_deref())?;
-        if let Some(refusal) = self.wrong_type.take() {
-            return Err(refusal);
+        match &self.wrong_type {
+            Some(refusal) => Err(refusal.clone()),
+            None => Ok(found),
         }
+    }
+
+    fn run(&mut self, reply: &mut GitReply) -> Result<(), Refusal> {
+        let house = Arc::clone(&self.house);
+        let found = self.admitted()?;
         let stop = reply.stop();
         let (address, session) = (self.address.clone(), Arc::clone(&self.session));
         let user = self
@@ -509,17 +541,6 @@ impl Job {
     /// git asks with a lone flush packet whether a large push would be let in, before it sends it.
     fn is_probe(&mut self) -> bool {
         matches!(self.body.small(), Some(b"0000" | b""))
-    }
-
-    /// Takes what the client still sends. What it is to read goes out first.
-    fn drain(&mut self, reply: &mut GitReply) {
-        const MOMENT: Duration = Duration::from_millis(50);
-        if self.body.drain(DRAIN_BYTES, MOMENT) || reply.is_stopped() || self.body.is_broken() {
-            return;
-        }
-        if reply.written() == 0 || reply.flush().is_ok() {
-            self.body.drain(DRAIN_BYTES, DRAIN_PATIENCE);
-        }
     }
 }
 

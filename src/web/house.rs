@@ -18,12 +18,16 @@ use axum::{
     routing::get,
 };
 use bstr::BString;
+use tokio::sync::Semaphore;
 
 use super::{git, hands::Hands, observe, reply::Refusal};
 use crate::{
     base::{Clock, Credential, Decision, Limits, Origin, Principal, Rules, speaks_locally, tells_of_a_proxy},
     worker::Workers,
 };
+
+/// Fetch requests of up to 1 MiB each that are kept in memory at a time.
+const COLLECTED_BODIES: usize = 128;
 
 /// Everything the routes need. Made once by the composition root; shared by all requests.
 pub struct House {
@@ -39,6 +43,8 @@ pub struct House {
     pub workers: Workers,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Room for bodies that are collected before there is a worker for them.
+    pub(super) collecting: Arc<Semaphore>,
     /// Requests are named by this and a number.
     run: String,
     requests: AtomicU64,
@@ -116,6 +122,7 @@ impl House {
             options,
             workers,
             clock,
+            collecting: Arc::new(Semaphore::new(COLLECTED_BODIES)),
             run: random.iter().map(|byte| format!("{byte:02x}")).collect(),
             requests: AtomicU64::new(0),
             closing: AtomicBool::new(false),

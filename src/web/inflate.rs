@@ -38,6 +38,8 @@ pub(super) enum BodyFailure {
 /// The reader a service is given.
 pub(super) struct RequestBody {
     source: Source,
+    /// Whether the bytes are gzip, and the decoder has not begun: it reads as soon as it is made, and the wire may only be read on a worker.
+    packed: bool,
     given: u64,
     ratio: u64,
     failure: Option<BodyFailure>,
@@ -70,12 +72,16 @@ impl Read for Noted {
             Wire::Stream(reader) => reader.read(buffer),
         };
         if let Err(error) = &result {
-            self.failure = Some(match error.kind() {
-                io::ErrorKind::TimedOut => BodyFailure::Silent,
-                _ => BodyFailure::Short,
-            });
+            self.failure = Some(failure_of(error));
         }
         result
+    }
+}
+
+fn failure_of(error: &io::Error) -> BodyFailure {
+    match error.kind() {
+        io::ErrorKind::TimedOut => BodyFailure::Silent,
+        _ => BodyFailure::Short,
     }
 }
 
@@ -91,14 +97,9 @@ impl Source {
 impl RequestBody {
     /// `ratio` bounds the bytes given out for each byte received where `gzip`; what a request may have in all is the service's to say.
     pub(super) fn new(wire: Wire, gzip: bool, ratio: u64) -> Self {
-        let wire = Noted { wire, failure: None };
-        let source = if gzip {
-            Source::Gzip(Box::new(MultiGzDecoder::new(wire)))
-        } else {
-            Source::Plain(wire)
-        };
         RequestBody {
-            source,
+            source: Source::Plain(Noted { wire, failure: None }),
+            packed: gzip,
             given: 0,
             ratio,
             failure: None,
@@ -115,29 +116,46 @@ impl RequestBody {
             Source::Plain(Noted {
                 wire: Wire::Small(bytes),
                 ..
-            }) => Some(bytes.get_ref()),
+            }) if !self.packed => Some(bytes.get_ref()),
             _ => None,
         }
     }
 
-    /// Lets the client finish sending what nobody wants any more, within bounds. See [`BodyReader::drain`].
-    pub(super) fn drain(&mut self, most: u64, patience: Duration) -> bool {
-        match &mut self.source.noted().wire {
-            Wire::Small(_) => true,
-            Wire::Stream(reader) => reader.drain(most, patience),
+    /// Whether the whole body is in memory.
+    pub(super) fn is_collected(&mut self) -> bool {
+        matches!(self.source.noted().wire, Wire::Small(_))
+    }
+
+    /// The length that was announced, while nothing has been read.
+    pub(super) fn announced(&mut self) -> Option<u64> {
+        match &self.source.noted().wire {
+            Wire::Small(bytes) => Some(bytes.get_ref().len() as u64),
+            Wire::Stream(reader) => reader.announced(),
         }
     }
 
-    /// [`drain`](Self::drain) for async code.
-    pub(super) async fn discard(&mut self, most: u64, patience: Duration) {
-        if let Wire::Stream(reader) = &mut self.source.noted().wire {
-            reader.discard(most, patience).await;
+    /// Takes up to `most` bytes from the wire before the first is read, so that no thread waits for them.
+    pub(super) async fn collect(&mut self, most: usize) -> Result<(), BodyFailure> {
+        let wire = &mut self.source.noted().wire;
+        let Wire::Stream(reader) = wire else { return Ok(()) };
+        match reader.collect(most).await {
+            Ok(Some(all)) => *wire = Wire::Small(Cursor::new(all)),
+            Ok(None) => {}
+            Err(error) => return Err(failure_of(&error)),
         }
+        Ok(())
     }
 
-    /// Whether nothing more can come.
-    pub(super) fn is_broken(&self) -> bool {
-        matches!(self.failure, Some(BodyFailure::Silent | BodyFailure::Short))
+    /// Lets the client finish sending what nobody wants any more, within bounds, while nobody waits for it. A client that still sends when its
+    /// connection is closed would lose the answer.
+    pub(super) fn abandon(self, most: u64, patience: Duration) {
+        let noted = match self.source {
+            Source::Plain(noted) => noted,
+            Source::Gzip(gzip) => gzip.into_inner(),
+        };
+        if let Wire::Stream(reader) = noted.wire {
+            reader.abandon(most, patience);
+        }
     }
 
     fn fail(&mut self, failure: BodyFailure, kind: io::ErrorKind, text: &'static str) -> io::Error {
@@ -148,6 +166,15 @@ impl RequestBody {
 
 impl Read for RequestBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if std::mem::take(&mut self.packed) {
+            let nothing = Noted {
+                wire: Wire::Small(Cursor::default()),
+                failure: None,
+            };
+            if let Source::Plain(wire) = std::mem::replace(&mut self.source, Source::Plain(nothing)) {
+                self.source = Source::Gzip(Box::new(MultiGzDecoder::new(wire)));
+            }
+        }
         let (result, gzip) = match &mut self.source {
             Source::Plain(wire) => (wire.read(buffer), false),
             Source::Gzip(gzip) => (gzip.read(buffer), true),

@@ -4,13 +4,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::{runtime::Handle, time::timeout};
 
-/// So many bytes must come in each span of the idle time; a client that drips fewer is as good as silent.
-const PACE_BYTES: usize = 1 << 10;
+use super::Pace;
 
 /// The blocking end of a request body. Reads frames when the job asks for them, so a job that does not read holds its client back. Time that the
 /// job does not spend waiting is not held against the client.
@@ -19,9 +18,7 @@ pub struct BodyReader<B> {
     body: Option<B>,
     chunk: Bytes,
     handle: Handle,
-    read_idle: Duration,
-    waited: Duration,
-    since_pace: usize,
+    pace: Pace,
     received: u64,
 }
 
@@ -31,14 +28,12 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     /// Must be made within a tokio runtime; must be read outside of one.
-    pub fn new(body: B, read_idle: Duration) -> Self {
+    pub fn new(body: B, pace: Pace) -> Self {
         BodyReader {
             body: Some(body),
             chunk: Bytes::new(),
             handle: Handle::current(),
-            read_idle,
-            waited: Duration::ZERO,
-            since_pace: 0,
+            pace,
             received: 0,
         }
     }
@@ -48,9 +43,39 @@ where
         self.received
     }
 
-    /// [`discard`](Self::discard) for blocking code.
-    pub fn drain(&mut self, most: u64, patience: Duration) -> bool {
-        self.handle.clone().block_on(self.discard(most, patience))
+    /// Takes what comes into memory, until the end or until it is more than `most` bytes. Gives everything if the end was seen; if not, the bytes are what is
+    /// read first.
+    ///
+    /// # Errors
+    /// As for reading.
+    pub async fn collect(&mut self, most: usize) -> io::Result<Option<Bytes>> {
+        let mut ahead = BytesMut::new();
+        while ahead.len() <= most {
+            if self.chunk.is_empty() && !self.paced_chunk().await? {
+                return Ok(Some(ahead.freeze()));
+            }
+            ahead.extend_from_slice(&self.chunk);
+            self.chunk = Bytes::new();
+        }
+        self.chunk = ahead.freeze();
+        Ok(None)
+    }
+
+    /// The length that was announced, while nothing has been read.
+    pub fn announced(&self) -> Option<u64> {
+        self.body.as_ref()?.size_hint().exact()
+    }
+
+    /// Leaves what is still to come to a task that reads and forgets it: see [`discard`](Self::discard).
+    pub fn abandon(mut self, most: u64, patience: Duration)
+    where
+        B: Send + 'static,
+    {
+        if self.body.is_some() {
+            self.handle
+                .clone()
+                .spawn(async move { self.discard(most, patience).await });
+        }
     }
 
     /// Reads and forgets what is left, up to `most` bytes and for at most `patience`. Says whether the end was seen; if not, more can be read. A client
@@ -97,6 +122,28 @@ where
     }
 }
 
+impl<B> BodyReader<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// [`next_chunk`](Self::next_chunk) for as long as the client's pace allows.
+    async fn paced_chunk(&mut self) -> io::Result<bool> {
+        let start = Instant::now();
+        match timeout(self.pace.left(), self.next_chunk()).await {
+            Ok(Ok(true)) => {
+                self.pace.moved(start.elapsed(), self.chunk.len());
+                Ok(true)
+            }
+            Ok(other) => other,
+            Err(_) => {
+                self.body = None;
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the client sends no bytes"))
+            }
+        }
+    }
+}
+
 impl<B> Read for BodyReader<B>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -107,23 +154,9 @@ where
             return Ok(0);
         }
         if self.chunk.is_empty() {
-            let start = Instant::now();
-            let patience = self.read_idle.saturating_sub(self.waited);
             let handle = self.handle.clone();
-            match handle.block_on(async { timeout(patience, self.next_chunk()).await }) {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => return Ok(0),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => {
-                    self.body = None;
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the client sends no bytes"));
-                }
-            }
-            self.waited += start.elapsed();
-            self.since_pace = self.since_pace.saturating_add(self.chunk.len());
-            if self.since_pace >= PACE_BYTES {
-                self.since_pace = 0;
-                self.waited = Duration::ZERO;
+            if !handle.block_on(self.paced_chunk())? {
+                return Ok(0);
             }
         }
         let taken = buffer.len().min(self.chunk.len());

@@ -209,7 +209,7 @@ impl Gate {
     }
 
     /// A quarter of the time a request may wait: by then some of those who wait now have been served.
-    fn busy(&self, scope: BusyScope) -> Busy {
+    pub(super) fn busy(&self, scope: BusyScope) -> Busy {
         Busy {
             retry_after: Duration::from_secs((self.queue_wait.as_secs() / 4).max(1)),
             scope,

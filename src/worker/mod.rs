@@ -8,11 +8,13 @@
 
 mod body;
 mod gate;
+mod pace;
 mod pool;
 mod reply;
 
 pub use body::BodyReader;
 pub use gate::{Busy, BusyScope, Lane, Permit};
+pub use pace::Pace;
 pub use pool::{CallError, Stats, Workers};
 pub use reply::{Answer, CHUNK_BYTES, CutShort, Reply, ReplyBody};
 

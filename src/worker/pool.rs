@@ -13,7 +13,8 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    gate::{Busy, Gate, Lane, Permit},
+    gate::{Busy, BusyScope, Gate, Lane, Permit},
+    pace::Pace,
     reply::{Answer, Reply, StopOnDrop},
 };
 use crate::base::Limits;
@@ -30,7 +31,7 @@ struct Inner {
     long: Arc<Queue>,
     short: Arc<Queue>,
     panics: Arc<AtomicU64>,
-    write_idle: Duration,
+    pace: Pace,
 }
 
 /// Jobs on their way to a thread. Admission has given each a permit, so there are never more of them than threads.
@@ -132,7 +133,7 @@ impl Workers {
                 long,
                 short,
                 panics,
-                write_idle: limits.write_idle,
+                pace: Pace::new(limits.write_idle, limits.min_pace),
             }),
         })
     }
@@ -143,6 +144,11 @@ impl Workers {
     /// [`Busy`] when the queue is full or the wait was too long.
     pub async fn admit(&self, lane: Lane, key: Option<&str>) -> Result<Permit, Busy> {
         self.inner.gate.admit(lane, key).await
+    }
+
+    /// What to say where something else than threads is full.
+    pub fn busy(&self) -> Busy {
+        self.inner.gate.busy(BusyScope::House)
     }
 
     /// Runs a job under a permit, on a thread of the permit's lane. The job runs even if nobody waits for it.
@@ -168,6 +174,18 @@ impl Workers {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, CallError> {
         let permit = self.admit(lane, key).await?;
+        self.call_under(permit, job).await
+    }
+
+    /// [`call`](Self::call) under a permit that has been got already.
+    ///
+    /// # Errors
+    /// [`CallError::Panicked`] if the job did not come back.
+    pub async fn call_under<T: Send + 'static>(
+        &self,
+        permit: Permit,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CallError> {
         let (send, receive) = oneshot::channel();
         self.spawn(permit, move || {
             // Nobody waiting is no error: the work is done either way.
@@ -188,7 +206,7 @@ impl Workers {
         E: Send + 'static,
     {
         let stop = StopOnDrop::default();
-        let (mut reply, receive) = Reply::new(stop.flag(), permit.lane, self.inner.write_idle);
+        let (mut reply, receive) = Reply::new(stop.flag(), permit.lane, self.inner.pace.clone());
         let panics = Arc::clone(&self.inner.panics);
         self.spawn(permit, move || {
             if reply.is_stopped() {

@@ -6,7 +6,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::Instant,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::gate::Lane;
+use super::{Pace, gate::Lane};
 
 /// Bytes collected before they are sent on without being asked to.
 pub const CHUNK_BYTES: usize = 64 << 10;
@@ -32,7 +32,7 @@ fn depth(lane: Lane) -> usize {
 }
 
 /// The blocking end of an answer. Bytes are collected into chunks of [`CHUNK_BYTES`]; [`Write::flush`] sends what there is at once. A write blocks
-/// while the client is slow, for at most the write deadline for one chunk, and fails when the client is gone.
+/// while the client is slow, for as long as its [`Pace`] allows, and fails when the client is gone.
 #[derive(Debug)]
 pub struct Reply<H, E> {
     first: Option<oneshot::Sender<Answer<H, E>>>,
@@ -42,7 +42,7 @@ pub struct Reply<H, E> {
     cut: bool,
     stop: Arc<AtomicBool>,
     handle: Handle,
-    write_idle: Duration,
+    pace: Pace,
     depth: usize,
     written: u64,
 }
@@ -111,11 +111,7 @@ impl Drop for StopOnDrop {
 
 impl<H, E> Reply<H, E> {
     /// Must be called within a tokio runtime, whose timers the deadline uses.
-    pub(super) fn new(
-        stop: Arc<AtomicBool>,
-        lane: Lane,
-        write_idle: Duration,
-    ) -> (Self, oneshot::Receiver<Answer<H, E>>) {
+    pub(super) fn new(stop: Arc<AtomicBool>, lane: Lane, pace: Pace) -> (Self, oneshot::Receiver<Answer<H, E>>) {
         let (first, receive) = oneshot::channel();
         let reply = Reply {
             first: Some(first),
@@ -125,7 +121,7 @@ impl<H, E> Reply<H, E> {
             cut: false,
             stop,
             handle: Handle::current(),
-            write_idle,
+            pace,
             depth: depth(lane),
             written: 0,
         };
@@ -219,11 +215,15 @@ impl<H, E> Reply<H, E> {
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(self.broken(io::ErrorKind::BrokenPipe)),
             Err(mpsc::error::TrySendError::Full(item)) => item,
         };
+        let (start, bytes) = (Instant::now(), item.bytes.len());
         let sent = self
             .handle
-            .block_on(async { timeout(self.write_idle, rest.send(item)).await });
+            .block_on(async { timeout(self.pace.left(), rest.send(item)).await });
         match sent {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                self.pace.moved(start.elapsed(), bytes);
+                Ok(())
+            }
             Ok(Err(_)) => Err(self.broken(io::ErrorKind::BrokenPipe)),
             Err(_) => Err(self.broken(io::ErrorKind::TimedOut)),
         }

@@ -347,7 +347,7 @@ async fn quiet_is_when_no_job_runs() {
 async fn a_body_is_read_across_its_chunks() {
     let workers = workers(&limits());
     let (send, body) = body();
-    let mut reader = BodyReader::new(body, PATIENCE);
+    let mut reader = BodyReader::new(body, Pace::new(PATIENCE, 1));
     let read = tokio::spawn(async move {
         workers
             .call(Lane::Long, None, move || {
@@ -368,7 +368,7 @@ async fn a_body_is_read_across_its_chunks() {
 async fn a_silent_or_dripping_client_is_given_up() {
     let workers = workers(&limits());
     let (send, body) = body();
-    let mut reader = BodyReader::new(body, Duration::from_millis(40));
+    let mut reader = BodyReader::new(body, Pace::new(Duration::from_millis(40), 4096));
     let drip = tokio::spawn(async move {
         while send.send(Bytes::from_static(b"x")).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -391,7 +391,7 @@ async fn what_a_job_did_not_read_is_drained_within_bounds() {
     let workers = workers(&limits());
     for (sent, most, whole) in [(3usize, 100u64, true), (30, 100, false)] {
         let (send, body) = body();
-        let mut reader = BodyReader::new(body, PATIENCE);
+        let mut reader = BodyReader::new(body, Pace::new(PATIENCE, 1));
         let feed = tokio::spawn(async move {
             for _ in 0..sent {
                 if send.send(Bytes::from_static(&[1; 10])).await.is_err() {
@@ -399,11 +399,12 @@ async fn what_a_job_did_not_read_is_drained_within_bounds() {
                 }
             }
         });
+        let handle = tokio::runtime::Handle::current();
         let drained = workers
             .call(Lane::Long, None, move || {
                 let mut first = [0; 4];
                 reader.read_exact(&mut first).unwrap();
-                reader.drain(most, PATIENCE)
+                handle.block_on(reader.discard(most, PATIENCE))
             })
             .await;
         assert_eq!(drained, Ok(whole));

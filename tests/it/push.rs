@@ -4,7 +4,7 @@ use std::fs;
 
 use rstest::rstest;
 
-use crate::support::{Git, Server, raw, wire};
+use crate::support::{Git, Server, wire};
 
 struct Pushed {
     git: Git,
@@ -189,12 +189,10 @@ fn ten_thousand_refs_in_one_push() {
     }
     body.extend_from_slice(b"0000");
     body.extend(p.git.run_with(&p.work, ["pack-objects", "--stdout", "-q"], b"").stdout);
-    // HTTP/1.0: the answer comes without chunks, which might cut a line in two.
-    let head = format!(
-        "POST /repos/hello/git-receive-pack HTTP/1.0\r\nContent-Type: application/x-git-receive-pack-request\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    let said = raw(&p.server, &[head.as_bytes(), &body].concat());
+    let path = "/repos/hello/git-receive-pack";
+    let kind = [("Content-Type", "application/x-git-receive-pack-request")];
+    let answer = wire::exchange(p.server.address(), "POST", path, &kind, &body, body.len()).expect("an answer");
+    let said = String::from_utf8_lossy(&answer.body);
     assert!(said.contains("unpack ok"), "{said}");
     assert_eq!(said.matches("ok refs/heads/t/").count(), 10_000);
     assert_eq!(p.git.ok(&p.bare, "for-each-ref refs/heads/t").lines().count(), 10_000);

@@ -143,6 +143,22 @@ fn gzip_bodies_are_read_and_bombs_are_not() {
     // Encodings we do not know are the service's to stumble over.
     let response = face.post("/repos/a/git-upload-pack", "Content-Encoding: br\r\n", b"0000");
     assert!(response.text().ends_with("len=4 0000"), "{}", response.text());
+    // More than is collected, in chunks of which the first comes late.
+    let mut state = 1u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_be_bytes()[0]
+    })
+    .take(3_000_000)
+    .collect();
+    let packed = gzip(&noise);
+    assert!(packed.len() > 2 << 20);
+    let mut client = face.connect();
+    client.send("POST /repos/a/git-upload-pack HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Type: application/x-git-upload-pack-request\r\nTransfer-Encoding: chunked\r\n\r\n");
+    std::thread::sleep(Duration::from_millis(50));
+    client.send(format!("{:x}\r\n", packed.len()));
+    client.send([&packed[..], b"\r\n0\r\n\r\n"].concat());
+    assert!(client.response().text().contains("len=3000000 "));
     let bomb = gzip(&vec![0; 64 << 20]);
     let response = face.post("/repos/a/git-upload-pack", "Content-Encoding: gzip\r\n", &bomb);
     assert_eq!(response.status, 413, "{}", response.text());
@@ -189,6 +205,31 @@ fn a_silent_body_is_given_up() {
         ));
         assert_eq!(client.response().status, 408, "of {length} bytes");
     }
+}
+
+#[test]
+fn a_body_that_drips_is_given_up() {
+    let face = Face::with(|setup| {
+        setup.limits.read_idle = Duration::from_millis(200);
+        setup.limits.min_pace = 1 << 20;
+    });
+    let mut client = face.connect();
+    client.send(
+        "POST /repos/a/git-receive-pack HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-git-receive-pack-request\r\nContent-Length: 10000000\r\n\r\n",
+    );
+    let mut drip = client.raw().try_clone().unwrap();
+    // 2 KiB in each idle time would have been enough for ever.
+    let dripping = std::thread::spawn(move || {
+        for _ in 0..1000 {
+            if std::io::Write::write_all(&mut drip, &[b'0'; 1024]).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    assert_eq!(client.response().status, 408);
+    drop(client);
+    dripping.join().unwrap();
 }
 
 #[test]

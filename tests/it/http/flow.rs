@@ -6,7 +6,7 @@ use std::{
         atomic::Ordering,
         mpsc::{self, Receiver, Sender},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use gitstead::base::Fault;
@@ -173,6 +173,51 @@ fn a_client_that_takes_nothing_is_given_up() {
     let client = begin(&face, "endless");
     has_ended.recv_timeout(PATIENCE).unwrap();
     drop(client);
+}
+
+/// The beginning of a chunked POST that goes on for ever.
+fn unfinished(face: &Face, target: &str) -> Client {
+    let service = target.rsplit('/').next().unwrap_or_default();
+    let mut client = face.connect();
+    client.send(format!(
+        "POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-{service}-request\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n00000000\r\n"
+    ));
+    client
+}
+
+#[test]
+fn who_is_not_let_in_holds_no_long_worker() {
+    let face = Face::with(|setup| {
+        setup.limits.long_workers = 1;
+        setup.limits.queued = 0;
+    });
+    let start = Instant::now();
+    let mut refused: Vec<Client> = (0..4)
+        .map(|_| unfinished(&face, "/repos/absent!/git-receive-pack"))
+        .collect();
+    for client in &mut refused {
+        // Told at once, though it goes on sending.
+        assert_eq!(client.response().status, 404);
+        client.send("4\r\n0000\r\n");
+    }
+    assert_eq!(face.post("/repos/a/git-receive-pack", "", b"commands").status, 200);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(face.house.workers.wait_until_quiet(Duration::from_secs(5)));
+}
+
+#[test]
+fn a_fetch_that_is_slow_to_ask_holds_no_long_worker() {
+    let face = Face::with(|setup| {
+        setup.limits.long_workers = 1;
+        setup.limits.queued = 0;
+    });
+    let mut slow: Vec<Client> = (0..3).map(|_| unfinished(&face, "/repos/a/git-upload-pack")).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(face.post("/repos/a/git-receive-pack", "", b"commands").status, 200);
+    for client in &mut slow {
+        client.send("0\r\n\r\n");
+        assert!(client.response().text().ends_with("len=8 00000000"));
+    }
 }
 
 #[test]
