@@ -6,6 +6,7 @@
 //! Format sources: gitformat-pack(5), gitformat-chunk(5).
 
 mod delta;
+mod delta_encode;
 mod entry;
 mod error;
 mod index;
@@ -14,6 +15,7 @@ mod rev;
 mod zlib;
 
 pub use delta::{DeltaSizes, apply_delta, delta_sizes};
+pub use delta_encode::encode_delta;
 pub use entry::{EntryHeader, EntryKind, PACK_HEADER_LEN, pack_header, parse_pack_header, write_entry_header};
 pub use error::FormatError;
 pub use index::{Index, IndexEntry, write_index};

@@ -1,6 +1,6 @@
 //! What to send: the closure of the wants without that of the haves.
 
-use std::sync::atomic::AtomicBool;
+use std::{collections::HashMap, sync::atomic::AtomicBool};
 
 use gix::{
     hash::{ObjectId, oid},
@@ -16,7 +16,7 @@ use super::{
     reader::{Reader, peel},
     set::ObjectSet,
     trees::TreeReader,
-    walk::{BORING, History, IdSet, Walk, check},
+    walk::{BORING, History, IdMap, IdSet, Walk, check},
 };
 use crate::repo::Odb;
 
@@ -67,6 +67,7 @@ pub fn enumerate(
         limits.delta_depth,
     );
     let mut chosen = Chosen::new(&reader, filter, progress, stop);
+    chosen.thin = request.thin;
 
     let mut ends: Vec<Ends> = Vec::with_capacity(request.wants.len());
     for want in request.wants {
@@ -158,8 +159,10 @@ pub fn enumerate(
             }
         }
     }
-    let Chosen { chosen, had, .. } = chosen;
-    ObjectSet::new(reader, chosen, had, request.filter.cloned())
+    let Chosen {
+        chosen, had, similar, ..
+    } = chosen;
+    ObjectSet::new(reader, chosen, had, request.filter.cloned(), similar)
 }
 
 /// A want or a have, followed through tags.
@@ -193,6 +196,10 @@ pub(super) struct Chosen<'a> {
     too_large: Marks,
     explicit: IdSet,
     count: u64,
+    /// Whether it is worth knowing what is similar.
+    thin: bool,
+    /// See [`ObjectSet`].
+    similar: IdMap<Id>,
     /// What was chosen since the trees began to be compared, while it is little.
     few: Option<Vec<Id>>,
     steps: u32,
@@ -215,6 +222,8 @@ impl<'a> Chosen<'a> {
             too_large: Marks::default(),
             explicit: IdSet::default(),
             count: 0,
+            thin: false,
+            similar: IdMap::default(),
             few: None,
             steps: 0,
             progress,
@@ -489,8 +498,13 @@ impl<'a> Chosen<'a> {
             })?;
             tree.mark_dealt_with(CHILDREN_HAD);
         }
+        // Blobs by name: what the client has under the same one differs little as a rule.
+        let mut admitted: HashMap<Vec<u8>, Vec<Id>> = HashMap::new();
         for id in in_pack_order(reader, &pair.wanted)? {
             self.step()?;
+            if let Some(had) = pair.had.first().filter(|_| self.thin) {
+                self.similar.insert(id, *had);
+            }
             let tree = trees.read(reader, id)?;
             tree.news(INTERESTING, |entry| {
                 if !within_depth {
@@ -498,7 +512,14 @@ impl<'a> Chosen<'a> {
                 }
                 match entry.kind {
                     EntryType::Gitlink => {}
-                    EntryType::Blob => self.admit_blob(reader, entry.id)?,
+                    EntryType::Blob => {
+                        let before = self.count;
+                        self.admit_blob(reader, entry.id)?;
+                        if self.thin && self.count > before {
+                            let id = reader.require(entry.id)?;
+                            admitted.entry(entry.name.to_vec()).or_default().push(id);
+                        }
+                    }
                     EntryType::Tree => {
                         let id = reader.require(entry.id)?;
                         if !self.had.contains(id) && !self.entered.contains(id) {
@@ -510,6 +531,36 @@ impl<'a> Chosen<'a> {
             })?;
         }
         next.extend(children.pairs.into_iter().filter(|pair| !pair.wanted.is_empty()));
+        self.find_similar(reader, trees, &pair.had, admitted)
+    }
+
+    /// Notes for each blob one that the client has under the same name.
+    fn find_similar(
+        &mut self,
+        reader: &mut Reader<'_>,
+        trees: &mut TreeReader,
+        had: &[Id],
+        mut admitted: HashMap<Vec<u8>, Vec<Id>>,
+    ) -> Result<(), SendError> {
+        for id in had {
+            if admitted.is_empty() {
+                return Ok(());
+            }
+            let tree = match trees.read(reader, *id) {
+                Ok(tree) => tree,
+                Err(SendError::Missing { .. }) => continue,
+                Err(err) => return Err(err),
+            };
+            tree.all(|entry| {
+                if entry.kind == EntryType::Blob
+                    && let Some(wanted) = admitted.remove(entry.name)
+                    && let Some(base) = reader.find(entry.id)?
+                {
+                    self.similar.extend(wanted.into_iter().map(|id| (id, base)));
+                }
+                Ok::<_, SendError>(())
+            })?;
+        }
         Ok(())
     }
 
@@ -580,7 +631,7 @@ struct Pair {
 /// The pairs of a path's children.
 #[derive(Debug, Default)]
 struct Children {
-    names: std::collections::HashMap<Vec<u8>, usize>,
+    names: HashMap<Vec<u8>, usize>,
     pairs: Vec<Pair>,
 }
 

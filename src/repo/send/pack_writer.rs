@@ -1,5 +1,7 @@
 //! The pack that holds a set of objects, copied wherever it can be.
 //!
+//! What cannot be copied is compressed anew: in a thin pack as a delta against what the receiver has under the same name, if there is something.
+//!
 //! Entries leave pack by pack in the order in which they lie there, so that neighbours are copied as one run and a base mostly precedes its deltas. An entry
 //! of the repository keeps its delta when the receiver will be able to resolve it: the base is sent too, or (thin) is known to be had.
 //!
@@ -25,7 +27,9 @@ use super::{
     walk::{IdMap, IdSet, check},
 };
 use crate::{
-    pack::{Deflater, EntryHeader, EntryKind, FormatError, PACK_HEADER_LEN, pack_header, write_entry_header},
+    pack::{
+        Deflater, EntryHeader, EntryKind, FormatError, PACK_HEADER_LEN, encode_delta, pack_header, write_entry_header,
+    },
     repo::{Location, Odb, Pack},
 };
 
@@ -55,7 +59,7 @@ impl Default for PackOptions {
 pub struct PackStats {
     /// Objects in the pack.
     pub objects: u32,
-    /// Those among them that are deltas. All of these were copied.
+    /// Those among them that are deltas.
     pub deltas: u32,
     /// Those that were copied from packs as they lie there.
     pub reused: u32,
@@ -67,6 +71,8 @@ pub struct PackStats {
 const BIG: u64 = 16 << 20;
 /// Bytes that are checked before they are sent: few enough to be still in the processor's cache the second time.
 const PIECE: u64 = 256 << 10;
+/// Bytes of objects that are made deltas here.
+const DELTA_SIZES: std::ops::RangeInclusive<usize> = 64..=4 << 20;
 /// A chain of bases longer than this is taken for a circle.
 const MAX_CHAIN: usize = 10_000;
 
@@ -296,7 +302,8 @@ impl PackWriter<'_> {
                     pack: entry.rank,
                     pos: entry.pos,
                 };
-                self.encode(place, &entry.pack.oid(entry.pos)?)?;
+                let id = self.set.numbering.packed(entry.rank, entry.pos);
+                self.encode(place, &entry.pack.oid(entry.pos)?, id)?;
                 self.count(None)
             }
         }
@@ -313,7 +320,7 @@ impl PackWriter<'_> {
                 let number = id
                     .loose()
                     .expect("because an object without a place in a pack is loose");
-                self.encode(Location::Loose, &set.numbering.loose()[number])?;
+                self.encode(Location::Loose, &set.numbering.loose()[number], Some(id))?;
                 self.count(None)?;
                 waiting.pop();
                 continue;
@@ -412,20 +419,64 @@ impl PackWriter<'_> {
     fn loose(&mut self) -> Result<(), SendError> {
         for number in self.set.chosen.loose() {
             let oid = self.set.numbering.loose()[number];
-            if !self.ahead.is_empty()
-                && let Some(id) = self.set.numbering.known_loose_id(&oid)
-                && self.ahead.contains_key(&id)
-            {
+            let id = self.set.numbering.known_loose_id(&oid);
+            if !self.ahead.is_empty() && id.is_some_and(|id| self.ahead.contains_key(&id)) {
                 continue;
             }
-            self.encode(Location::Loose, &oid)?;
+            self.encode(Location::Loose, &oid, id)?;
             self.count(None)?;
         }
         Ok(())
     }
 
+    /// What the receiver has in the place of an object, if a delta may be based on it.
+    fn similar(&self, id: Id) -> Result<Option<ObjectId>, SendError> {
+        let set = self.set;
+        let Some(base) = set.similar.get(&id).filter(|_| self.options.thin) else {
+            return Ok(None);
+        };
+        if set.chosen.contains(*base) || !set.had.contains(*base) {
+            return Ok(None);
+        }
+        let oid = match (set.numbering.place(*base), base.loose()) {
+            (Some((pack, pos)), _) => set.packs[pack as usize].oid(pos)?,
+            (None, Some(number)) => set.numbering.loose()[number],
+            (None, None) => return Ok(None),
+        };
+        Ok(self.client_has(&oid)?.then_some(oid))
+    }
+
+    /// Encodes an object as a delta against what the receiver has in its place, if that makes it much smaller.
+    fn as_delta(&mut self, id: Id, kind: Kind, data: &[u8], packed: &mut Vec<u8>) -> Result<bool, SendError> {
+        if !DELTA_SIZES.contains(&data.len()) {
+            return Ok(false);
+        }
+        let Some(base) = self.similar(id)? else {
+            return Ok(false);
+        };
+        let mut base_data = Vec::new();
+        match self.odb.header(&base)? {
+            Some((base_kind, size)) if base_kind == kind && size <= *DELTA_SIZES.end() as u64 => {
+                self.odb.read(&base, &mut base_data)?;
+            }
+            _ => return Ok(false),
+        }
+        // The receiver applies the delta to what has this id.
+        if gix::objs::compute_hash(self.odb.hash_kind(), kind, &base_data).ok() != Some(base) {
+            return Ok(false);
+        }
+        let mut delta = Vec::new();
+        if !encode_delta(&base_data, data, data.len() / 2, &mut delta) {
+            return Ok(false);
+        }
+        write_entry_header(EntryKind::RefDelta { base }, delta.len() as u64, packed);
+        self.deflater.deflate(&delta, packed);
+        self.stats.deltas += 1;
+        Ok(true)
+    }
+
     /// Sends an object compressed anew.
-    fn encode(&mut self, location: Location, oid: &ObjectId) -> Result<(), SendError> {
+    fn encode(&mut self, location: Location, oid: &ObjectId, id: Option<Id>) -> Result<(), SendError> {
         if location == Location::Loose && self.big_loose(oid)? {
             return Ok(());
         }
@@ -440,9 +491,16 @@ impl PackWriter<'_> {
                 });
             }
         }
-        let mut packed = Vec::with_capacity(data.len() / 2 + 64);
-        write_entry_header(kind.into(), data.len() as u64, &mut packed);
-        self.deflater.deflate(&data, &mut packed);
+        let mut packed = Vec::new();
+        let done = match id {
+            Some(id) => self.as_delta(id, kind, &data, &mut packed)?,
+            None => false,
+        };
+        if !done {
+            packed.reserve(data.len() / 2 + 64);
+            write_entry_header(kind.into(), data.len() as u64, &mut packed);
+            self.deflater.deflate(&data, &mut packed);
+        }
         self.scratch = data;
         if self.scratch.capacity() as u64 > BIG {
             self.scratch = Vec::new();

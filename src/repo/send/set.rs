@@ -7,6 +7,7 @@ use super::{
     filter::FilterPlan,
     marks::{Id, Marks, Numbering},
     reader::Reader,
+    walk::IdMap,
 };
 use crate::repo::{Location, Odb, Pack};
 
@@ -22,6 +23,8 @@ pub struct ObjectSet {
     pub(super) had: Marks,
     /// What the receiver may lack although its commits reach it.
     pub(super) filter: Option<FilterPlan>,
+    /// For objects that are to be sent, what the receiver has in their place: good bases for deltas.
+    pub(super) similar: IdMap<Id>,
     pub(super) len: u32,
 }
 
@@ -31,6 +34,7 @@ impl ObjectSet {
         chosen: Marks,
         had: Marks,
         filter: Option<FilterPlan>,
+        similar: IdMap<Id>,
     ) -> Result<Self, SendError> {
         let len = u32::try_from(chosen.len()).map_err(|_| SendError::TooManyObjects)?;
         let (numbering, packs) = reader.into_parts();
@@ -40,6 +44,7 @@ impl ObjectSet {
             chosen,
             had,
             filter,
+            similar,
             len,
         })
     }
