@@ -47,7 +47,11 @@ impl Depot {
         self.check_room(name.stem(), None)?;
         let target = self.bare_path(name.stem());
         let made = self.make_parents(&target)?;
-        let result = self.create_at(&target, options);
+        let options = CreateOptions {
+            export_ok: options.export_ok || self.requires_export_ok(),
+            ..options.clone()
+        };
+        let result = self.create_at(&target, &options);
         if result.is_err() {
             self.prune_parents(&made);
         }
@@ -74,27 +78,30 @@ impl Depot {
         Ok(())
     }
 
-    /// Deletes a repository that [`Depot::create`] made and nobody has pushed anything to, for the push that made it and failed. Says whether it did.
+    /// Deletes a repository that [`Depot::create`] made and nobody has pushed anything to, for the push that made it and failed. Says whether it did. While there is
+    /// a [`Lease`](super::Lease) of it, it stays, and whoever gives the last one back tries again.
     pub fn discard_if_empty(&self, name: &RepoName) -> Result<bool, DepotError> {
+        let dir = self.bare_path(name.stem());
+        if fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
+            return self.discard_at(&dir);
+        }
+        Err(DepotError::NotFound { name: name.clone() })
+    }
+
+    pub(super) fn discard_at(&self, dir: &Path) -> Result<bool, DepotError> {
         let guard = self.changes();
-        let located = self.ours(name)?;
-        let dir = &located.git_dir;
-        let empty = ["refs/heads", "refs/tags", "objects/pack"]
-            .iter()
-            .all(|inner| is_empty_dir(&dir.join(inner)));
-        let only = |inner: &str, names: &[&str]| {
-            fs::read_dir(dir.join(inner)).is_ok_and(|mut entries| {
-                entries.all(|entry| entry.is_ok_and(|e| names.iter().any(|name| e.file_name() == *name)))
-            })
-        };
-        if !empty
-            || !only("refs", &["heads", "tags"])
-            || !only("objects", &["info", "pack"])
-            || !only("", &["HEAD", "config", "description", "objects", "refs"])
-        {
+        let mut uses = self.uses();
+        if let Some(entry) = uses.get_mut(dir) {
+            entry.unwanted = true;
             return Ok(false);
         }
-        let temp = self.take_away(dir)?;
+        // Nobody can begin to use it while this is looked at.
+        if !is_as_made(dir) {
+            return Ok(false);
+        }
+        let temp = self.hide(dir)?;
+        drop(uses);
+        layout::sync_dir(parent(dir))?;
         drop(guard);
         self.remove_taken(&temp);
         Ok(true)
@@ -214,11 +221,15 @@ impl Depot {
 
     /// Takes a repository out of sight, in one step.
     fn take_away(&self, git_dir: &Path) -> Result<PathBuf, DepotError> {
-        let above = parent(git_dir);
-        let temp = above.join(fresh_name());
+        let temp = self.hide(git_dir)?;
+        layout::sync_dir(parent(git_dir))?;
+        Ok(temp)
+    }
+
+    fn hide(&self, git_dir: &Path) -> Result<PathBuf, DepotError> {
+        let temp = parent(git_dir).join(fresh_name());
         rename_exclusively(git_dir, &temp)?;
         self.forget(git_dir);
-        layout::sync_dir(above)?;
         Ok(temp)
     }
 
@@ -236,17 +247,28 @@ impl Depot {
 
     /// Removes what a process that was killed has left: half-made and half-deleted repositories. Says how many.
     ///
-    /// Whoever makes such a directory holds the right to change names until it is published, and what is found here while
-    /// holding that right is nobody's, or on its way out.
+    /// Whoever makes such a directory holds the right to change names until it is published, and names of such directories are used once. So what was found before
+    /// that right was had, and is there while it is held, is nobody's, or on its way out: there may be much of it, and it is removed
+    /// when others can change names again.
     pub fn sweep(&self) -> Result<usize, DepotError> {
-        let _guard = self.changes();
+        let mut found = Vec::new();
+        self.walk(&mut |_| {}, &mut |left_over| found.push(left_over.to_owned()))?;
+        {
+            let blank = self.blank.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let blank = blank.as_ref().map(|repository| repository.git_dir());
+            let _guard = self.changes();
+            found.retain(|path| Some(path.as_path()) != blank && path.is_dir());
+        }
         let mut removed = 0;
-        self.walk(&mut |_| {}, &mut |left_over| match fs::remove_dir_all(left_over) {
-            Ok(()) => removed += 1,
-            Err(error) => {
-                tracing::warn!(path = %left_over.display(), %error, "cannot remove what an earlier process left")
+        for left_over in found {
+            match fs::remove_dir_all(&left_over) {
+                Ok(()) => removed += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(path = %left_over.display(), %error, "cannot remove what an earlier process left");
+                }
             }
-        })?;
+        }
         Ok(removed)
     }
 
@@ -269,6 +291,29 @@ pub(super) fn check_branch(branch: &str) -> Result<(), DepotError> {
             name: branch.to_owned(),
         })
     }
+}
+
+/// Whether a git directory holds nothing that is not in every new one.
+fn is_as_made(dir: &Path) -> bool {
+    let only = |inner: &str, names: &[&str]| {
+        fs::read_dir(dir.join(inner)).is_ok_and(|mut entries| {
+            entries.all(|entry| entry.is_ok_and(|e| names.iter().any(|name| e.file_name() == *name)))
+        })
+    };
+    let files = [
+        "HEAD",
+        "config",
+        "description",
+        "git-daemon-export-ok",
+        "objects",
+        "refs",
+    ];
+    ["refs/heads", "refs/tags", "objects/pack"]
+        .iter()
+        .all(|inner| is_empty_dir(&dir.join(inner)))
+        && only("refs", &["heads", "tags"])
+        && only("objects", &["info", "pack"])
+        && only("", &files)
 }
 
 fn is_empty_dir(path: &Path) -> bool {

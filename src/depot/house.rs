@@ -36,6 +36,8 @@ pub struct CreateOptions {
     pub default_branch: String,
     /// The text of its `description` file.
     pub description: Option<String>,
+    /// Whether it gets a file `git-daemon-export-ok`. A depot that requires one always writes it.
+    pub export_ok: bool,
 }
 
 impl Default for CreateOptions {
@@ -44,6 +46,7 @@ impl Default for CreateOptions {
             object_format: gix::hash::Kind::Sha1,
             default_branch: "main".to_owned(),
             description: None,
+            export_ok: false,
         }
     }
 }
@@ -55,7 +58,8 @@ pub struct Depot {
     pub(super) names: Mutex<()>,
     options: DepotOptions,
     opened: Mutex<Opened>,
-    blank: Mutex<Option<Arc<Repository>>>,
+    pub(super) blank: Mutex<Option<Arc<Repository>>>,
+    pub(super) uses: Mutex<HashMap<PathBuf, Use>>,
 }
 
 /// The repositories that are open, by git directory.
@@ -73,6 +77,55 @@ struct Entry {
     used: u64,
 }
 
+/// Who is at work on one repository.
+#[derive(Debug, Default)]
+pub(super) struct Use {
+    count: usize,
+    /// Whether it is to be discarded by the last one, if it is still empty then.
+    pub(super) unwanted: bool,
+}
+
+/// A repository while somebody works on it: it is not discarded as empty before this is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    repository: Arc<Repository>,
+    _using: Using,
+}
+
+impl std::ops::Deref for Lease {
+    type Target = Repository;
+    fn deref(&self) -> &Repository {
+        &self.repository
+    }
+}
+
+#[derive(Debug)]
+struct Using {
+    depot: Arc<Depot>,
+    git_dir: PathBuf,
+}
+
+impl Drop for Using {
+    fn drop(&mut self) {
+        let unwanted = {
+            let mut uses = self.depot.uses();
+            let Some(entry) = uses.get_mut(&self.git_dir) else {
+                return;
+            };
+            entry.count = entry.count.saturating_sub(1);
+            let unwanted = entry.count == 0 && entry.unwanted;
+            if entry.count == 0 {
+                uses.remove(&self.git_dir);
+            }
+            unwanted
+        };
+        if unwanted && let Err(error) = self.depot.discard_at(&self.git_dir) {
+            let path = self.git_dir.display();
+            tracing::warn!(%path, %error, "a push that failed left an empty repository");
+        }
+    }
+}
+
 impl Depot {
     /// A depot over `root`, which is created if it is missing.
     pub fn new(root: &Path, options: DepotOptions) -> Result<Self, DepotError> {
@@ -86,6 +139,7 @@ impl Depot {
             options,
             opened: Mutex::default(),
             blank: Mutex::default(),
+            uses: Mutex::default(),
         })
     }
 
@@ -97,7 +151,26 @@ impl Depot {
     /// The repository of that name, as it is on disk now.
     pub fn open(&self, name: &RepoName) -> Result<Arc<Repository>, DepotError> {
         let located = self.locate(name)?;
-        let dir = located.git_dir;
+        self.open_at(name, located.git_dir)
+    }
+
+    /// As [`open`](Self::open), for one that must not be [discarded](Self::discard_if_empty) meanwhile.
+    pub fn lease(self: &Arc<Self>, name: &RepoName) -> Result<Lease, DepotError> {
+        let located = self.locate(name)?;
+        // Counted before it is opened: what is discarded between the two is not found.
+        self.uses().entry(located.git_dir.clone()).or_default().count += 1;
+        let using = Using {
+            depot: Arc::clone(self),
+            git_dir: located.git_dir.clone(),
+        };
+        let repository = self.open_at(name, located.git_dir)?;
+        Ok(Lease {
+            repository,
+            _using: using,
+        })
+    }
+
+    fn open_at(&self, name: &RepoName, dir: PathBuf) -> Result<Arc<Repository>, DepotError> {
         let not_found = || DepotError::NotFound { name: name.clone() };
         let identity = match layout::stat(&dir)? {
             Some(meta) => (meta.dev(), meta.ino()),
@@ -145,6 +218,10 @@ impl Depot {
         located
             .filter(|located| self.exported(&located.git_dir))
             .ok_or_else(not_found)
+    }
+
+    pub(super) fn requires_export_ok(&self) -> bool {
+        self.options.require_export_ok
     }
 
     pub(super) fn exported(&self, git_dir: &Path) -> bool {
@@ -225,6 +302,10 @@ impl Depot {
     /// Drops an open repository; requests that have it keep it to their end.
     pub(super) fn forget(&self, dir: &Path) {
         self.opened().entries.remove(dir);
+    }
+
+    pub(super) fn uses(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Use>> {
+        self.uses.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn opened(&self) -> std::sync::MutexGuard<'_, Opened> {

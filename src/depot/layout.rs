@@ -166,6 +166,9 @@ pub(super) fn write_bare(dir: &Path, options: &CreateOptions) -> Result<(), Depo
         &dir.join("description"),
         format!("{}\n", description.trim_end()).as_bytes(),
     )?;
+    if options.export_ok {
+        write_file(&dir.join("git-daemon-export-ok"), b"")?;
+    }
     write_file(
         &dir.join("HEAD"),
         format!("ref: refs/heads/{}\n", options.default_branch).as_bytes(),

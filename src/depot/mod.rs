@@ -11,5 +11,5 @@ mod list;
 
 pub use details::Details;
 pub use error::DepotError;
-pub use house::{CreateOptions, Depot, DepotOptions};
+pub use house::{CreateOptions, Depot, DepotOptions, Lease};
 pub use list::{Listed, Listing};

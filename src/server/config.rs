@@ -216,6 +216,7 @@ impl Config {
             object_format: self.object_format,
             default_branch: self.default_branch.clone(),
             description: None,
+            export_ok: self.require_export_ok,
         }
     }
 

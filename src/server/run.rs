@@ -117,6 +117,12 @@ async fn serve(
     };
     let router = web::router(Arc::clone(&house)).merge(web::api_routes(Arc::new(api)));
 
+    if config.create_on_push {
+        // Now, while nobody holds the right to change names for long: strangers are shown it too. A directory that cannot be written to is no reason not to serve.
+        if let Err(error) = depot.blank(&config.create_options()) {
+            tracing::warn!(%error, "a push cannot make a repository");
+        }
+    }
     sweep_beside(depot)?;
     announce(config, local);
     let closing = Arc::clone(&house);

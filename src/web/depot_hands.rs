@@ -8,7 +8,7 @@ use std::{
 use super::hands::{Context, Doors, Failure, Hands, PlainFile, Served, Service};
 use crate::{
     base::{RepoName, Version},
-    depot::{CreateOptions, Depot, DepotError},
+    depot::{CreateOptions, Depot, DepotError, Lease},
     repo::Repository,
     service::{self, ServiceError},
 };
@@ -29,21 +29,36 @@ impl DepotHands {
 
 impl Hands for DepotHands {
     fn find(&self, name: &RepoName) -> Result<Option<Arc<dyn Served>>, Failure> {
-        match self.depot.open(name) {
-            Ok(repo) => Ok(Some(Arc::new(Open(repo)))),
+        match self.depot.lease(name) {
+            Ok(lease) => Ok(Some(Arc::new(Open::Lease(lease)))),
             Err(DepotError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     fn create(&self, name: &RepoName) -> Result<(Arc<dyn Served>, bool), Failure> {
-        let made = match self.depot.create(name, &self.create) {
-            Ok(()) => true,
-            // Two first pushes met; this one is to the repository of the other.
-            Err(DepotError::Exists { .. }) => false,
-            Err(error) => return Err(error.into()),
-        };
-        Ok((Arc::new(Open(self.depot.open(name)?)), made))
+        const ATTEMPTS: usize = 8;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let made = match self.depot.create(name, &self.create) {
+                Ok(()) => true,
+                // Two first pushes met; this one is to the repository of the other.
+                Err(DepotError::Exists { .. }) => false,
+                Err(error) => return Err(error.into()),
+            };
+            match self.depot.lease(name) {
+                Ok(lease) => return Ok((Arc::new(Open::Lease(lease)), made)),
+                // The other push has failed meanwhile, and taken it away again.
+                Err(DepotError::NotFound { .. }) if !made && attempt < ATTEMPTS => {}
+                Err(error) => {
+                    if made {
+                        self.discard_if_empty(name)?;
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
     }
 
     fn discard_if_empty(&self, name: &RepoName) -> Result<(), Failure> {
@@ -54,16 +69,28 @@ impl Hands for DepotHands {
     }
 
     fn blank(&self) -> Result<Arc<dyn Served>, Failure> {
-        Ok(Arc::new(Open(self.depot.blank(&self.create)?)))
+        Ok(Arc::new(Open::Blank(self.depot.blank(&self.create)?)))
     }
 }
 
 #[derive(Debug)]
-struct Open(Arc<Repository>);
+enum Open {
+    Lease(Lease),
+    Blank(Arc<Repository>),
+}
+
+impl Open {
+    fn repository(&self) -> &Repository {
+        match self {
+            Open::Lease(lease) => lease,
+            Open::Blank(repository) => repository,
+        }
+    }
+}
 
 impl Served for Open {
     fn doors(&self) -> Doors {
-        let settings = self.0.settings();
+        let settings = self.repository().settings();
         let http = &settings.http;
         Doors {
             upload_pack: http.upload_pack,
@@ -83,7 +110,13 @@ impl Served for Open {
             Service::UploadPack => service::Service::UploadPack,
             Service::ReceivePack => service::Service::ReceivePack,
         };
-        Ok(service::advertise(&self.0, service, version, &inner(context), out)?)
+        Ok(service::advertise(
+            self.repository(),
+            service,
+            version,
+            &inner(context),
+            out,
+        )?)
     }
 
     fn upload_pack(
@@ -93,11 +126,17 @@ impl Served for Open {
         body: &mut dyn Read,
         out: &mut dyn Write,
     ) -> Result<(), Failure> {
-        Ok(service::upload_pack(&self.0, &inner(context), version, body, out)?)
+        Ok(service::upload_pack(
+            self.repository(),
+            &inner(context),
+            version,
+            body,
+            out,
+        )?)
     }
 
     fn receive_pack(&self, context: &Context<'_>, body: &mut dyn Read, out: &mut dyn Write) -> Result<(), Failure> {
-        let summary = service::receive_pack(&self.0, &inner(context), body, out)?;
+        let summary = service::receive_pack(self.repository(), &inner(context), body, out)?;
         tracing::info!(
             refs = summary.refs.len(),
             refused = summary.refs.iter().filter(|r| r.refused.is_some()).count(),
@@ -109,16 +148,16 @@ impl Served for Open {
     }
 
     fn info_refs(&self, context: &Context<'_>, out: &mut dyn Write) -> Result<(), Failure> {
-        Ok(service::dumb_info_refs(&self.0, &inner(context), out)?)
+        Ok(service::dumb_info_refs(self.repository(), &inner(context), out)?)
     }
 
     fn info_packs(&self, out: &mut dyn Write) -> Result<(), Failure> {
-        Ok(service::dumb_info_packs(&self.0, out)?)
+        Ok(service::dumb_info_packs(self.repository(), out)?)
     }
 
     fn file(&self, context: &Context<'_>, relative: &str) -> Result<Option<PlainFile>, Failure> {
         Ok(
-            service::dumb_file(&self.0, &inner(context), relative).map(|file| PlainFile {
+            service::dumb_file(self.repository(), &inner(context), relative).map(|file| PlainFile {
                 path: file.path,
                 content_type: file.content_type,
                 cache_forever: file.cache_forever,

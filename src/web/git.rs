@@ -399,7 +399,14 @@ impl Job {
         let doors = match found {
             Some(repo) => repo.doors(),
             None if presence == Presence::Creatable => {
-                house.hands.blank().map_err(|failure| self.refuse(&failure))?.doors()
+                match house.hands.blank() {
+                    Ok(blank) => blank.doors(),
+                    Err(failure) => {
+                        // Troubles of ours are told to those who would be let in.
+                        self.decide(presence, Doors::default())?;
+                        return Err(self.refuse(&failure));
+                    }
+                }
             }
             // Nothing is asked of the disk for what is not there: it may be one that cannot be written to.
             None => Doors::default(),

@@ -270,6 +270,7 @@ fn git_accepts_what_we_create() {
             object_format: format,
             default_branch: "trunk".into(),
             description: Some("what it is for".into()),
+            ..CreateOptions::default()
         };
         depot.create(&name(text), &options).unwrap();
         let dir = depot.open(&name(text)).unwrap().git_dir().to_owned();
@@ -469,4 +470,51 @@ fn circles_of_links_end() {
     std::os::unix::fs::symlink("loop", root.join("loop")).unwrap();
     assert_eq!(found(&depot, "loop"), None);
     assert_eq!(depot.list().unwrap().repositories.len(), 1);
+}
+
+#[test]
+fn a_repository_that_somebody_uses_is_not_discarded() {
+    let root = tempfile::tempdir().unwrap();
+    let depot = Arc::new(depot(root.path()));
+    let x = name("team/x");
+    depot.create(&x, &CreateOptions::default()).unwrap();
+    let (first, second) = (depot.lease(&x).unwrap(), depot.lease(&name("team/x.git")).unwrap());
+    drop(first);
+    assert!(!depot.discard_if_empty(&x).unwrap());
+    assert!(second.git_dir().join("HEAD").exists());
+    // The last one takes it away.
+    drop(second);
+    assert!(left(root.path()).is_empty());
+    // Unless something has come meanwhile.
+    depot.create(&x, &CreateOptions::default()).unwrap();
+    let lease = depot.lease(&x).unwrap();
+    assert!(!depot.discard_if_empty(&x).unwrap());
+    fs::write(lease.git_dir().join("refs/heads/main"), "1".repeat(40)).unwrap();
+    drop(lease);
+    assert!(depot.contains(&x).unwrap());
+}
+
+#[test]
+fn what_a_depot_makes_is_exported_where_it_has_to_be() {
+    let root = tempfile::tempdir().unwrap();
+    let options = DepotOptions {
+        require_export_ok: true,
+        ..DepotOptions::default()
+    };
+    let depot = Depot::new(root.path(), options).unwrap();
+    depot.create(&name("x"), &CreateOptions::default()).unwrap();
+    assert!(depot.contains(&name("x")).unwrap());
+    assert!(depot.discard_if_empty(&name("x")).unwrap());
+    assert!(left(root.path()).is_empty());
+}
+
+#[test]
+fn a_sweep_leaves_the_blank_repository() {
+    let root = tempfile::tempdir().unwrap();
+    let depot = depot(root.path());
+    let blank = depot.blank(&CreateOptions::default()).unwrap();
+    fs::create_dir_all(root.path().join("team/.gitstead-tmp-1-2-3/objects")).unwrap();
+    assert_eq!(depot.sweep().unwrap(), 1);
+    assert!(blank.git_dir().join("HEAD").exists());
+    assert!(left(&root.path().join("team")).is_empty());
 }

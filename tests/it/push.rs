@@ -4,7 +4,7 @@ use std::fs;
 
 use rstest::rstest;
 
-use crate::support::{Git, Server, wire};
+use crate::support::{Git, Server, ServerOptions, wire};
 
 struct Pushed {
     git: Git,
@@ -514,5 +514,56 @@ fn signed_pushes_are_recorded() {
     assert!(
         text.contains("refs/heads/main") && text.contains("pusher ") && text.contains("nonce-status "),
         "{text}"
+    );
+}
+
+#[test]
+fn what_is_made_where_exports_are_required_is_exported() {
+    let git = Git::new();
+    let server = Server::with(ServerOptions {
+        config: Some("require_export_ok = true\n".to_owned()),
+        ..ServerOptions::default()
+    });
+    let work = git.init("work");
+    git.commit(&work, "a", "a", "first");
+    git.ok(&work, &format!("push -q {} main", server.repo_url("pushed")));
+    let by_api = wire::exchange(
+        server.address(),
+        "POST",
+        "/api/v1/repos",
+        &[("Content-Type", "application/json")],
+        br#"{"name":"by-api"}"#,
+        17,
+    );
+    assert_eq!(by_api.unwrap().status, 201);
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_gitstead"))
+        .args(["repo", "create", "by-cli", "--data"])
+        .arg(server.repos().parent().unwrap())
+        .arg("--config")
+        .arg(server.repos().parent().unwrap().join("gitstead.toml"))
+        .stdout(std::process::Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    for name in ["pushed", "by-api", "by-cli"] {
+        git.ok(&work, &format!("ls-remote {}", server.repo_url(name)));
+    }
+}
+
+/// Whoever changes names for long, in this process or another, keeps nobody waiting who only asks.
+#[test]
+fn asking_for_a_push_waits_for_no_lock() {
+    let server = Server::start();
+    let root = fs::File::open(server.repos()).unwrap();
+    root.lock().unwrap();
+    let path = "/repos/new/info/refs?service=git-receive-pack";
+    let (done, is_done) = std::sync::mpsc::channel();
+    let address = server.address().to_owned();
+    let asking = std::thread::spawn(move || done.send(wire::exchange(&address, "GET", path, &[], b"", 0)));
+    let answer = is_done.recv_timeout(std::time::Duration::from_secs(5));
+    root.unlock().unwrap();
+    asking.join().unwrap().unwrap();
+    assert_eq!(
+        answer.expect("an answer in time").map(|answer| answer.status),
+        Some(200)
     );
 }
