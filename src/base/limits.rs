@@ -33,7 +33,7 @@ pub struct Limits {
     /// Bytes of objects above 8 MiB that all pushes together hold inflated while their deltas are resolved; pushes beyond it wait for one another. One object
     /// may be larger, and one push at a time may hold what it needs beside its first object.
     pub ingest_bytes: usize,
-    /// Levels of trees in trees (`core.maxTreeDepth`).
+    /// Levels of trees in trees that are followed to find out whether a push is complete (git's own `core.maxTreeDepth`).
     pub tree_depth: u32,
     /// Objects asked about in one `object-info`.
     pub object_infos: usize,

@@ -147,8 +147,6 @@ pub struct ReceiveSettings {
     pub deny_non_fast_forwards: bool,
     /// `shallowUpdate` (false).
     pub shallow_update: bool,
-    /// `updateServerInfo` (false).
-    pub update_server_info: bool,
 }
 
 /// `transfer.*`
@@ -203,8 +201,6 @@ pub struct CoreSettings {
     pub log_all_ref_updates: Option<LogRefUpdates>,
     /// `sharedRepository`
     pub shared_repository: SharedRepository,
-    /// `bigFileThreshold` in bytes (512 MiB).
-    pub big_file_threshold: u64,
     /// `looseCompression`, else `compression` (1 when neither is set): a zlib level, −1 is zlib's own default.
     pub loose_compression: i32,
     /// `filesRefLockTimeout` (100 ms); `None` waits for ever.
@@ -217,12 +213,6 @@ pub struct CoreSettings {
     pub commit_graph: bool,
     /// `multiPackIndex` (true).
     pub multi_pack_index: bool,
-    /// `maxTreeDepth`, if said.
-    pub max_tree_depth: Option<u32>,
-    /// `protectHFS`, if said.
-    pub protect_hfs: Option<bool>,
-    /// `protectNTFS`, if said.
-    pub protect_ntfs: Option<bool>,
 }
 
 /// `pack.*` and `repack.*`
@@ -476,7 +466,6 @@ fn receive(c: &Config, git_dir: &std::path::Path) -> Result<ReceiveSettings, Bad
         deny_current_branch: deny(c, "receive.denycurrentbranch", true)?,
         deny_non_fast_forwards: flag("receive.denynonfastforwards", false)?,
         shallow_update: flag("receive.shallowupdate", false)?,
-        update_server_info: flag("receive.updateserverinfo", false)?,
     })
 }
 
@@ -493,7 +482,6 @@ fn core(c: &Config, compression: Option<i32>) -> Result<CoreSettings, BadValue> 
             },
         },
         shared_repository: shared(c.last("core.sharedrepository"))?,
-        big_file_threshold: c.number("core.bigfilethreshold")?.unwrap_or(512 << 20),
         loose_compression: level(c, "core.loosecompression")?.or(compression).unwrap_or(1),
         files_ref_lock_timeout: timeout(c, "core.filesreflocktimeout", 100)?,
         packed_refs_timeout: timeout(c, "core.packedrefstimeout", 1_000)?,
@@ -503,9 +491,6 @@ fn core(c: &Config, compression: Option<i32>) -> Result<CoreSettings, BadValue> 
             .unwrap_or_default(),
         commit_graph: flag("core.commitgraph", true)?,
         multi_pack_index: flag("core.multipackindex", true)?,
-        max_tree_depth: c.number("core.maxtreedepth")?,
-        protect_hfs: c.boolean("core.protecthfs")?,
-        protect_ntfs: c.boolean("core.protectntfs")?,
     })
 }
 
@@ -564,7 +549,6 @@ mod tests {
         assert_eq!(s.receive.deny_current_branch, Deny::Refuse);
         assert_eq!(s.receive.unpack_limit, 100);
         assert_eq!(s.uploadpack.keep_alive, Some(Duration::from_secs(5)));
-        assert_eq!(s.core.big_file_threshold, 512 << 20);
         assert_eq!((s.core.loose_compression, s.pack.compression), (1, -1));
         assert_eq!(s.lsrefs_unborn, Unborn::Advertise);
         assert!(s.hide_refs_upload.is_empty());

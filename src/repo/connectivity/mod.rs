@@ -140,6 +140,8 @@ pub fn check_connectivity(
 /// Where objects come from.
 trait Source {
     fn hash_kind(&self) -> HashKind;
+    /// Levels of trees in trees that are followed.
+    fn tree_depth(&self) -> usize;
     fn contains(&self, id: &oid) -> Result<bool, OdbError>;
     /// Replaces `out`.
     fn read(&self, id: &oid, out: &mut Vec<u8>) -> Result<Option<Kind>, OdbError>;
@@ -152,6 +154,10 @@ trait Source {
 impl Source for Odb {
     fn hash_kind(&self) -> HashKind {
         Odb::hash_kind(self)
+    }
+
+    fn tree_depth(&self) -> usize {
+        self.limits().tree_depth as usize
     }
 
     fn contains(&self, id: &oid) -> Result<bool, OdbError> {

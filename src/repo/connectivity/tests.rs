@@ -13,11 +13,16 @@ struct Objects {
     all: HashMap<ObjectId, (Kind, Vec<u8>)>,
     reads: Cell<usize>,
     clock: i64,
+    tree_depth: Option<usize>,
 }
 
 impl Source for Objects {
     fn hash_kind(&self) -> HashKind {
         HashKind::Sha1
+    }
+
+    fn tree_depth(&self) -> usize {
+        self.tree_depth.unwrap_or(2048)
     }
 
     fn contains(&self, id: &oid) -> Result<bool, OdbError> {
@@ -234,6 +239,20 @@ fn clocks_that_ran_backwards_change_no_answer() {
     };
     let walked = commits::walk(&input, &[new], false).expect("readable");
     assert!(walked.first_bad.is_none());
+}
+
+#[test]
+fn as_many_levels_of_trees_are_followed_as_the_limit_says() {
+    let mut objects = Objects::default();
+    let mut tree = objects.tree(&[]);
+    for _ in 0..4 {
+        tree = objects.tree(&[("40000", "d", tree)]);
+    }
+    let commit = objects.commit(tree, &[]);
+    for (limit, good) in [(3, false), (4, true)] {
+        objects.tree_depth = Some(limit);
+        assert_eq!(check(&objects, &[commit], &[]), [good], "{limit}");
+    }
 }
 
 #[test]

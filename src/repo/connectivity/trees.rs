@@ -3,9 +3,6 @@ use gix::{hash::ObjectId, objs::Kind};
 use super::{ConnectivityError, Input, Source};
 use crate::repo::ingest::ids::IdMap;
 
-/// Levels of trees in trees that are followed: git's own `core.maxTreeDepth`.
-const DEPTH: usize = 2048;
-
 /// Enters trees, each one once.
 pub(super) struct Trees<'w, 'i, S> {
     input: &'w Input<'i, S>,
@@ -110,7 +107,7 @@ impl<'w, 'i, S: Source> Trees<'w, 'i, S> {
                 None if mode == Mode::Blob => (!self.has_blob(&id)?).then_some(id),
                 None => {
                     let cyclic = stack.iter().any(|frame| frame.id == id);
-                    if !cyclic && stack.len() < DEPTH && self.push(&mut stack, id, &below)? {
+                    if !cyclic && stack.len() <= self.input.source.tree_depth() && self.push(&mut stack, id, &below)? {
                         continue;
                     }
                     Some(id)

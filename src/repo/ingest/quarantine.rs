@@ -1,12 +1,12 @@
 use std::{
-    collections::BTreeSet,
     collections::hash_map::RandomState,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File},
     hash::BuildHasher,
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -236,10 +236,9 @@ impl Quarantine {
             let to = self.objects.join(&one.name);
             let holds = self.final_dir(&to, &mut changed)?;
             if one.rank == Rank::Pack
-                && let Some((path, alive)) = keep(&dir.join("keep"), &to.with_extension("keep"))?
+                && let Some(keep) = keep(&dir.join("keep"), &to.with_extension("keep"))?
             {
-                published.keep = Some(path);
-                published._alive = Some(alive);
+                published.keep = Some(keep);
             }
             let len = one.file.metadata().map(|m| m.len()).unwrap_or_default();
             drop(one.file);
@@ -327,21 +326,42 @@ pub(super) enum NewPack<'a> {
 #[must_use = "hold it until the refs are updated"]
 #[derive(Debug, Default)]
 pub struct Published {
-    keep: Option<PathBuf>,
-    /// Says for as long as it is open that the `.keep` file is in use.
-    _alive: Option<File>,
+    keep: Option<Keep>,
 }
 
-impl Drop for Published {
+/// A `.keep` file of ours, shared by all pushes of this process that bring the same pack at the same time: the last one takes it away.
+#[derive(Debug)]
+struct Keep(PathBuf);
+
+/// The `.keep` files of this process: how many pushes each is for, and the file, which says for as long as it is open that they are in use.
+static KEEPS: Mutex<BTreeMap<PathBuf, (usize, File)>> = Mutex::new(BTreeMap::new());
+
+impl Drop for Keep {
     fn drop(&mut self) {
-        if let Some(keep) = &self.keep {
-            let _ = fs::remove_file(keep);
+        let mut keeps = KEEPS.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((users, _)) = keeps.get_mut(&self.0) else {
+            return;
+        };
+        *users -= 1;
+        if *users == 0 {
+            // Before it is unlocked, and before another push looks for it.
+            let _ = fs::remove_file(&self.0);
+            keeps.remove(&self.0);
         }
     }
 }
 
-/// Writes a `.keep` file and locks it. One that is there already is somebody's wish, and stays.
-fn keep(temporary: &Path, path: &Path) -> Result<Option<(PathBuf, File)>, IngestError> {
+/// Writes a `.keep` file and locks it, or joins those who did. One that is there already otherwise is somebody's wish, and stays.
+fn keep(temporary: &Path, path: &Path) -> Result<Option<Keep>, IngestError> {
+    let named = match (path.parent().map(Path::canonicalize), path.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => path.to_owned(),
+    };
+    let mut keeps = KEEPS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((users, _)) = keeps.get_mut(&named) {
+        *users += 1;
+        return Ok(Some(Keep(named)));
+    }
     let text = [KEEP, std::process::id().to_string().as_bytes(), b"\n"].concat();
     let mut file = create_read_only(temporary).map_err(IngestError::io("create a keep file", temporary))?;
     file.write_all(&text)
@@ -358,7 +378,10 @@ fn keep(temporary: &Path, path: &Path) -> Result<Option<(PathBuf, File)>, Ingest
         other => other,
     };
     match made {
-        Ok(()) => Ok(Some((path.to_owned(), file))),
+        Ok(()) => {
+            keeps.insert(named.clone(), (1, file));
+            Ok(Some(Keep(named)))
+        }
         Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(None),
         Err(err) => Err(IngestError::io("create a keep file", path)(err)),
     }
@@ -603,6 +626,28 @@ mod tests {
         assert_eq!(fs::read(tmp.path().join("pack/pack-1.pack")).expect("there"), b"pack");
         assert_eq!(fs::read(tmp.path().join("pack/pack-1.keep")).expect("there"), b"mine");
         assert!(tmp.path().join("pack/pack-1.idx").exists());
+    }
+
+    #[test]
+    fn the_last_of_those_who_bring_the_same_pack_takes_the_keep_file_away() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let bring = || {
+            let mut quarantine = Quarantine::below(tmp.path());
+            quarantine
+                .add_pack("pack-1", NewPack::Bytes(b"pack"), b"idx", b"rev")
+                .expect("added");
+            quarantine.migrate().expect("migrated")
+        };
+        let keep = tmp.path().join("pack/pack-1.keep");
+        let (first, second) = (bring(), bring());
+        drop(first);
+        assert!(keep.exists(), "the second still needs it");
+        let third = bring();
+        drop(second);
+        assert!(keep.exists(), "the third still needs it");
+        drop(third);
+        assert!(!keep.exists());
+        assert!(tmp.path().join("pack/pack-1.pack").exists());
     }
 
     const HOUR: Duration = Duration::from_secs(3600);
