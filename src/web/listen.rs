@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
@@ -31,8 +31,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;
 
-use super::house::Peer;
-use crate::base::Limits;
+use super::{
+    house::Peer,
+    turn::{Streams, Turn},
+};
+use crate::{base::Limits, worker::Pace};
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,6 +62,7 @@ pub async fn serve(
         router,
         idle: limits.header_timeout,
         write_idle: limits.write_idle,
+        pace: pace(limits),
         closing: CancellationToken::new(),
         cutting: CancellationToken::new(),
         cut: AtomicUsize::new(0),
@@ -100,8 +104,13 @@ pub async fn serve(
     }
 }
 
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+/// How long a client may leave what is there for it.
+fn pace(limits: &Limits) -> Pace {
+    Pace::new(limits.write_idle, limits.min_pace)
+}
+
+fn builder(limits: &Limits) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams { pace: pace(limits) });
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -112,7 +121,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .initial_stream_window_size(512 << 10)
         .initial_connection_window_size(1 << 20)
-        .max_concurrent_streams(64)
+        .max_concurrent_streams(16)
         .max_header_list_size(64 << 10)
         .keep_alive_interval(limits.header_timeout)
         .keep_alive_timeout(limits.header_timeout);
@@ -147,10 +156,11 @@ fn is_of_connection(error: &io::Error) -> bool {
 }
 
 struct Connections {
-    builder: auto::Builder<TokioExecutor>,
+    builder: auto::Builder<Streams>,
     router: Router,
     idle: Duration,
     write_idle: Duration,
+    pace: Pace,
     closing: CancellationToken,
     cutting: CancellationToken,
     cut: AtomicUsize,
@@ -158,7 +168,7 @@ struct Connections {
 
 impl Connections {
     async fn connection(&self, stream: TcpStream, peer: SocketAddr) {
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(self.pace.clone()));
         let stream = Watched {
             stream,
             activity: Arc::clone(&activity),
@@ -172,7 +182,13 @@ impl Connections {
                 request.extensions_mut().insert(Peer(peer));
                 // A router is always ready, and never fails.
                 let response = router.call(request).await?;
-                Ok::<_, Infallible>(response.map(|body| Tracked { body, _active: active }))
+                let turn = Turn::of_stream().unwrap_or_else(|| Arc::clone(&active.0.turn));
+                turn.given(0);
+                Ok::<_, Infallible>(response.map(|body| Tracked {
+                    body,
+                    turn,
+                    _active: active,
+                }))
             }
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
@@ -209,6 +225,8 @@ impl Connections {
 /// What goes on on one connection, as seen from outside.
 struct Activity {
     state: Mutex<ActivityState>,
+    /// Of the one response that is under way in HTTP/1. Those of HTTP/2 have their own.
+    turn: Arc<Turn>,
 }
 
 struct ActivityState {
@@ -216,18 +234,23 @@ struct ActivityState {
     active: usize,
     /// When there last was a request, or progress in writing.
     moved: Instant,
+    /// When a request last ended.
+    ended: Instant,
     /// Whether bytes wait for the client to take them.
     blocked: bool,
 }
 
 impl Activity {
-    fn new() -> Self {
+    fn new(pace: Pace) -> Self {
+        let now = Instant::now();
         Activity {
             state: Mutex::new(ActivityState {
                 active: 0,
-                moved: Instant::now(),
+                moved: now,
+                ended: now,
                 blocked: false,
             }),
+            turn: Arc::new(Turn::new(pace)),
         }
     }
 
@@ -242,10 +265,12 @@ impl Activity {
         if state.blocked {
             state.moved + write_idle
         } else if state.active == 0 {
-            state.moved + idle
+            // Pings and what else moves without a request do not count for ever.
+            (state.moved + idle).min(state.ended + idle.max(write_idle))
         } else {
             // The request's own deadlines count; look again later.
-            Instant::now() + idle.max(Duration::from_secs(1))
+            let later = Instant::now() + idle.max(Duration::from_secs(1));
+            self.turn.deadline().map_or(later, |deadline| deadline.min(later))
         }
     }
 
@@ -273,12 +298,14 @@ impl Drop for Active {
         let mut state = self.0.lock();
         state.active = state.active.saturating_sub(1);
         state.moved = Instant::now();
+        state.ended = state.moved;
     }
 }
 
 /// A response body that keeps its request active.
 struct Tracked {
     body: Body,
+    turn: Arc<Turn>,
     _active: Active,
 }
 
@@ -290,7 +317,12 @@ impl http_body::Body for Tracked {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        self.turn.asked();
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.turn.given(frame.data_ref().map_or(0, Bytes::len));
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -299,6 +331,12 @@ impl http_body::Body for Tracked {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.turn.asked();
     }
 }
 

@@ -14,6 +14,7 @@ mod listen;
 mod observe;
 mod path;
 mod reply;
+mod turn;
 
 pub use api::{Api, RepositoryInfo, api_routes};
 pub use depot_hands::DepotHands;

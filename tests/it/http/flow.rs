@@ -220,6 +220,48 @@ fn a_fetch_that_is_slow_to_ask_holds_no_long_worker() {
     }
 }
 
+/// Without a window the server's side of a stream is never asked for its bytes again.
+#[test]
+fn a_stream_of_http_2_that_is_given_no_window_is_reset() {
+    use std::io::Read;
+    let face = Face::with(|setup| setup.limits.write_idle = Duration::from_millis(100));
+    let mut client = face.connect();
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let mut bytes = vec![0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream];
+        bytes.extend_from_slice(payload);
+        bytes
+    };
+    let path = b"/repos/a/info/refs?service=git-receive-pack";
+    let mut headers = vec![0x82, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
+    headers.extend_from_slice(path);
+    headers.extend_from_slice(b"\x01\x09localhost");
+    let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0
+    request.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    for stream in [1, 3] {
+        request.extend(frame(1, 0x5, stream, &headers));
+    }
+    client.send(request);
+    let stream = client.raw();
+    let (mut reset, mut streams) = (Vec::new(), None);
+    while reset.len() < 2 {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).expect("the streams are reset in time");
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload).unwrap();
+        match head[3] {
+            3 => reset.push(head[8]),
+            4 if head[4] == 0 => {
+                let most = payload.chunks(6).find(|setting| setting[..2] == [0, 3]);
+                streams = most.map(|setting| setting[5]);
+            }
+            _ => {}
+        }
+    }
+    reset.sort_unstable();
+    assert_eq!((reset, streams), (vec![1, 3], Some(16)));
+}
+
 #[test]
 fn a_busy_repository_answers_429_and_a_busy_house_503() {
     let (fake, begun, go) = gated();
