@@ -13,7 +13,12 @@ use super::{
     CreateOptions, Depot, DepotError,
     layout::{self, Located, Shape},
 };
-use crate::base::RepoName;
+use bstr::ByteSlice as _;
+
+use crate::{
+    base::RepoName,
+    repo::{Head, RefQuery},
+};
 
 /// What our own directories that are no repositories begin with. Never looked up, never listed.
 pub(super) const HIDDEN_PREFIX: &str = ".gitstead-";
@@ -137,7 +142,7 @@ impl Depot {
     }
 
     /// A repository that may be moved and deleted: bare, a directory and not a link, and not the root itself.
-    fn ours(&self, name: &RepoName) -> Result<Located, DepotError> {
+    pub(super) fn ours(&self, name: &RepoName) -> Result<Located, DepotError> {
         let located = self.locate(name)?;
         let foreign = |why| {
             Err(DepotError::Foreign {
@@ -147,17 +152,51 @@ impl Depot {
         };
         match located.shape {
             Shape::Bare => {}
-            Shape::WorkTree => return foreign("has a working tree; it is for its owner to move or delete"),
-            Shape::Linked => return foreign("is linked from another place; it is for its owner to move or delete"),
+            Shape::WorkTree => return foreign("has a working tree; it is for its owner to change, move or delete"),
+            Shape::Linked => {
+                return foreign("is linked from another place; it is for its owner to change, move or delete");
+            }
         }
         if fs::symlink_metadata(&located.git_dir).is_ok_and(|meta| meta.is_symlink()) {
-            return foreign("is a symbolic link; it is for its owner to move or delete");
+            return foreign("is a symbolic link; it is for its owner to change, move or delete");
         }
         Ok(located)
     }
 
     fn bare_path(&self, stem: &str) -> PathBuf {
         self.root.join(format!("{stem}.git"))
+    }
+
+    /// Whether [`create`](Self::create) would find room for this name now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_free(&self, name: &RepoName) -> Result<(), DepotError> {
+        name.check_creatable()?;
+        self.check_room(name.stem(), None)
+    }
+
+    /// Points HEAD of a repository that a push has just made to the one branch that came, if the branch that HEAD names did not. Says whether it did.
+    pub fn settle_head(&self, name: &RepoName) -> Result<bool, DepotError> {
+        let refs = |source| DepotError::Refs {
+            name: name.clone(),
+            source,
+        };
+        let repo = self.open(name)?;
+        if !matches!(repo.head(None).map_err(refs)?, Head::Symbolic { id: None, .. }) {
+            return Ok(false);
+        }
+        let branches = RefQuery {
+            prefixes: vec!["refs/heads/".into()],
+            ..RefQuery::default()
+        };
+        match &repo.refs(&branches).map_err(refs)?[..] {
+            [only] => repo
+                .set_head(None, only.name.as_bstr(), None)
+                .map_err(refs)
+                .map(|()| true),
+            _ => Ok(false),
+        }
     }
 
     /// Whether a repository may be put at `stem`: not in, not above and not in place of something. `moving` is the one that is about to move there.

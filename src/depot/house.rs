@@ -257,6 +257,7 @@ impl Depot {
             name: name.clone(),
             source,
         };
+        self.ours(name)?;
         self.open(name)?.set_head(None, full.as_bstr(), None).map_err(refs)
     }
 

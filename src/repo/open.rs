@@ -127,6 +127,24 @@ pub struct OpenOptions {
     pub limits: Limits,
 }
 
+impl OpenOptions {
+    /// Whether every repository would refuse these defaults.
+    ///
+    /// # Errors
+    /// The first value that cannot be one of its key.
+    pub fn check(&self) -> Result<(), BadValue> {
+        Settings::new(self.as_config(), Path::new("")).map(|_| ())
+    }
+
+    fn as_config(&self) -> Config {
+        let mut config = Config::default();
+        for (key, value) in &self.defaults {
+            config.push(key, Some(value));
+        }
+        config
+    }
+}
+
 /// One repository on disk, open for any number of requests at a time.
 ///
 /// Reads only what is its own: no file of the user or the system, no environment, no includes. Refuses what it could serve only in part.
@@ -336,10 +354,7 @@ impl Repository {
         let worktree_file = git_dir.join("config.worktree");
         // Before the content is read: a change in between is seen as one.
         let watched = Self::watch(git_dir_given, &git_dir, &objects_dir, &config_file, &worktree_file);
-        let mut config = Config::default();
-        for (key, value) in &options.defaults {
-            config.push(key, Some(value));
-        }
+        let mut config = options.as_config();
         // The format is the repository's own, whatever lies underneath.
         let mut own = Config::default();
         let read = |config: &mut Config, file: &Path| {

@@ -310,7 +310,13 @@ fn url_prefix(text: Option<&str>) -> Result<String, ConfigError> {
     let sound = rest
         .split('/')
         .all(|s| !s.is_empty() && s != "." && s != ".." && s.bytes().all(plain));
-    if sound {
+    let ours = ["api", "healthz", "readyz"];
+    if sound && ours.iter().any(|taken| rest.split('/').next() == Some(taken)) {
+        Err(value(
+            "url_prefix",
+            format!("'/{rest}' is where Gitstead's own pages are"),
+        ))
+    } else if sound {
         Ok(format!("/{rest}"))
     } else {
         Err(value("url_prefix", format!("'{text}' is not a path such as /repos")))
@@ -352,7 +358,12 @@ fn object_format(text: Option<&str>) -> Result<gix::hash::Kind, ConfigError> {
 fn defaults(table: &toml::Table) -> Result<Vec<(String, String)>, ConfigError> {
     let mut all = Vec::new();
     flatten("", table, &mut all)?;
-    Ok(all)
+    let options = OpenOptions {
+        defaults: all,
+        ..OpenOptions::default()
+    };
+    options.check().map_err(|bad| value("defaults", bad.to_string()))?;
+    Ok(options.defaults)
 }
 
 fn flatten(above: &str, table: &toml::Table, out: &mut Vec<(String, String)>) -> Result<(), ConfigError> {

@@ -161,6 +161,12 @@ fn errors_name_the_file_and_the_key() {
         (&namesakes, &["tokens.name", "two tokens named 'a'"]),
         ("url_prefix = '/a b'", &["url_prefix", "/repos"]),
         ("url_prefix = '/../x'", &["url_prefix"]),
+        ("url_prefix = '/api'", &["url_prefix", "/api"]),
+        ("url_prefix = 'healthz/x'", &["url_prefix"]),
+        (
+            "[defaults]\n'uploadpack.allowFilter' = 'maybe'",
+            &["defaults", "maybe", "uploadpack.allowfilter"],
+        ),
         ("namespace = 'a..b'", &["namespace"]),
         ("namespace = 'a//b'", &["namespace"]),
         ("default_branch = 'a b'", &["default_branch"]),

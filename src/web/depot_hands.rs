@@ -68,6 +68,18 @@ impl Hands for DepotHands {
         }
     }
 
+    fn check_free(&self, name: &RepoName) -> Result<(), Failure> {
+        Ok(self.depot.check_free(name)?)
+    }
+
+    fn settle(&self, name: &RepoName) -> Result<(), Failure> {
+        match self.depot.settle_head(name) {
+            // It came to nothing, or another push has taken it away with its own.
+            Ok(_) | Err(DepotError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn blank(&self) -> Result<Arc<dyn Served>, Failure> {
         Ok(Arc::new(Open::Blank(self.depot.blank(&self.create)?)))
     }

@@ -356,6 +356,13 @@ impl Job {
             Some(repo) => self.serve(&*repo, &context, reply),
             // Asking creates nothing; pushing does.
             None if self.want == Want::Advertisement(Service::ReceivePack) => {
+                if let Err(failure) = house.hands.check_free(&self.name) {
+                    // Or another push has made it meanwhile.
+                    return match house.hands.find(&self.name) {
+                        Ok(Some(repo)) => self.serve(&*repo, &context, reply),
+                        _ => Err(self.refuse(&failure)),
+                    };
+                }
                 let blank = house.hands.blank().map_err(|failure| self.refuse(&failure))?;
                 self.serve(&*blank, &context, reply)
             }
@@ -377,6 +384,10 @@ impl Job {
         drop(repo);
         if made {
             tracing::info!(repo = %self.name, "created by a push");
+            if let Err(failure) = house.hands.settle(&self.name) {
+                let error = &failure as &dyn std::error::Error;
+                tracing::warn!(repo = %self.name, error, "HEAD of a new repository stays as it was made");
+            }
             if let Err(failure) = house.hands.discard_if_empty(&self.name) {
                 let error = &failure as &dyn std::error::Error;
                 tracing::warn!(repo = %self.name, error, "a push that failed left an empty repository");
@@ -430,7 +441,13 @@ impl Job {
         match house.rules.decide(who, &ask) {
             Decision::Allow if presence != Presence::Absent => Ok(()),
             Decision::Allow => Err(Refusal::not_found()),
-            other => Err(Refusal::of_decision(other)),
+            other => {
+                // Clients are told the minimum; whoever runs the house finds out here which rule it was.
+                let user = who.name().unwrap_or("-");
+                let local = self.caller.local;
+                tracing::info!(repo = %self.name, decision = ?other, route = ?ask.route, ?presence, user, local, "not let in");
+                Err(Refusal::of_decision(other))
+            }
         }
     }
 

@@ -22,6 +22,16 @@ pub trait Hands: Send + Sync + 'static {
     /// Takes a repository away again that [`create`](Self::create) made for a push that came to nothing. One that has anything in it stays.
     fn discard_if_empty(&self, name: &RepoName) -> Result<(), Failure>;
 
+    /// Whether [`create`](Self::create) would find room for this name. Asked when a push is announced: what is said then, git shows.
+    fn check_free(&self, _: &RepoName) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Ends the making of a repository by a push that moved something: its HEAD names a branch that is there, if only one can be meant.
+    fn settle(&self, _: &RepoName) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// An empty repository without a name: what a push is shown that would create one. Its settings are those of a new repository.
     fn blank(&self) -> Result<Arc<dyn Served>, Failure>;
 }

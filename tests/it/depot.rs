@@ -393,6 +393,16 @@ fn head_can_name_another_branch() {
         );
     }
     assert!(!dir.join("HEAD.lock").exists());
+    // What a working tree is on is its owner's business.
+    git.ok(depot.root(), "init -q tree");
+    assert!(matches!(
+        depot.set_head(&name("tree"), "other"),
+        Err(DepotError::Foreign { .. })
+    ));
+    assert_eq!(
+        git.ok(depot.root().join("tree"), "symbolic-ref HEAD"),
+        "refs/heads/main"
+    );
 }
 
 #[test]

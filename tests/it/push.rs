@@ -172,6 +172,38 @@ fn a_checked_out_branch_is_not_pushed_over() {
     git.ok(&work, "push -q origin main");
 }
 
+#[test]
+fn head_of_a_new_repository_names_the_branch_that_came() {
+    let p = pushed(2);
+    let git = &p.git;
+    for (name, branches, head) in [
+        ("one", "main:refs/heads/trunk", "refs/heads/trunk"),
+        ("two", "main:refs/heads/a main:refs/heads/b", "refs/heads/main"),
+        ("three", "main:refs/heads/a main", "refs/heads/main"),
+        ("tags", "main:refs/tags/v1", "refs/heads/main"),
+    ] {
+        git.ok(&p.work, &format!("push -q {} {branches}", p.server.repo_url(name)));
+        let bare = p.server.repos().join(format!("{name}.git"));
+        assert_eq!(git.ok(&bare, "symbolic-ref HEAD"), head, "{name}");
+    }
+    git.ok(git.dir(), &format!("clone -q {} copy", p.server.repo_url("one")));
+    assert!(git.path("copy/a.txt").exists());
+}
+
+#[test]
+fn who_pushes_where_there_is_no_room_is_told_why() {
+    let p = pushed(2);
+    fs::create_dir_all(p.server.repos().join("team/app.git/x")).unwrap();
+    let said = p
+        .git
+        .fails(&p.work, &format!("push {} main", p.server.repo_url("hello/sub")));
+    assert!(said.contains("remote: ") && said.contains("'hello'"), "{said}");
+    let said = p
+        .git
+        .fails(&p.work, &format!("push {} main", p.server.repo_url("team")));
+    assert!(said.contains("remote: ") && said.contains("'team' is taken"), "{said}");
+}
+
 /// Not by a client: over HTTP git 2.47 itself needs 40 seconds to match 10,000 refs before it says anything.
 #[test]
 fn ten_thousand_refs_in_one_push() {
