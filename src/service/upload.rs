@@ -391,7 +391,7 @@ impl<'a> Job<'a> {
             stats.objects,
             stats.deltas,
             stats.reused,
-            stats.deltas,
+            stats.deltas - stats.new_deltas,
             stats.reused,
             self.odb.packs().len()
         ))

@@ -61,6 +61,8 @@ pub struct PackStats {
     pub objects: u32,
     /// Those among them that are deltas.
     pub deltas: u32,
+    /// Deltas that were made anew.
+    pub new_deltas: u32,
     /// Those that were copied from packs as they lie there.
     pub reused: u32,
     /// Bytes, header and trailer included.
@@ -472,6 +474,7 @@ impl PackWriter<'_> {
         write_entry_header(EntryKind::RefDelta { base }, delta.len() as u64, packed);
         self.deflater.deflate(&delta, packed);
         self.stats.deltas += 1;
+        self.stats.new_deltas += 1;
         Ok(true)
     }
 
