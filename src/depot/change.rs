@@ -292,11 +292,14 @@ impl Depot {
     pub fn sweep(&self) -> Result<usize, DepotError> {
         let mut found = Vec::new();
         self.walk(&mut |_| {}, &mut |left_over| found.push(left_over.to_owned()))?;
-        {
+        // Given back before the other lock is waited for: whoever asks for a push is shown the blank. One that is made from here on was not found.
+        let blank = {
             let blank = self.blank.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let blank = blank.as_ref().map(|repository| repository.git_dir());
+            blank.as_ref().map(|repository| repository.git_dir().to_owned())
+        };
+        {
             let _guard = self.changes();
-            found.retain(|path| Some(path.as_path()) != blank && path.is_dir());
+            found.retain(|path| Some(path) != blank.as_ref() && path.is_dir());
         }
         let mut removed = 0;
         for left_over in found {
