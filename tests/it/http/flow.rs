@@ -215,6 +215,8 @@ fn a_fetch_that_is_slow_to_ask_holds_no_long_worker() {
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(face.post("/repos/a/git-receive-pack", "", b"commands").status, 200);
     for client in &mut slow {
+        // An answer may be read before its worker is free again, and nobody may wait here.
+        assert!(face.house.workers.wait_until_quiet(PATIENCE));
         client.send("0\r\n\r\n");
         assert!(client.response().text().ends_with("len=8 00000000"));
     }
