@@ -1,6 +1,6 @@
 //! Gitstead: a git server for AI agents' workspaces, in pure Rust.
 //!
-//! The crate is built in floors; imports point downwards only and `tests/tidy.rs` holds the table:
+//! The crate is built in floors; imports point downwards only and `tests/it/tidy.rs` holds the table:
 //!
 //! * `base`: plain values. Names, limits, faults, access.
 //! * `protocol`, `pack`: git's wire and git's files as values. No IO of their own.

@@ -21,11 +21,6 @@ pub struct RefCommand {
 }
 
 impl RefCommand {
-    /// The ref is to be created.
-    pub fn is_create(&self) -> bool {
-        self.old.is_null() && !self.new.is_null()
-    }
-
     /// The ref is to be deleted.
     pub fn is_delete(&self) -> bool {
         self.new.is_null()

@@ -37,13 +37,6 @@ impl Mmap {
         let inner = unsafe { memmap2::MmapOptions::new().len(len).map(file)? };
         Ok(Mmap { inner: Some(inner) })
     }
-
-    /// Tells the kernel that the bytes will be read from front to back. Advice only; errors do not matter.
-    pub fn will_read_in_order(&self) {
-        if let Some(inner) = &self.inner {
-            let _ = inner.advise(memmap2::Advice::Sequential);
-        }
-    }
 }
 
 impl Deref for Mmap {

@@ -154,7 +154,6 @@ pub struct Repository {
     objects_dir: PathBuf,
     hash: HashKind,
     bare: bool,
-    partial_clone: bool,
     settings: Settings,
     limits: Limits,
     store: Arc<Store>,
@@ -262,7 +261,6 @@ fn is_head(path: &Path) -> Result<bool, OpenError> {
 struct Format {
     hash: HashKind,
     worktree_config: bool,
-    partial_clone: bool,
 }
 
 fn check_format(config: &Config) -> Result<Format, OpenError> {
@@ -274,7 +272,6 @@ fn check_format(config: &Config) -> Result<Format, OpenError> {
     let mut format = Format {
         hash: HashKind::Sha1,
         worktree_config: false,
-        partial_clone: false,
     };
     let (mut only_v1, mut unknown) = (Vec::new(), Vec::new());
     for (key, value) in config.below("extensions.") {
@@ -283,7 +280,8 @@ fn check_format(config: &Config) -> Result<Format, OpenError> {
         match name.as_bytes() {
             // git honours these whatever the version.
             b"noop" | b"preciousobjects" => {}
-            b"partialclone" => format.partial_clone = true,
+            // Objects that another repository promised may be missing here; we never fetch them.
+            b"partialclone" => {}
             b"worktreeconfig" => format.worktree_config = super::config::parse_bool(value).unwrap_or(true),
             b"noop-v1" | b"relativeworktrees" | b"submodulepathconfig" => only_v1.push(name.to_str_lossy()),
             b"objectformat" => {
@@ -401,7 +399,6 @@ impl Repository {
             objects_dir,
             hash: format.hash,
             bare,
-            partial_clone: format.partial_clone,
             settings,
             limits: options.limits.clone(),
             store: Arc::new(store),
@@ -465,11 +462,6 @@ impl Repository {
     /// Whether it has no working tree: `core.bare`, or by its name when that is not set.
     pub fn is_bare(&self) -> bool {
         self.bare
-    }
-
-    /// Whether objects may be missing here because another repository promised them (`extensions.partialClone`). We never fetch them.
-    pub fn is_partial_clone(&self) -> bool {
-        self.partial_clone
     }
 
     /// What its configuration says.

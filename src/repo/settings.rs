@@ -342,11 +342,6 @@ impl Settings {
     pub fn get(&self, key: &str) -> Option<Option<&BStr>> {
         self.config.last(key)
     }
-
-    /// The last value of any key as a boolean. `None` when it is not there or not a boolean.
-    pub fn get_bool(&self, key: &str) -> Option<bool> {
-        parse_bool(self.config.last(key)?)
-    }
 }
 
 fn seconds(c: &Config, key: &str, default: u32) -> Result<Option<Duration>, BadValue> {

@@ -3,8 +3,6 @@ use std::{
     io::{self, Write},
 };
 
-use gix::hash;
-
 use crate::{
     base::Version,
     protocol::{
@@ -56,32 +54,8 @@ fn v0_of(version: Version) -> Version {
     if version == Version::V2 { Version::V0 } else { version }
 }
 
-/// Writes the advertisement of a repository that does not exist yet and would be created by the push that follows.
-///
-/// # Errors
-/// `Write` when the client has gone.
-pub fn advertise_empty(
-    service: Service,
-    version: Version,
-    object_format: hash::Kind,
-    out: &mut dyn Write,
-) -> Result<(), ServiceError> {
-    let mut buf = Vec::new();
-    service_header(service.name(), &mut buf);
-    let capabilities = ReceiveCapabilities {
-        atomic: true,
-        ofs_delta: true,
-        push_cert_nonce: None,
-        push_options: false,
-        session_id: None,
-        object_format,
-        agent: agent(),
-    };
-    AdvertV0::receive(&capabilities, v0_of(version), &mut buf).finish(&[], &mut buf);
-    finish(out, &buf)
-}
-
-fn finish(out: &mut dyn Write, buf: &[u8]) -> Result<(), ServiceError> {
+/// Hands on the rest.
+pub(super) fn finish(out: &mut dyn Write, buf: &[u8]) -> Result<(), ServiceError> {
     out.write_all(buf)
         .and_then(|()| out.flush())
         .map_err(ServiceError::Write)
@@ -112,13 +86,13 @@ fn session_id(settings: &Settings, ctx: &Context<'_>) -> Option<String> {
 }
 
 /// Collects lines and hands them on a chunk at a time.
-struct Lines<'a> {
-    out: &'a mut dyn Write,
-    buf: Vec<u8>,
+pub(super) struct Lines<'a> {
+    pub(super) out: &'a mut dyn Write,
+    pub(super) buf: Vec<u8>,
 }
 
 impl Lines<'_> {
-    fn passed(&mut self) -> io::Result<()> {
+    pub(super) fn passed(&mut self) -> io::Result<()> {
         if self.buf.len() >= CHUNK {
             self.out.write_all(&self.buf)?;
             self.buf.clear();

@@ -25,12 +25,10 @@ impl Service {
     }
 
     /// The service of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "git-upload-pack" => Some(Service::UploadPack),
-            "git-receive-pack" => Some(Service::ReceivePack),
-            _ => None,
-        }
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        [Service::UploadPack, Service::ReceivePack]
+            .into_iter()
+            .find(|service| service.name().as_bytes() == name)
     }
 }
 

@@ -1,11 +1,12 @@
 use std::{io::Write, path::PathBuf};
 
-use bstr::{BStr, ByteSlice};
-use gix::hash;
-
 use crate::repo::Repository;
 
-use super::{Context, ServiceError, wants::Visible};
+use super::{
+    Context, ServiceError,
+    advertise::{Lines, finish},
+    wants::Visible,
+};
 
 /// A file of a repository that clients of the dumb protocol may read (git-http-backend(1)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,23 +66,17 @@ pub fn dumb_file(repo: &Repository, ctx: &Context<'_>, rel: &str) -> Option<Dumb
 /// When refs cannot be read; `Write` when the client has gone.
 pub fn dumb_info_refs(repo: &Repository, ctx: &Context<'_>, out: &mut dyn Write) -> Result<(), ServiceError> {
     let visible = Visible::load(repo, ctx, &repo.settings().hide_refs_upload, Vec::new(), true)?;
-    let mut buf = Vec::new();
-    let mut line = |id: &hash::oid, name: &BStr, peeled: &str| {
-        buf.extend_from_slice(id.to_string().as_bytes());
-        buf.push(b'\t');
-        buf.extend_from_slice(name);
-        buf.extend_from_slice(peeled.as_bytes());
-        buf.push(b'\n');
-    };
+    let mut lines = Lines { out, buf: Vec::new() };
     for r in &visible.refs {
-        line(&r.id, r.name.as_bstr(), "");
-        if let Some(peeled) = &r.peeled {
-            line(peeled, r.name.as_bstr(), "^{}");
+        let peeled = r.peeled.iter().map(|id| (id, "^{}"));
+        for (id, mark) in std::iter::once((&r.id, "")).chain(peeled) {
+            lines.buf.extend_from_slice(format!("{id}\t").as_bytes());
+            lines.buf.extend_from_slice(&r.name);
+            lines.buf.extend_from_slice(format!("{mark}\n").as_bytes());
         }
+        lines.passed().map_err(ServiceError::Write)?;
     }
-    out.write_all(&buf)
-        .and_then(|()| out.flush())
-        .map_err(ServiceError::Write)
+    finish(lines.out, &lines.buf)
 }
 
 /// Writes what `git update-server-info` would have written to `objects/info/packs`: the repository's own packs.
@@ -100,7 +95,5 @@ pub fn dumb_info_packs(repo: &Repository, out: &mut dyn Write) -> Result<(), Ser
         }
     }
     buf.push(b'\n');
-    out.write_all(&buf)
-        .and_then(|()| out.flush())
-        .map_err(ServiceError::Write)
+    finish(out, &buf)
 }

@@ -1,7 +1,5 @@
 use std::io;
 
-use gix::hash::ObjectId;
-
 use crate::{
     base::Fault,
     protocol::{PktError, RequestError},
@@ -57,20 +55,6 @@ pub enum ServiceError {
         /// Why, in words for the client.
         text: String,
     },
-    /// An object that a ref or another object names is not there.
-    #[error("the repository is damaged: object {id} is missing")]
-    Missing {
-        /// The object.
-        id: ObjectId,
-    },
-    /// A file operation failed.
-    #[error("{doing}")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
 }
 
 impl ServiceError {
@@ -90,8 +74,6 @@ impl ServiceError {
             ServiceError::Store(err) => err.fault(),
             ServiceError::Ingest(err) => err.fault(),
             ServiceError::Connectivity(err) => err.fault(),
-            ServiceError::Missing { .. } => Fault::Corrupt,
-            ServiceError::Io { .. } => Fault::Ours,
         }
     }
 
@@ -100,7 +82,6 @@ impl ServiceError {
         match self.fault() {
             Fault::Ours => "internal server error".to_owned(),
             Fault::Corrupt => match self {
-                ServiceError::Missing { .. } => self.to_string(),
                 ServiceError::Send(SendError::Missing { oid, .. }) => {
                     format!("the repository is damaged: object {oid} is missing")
                 }

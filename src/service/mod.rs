@@ -15,7 +15,7 @@ mod receive;
 mod upload;
 mod wants;
 
-pub use advertise::{advertise, advertise_empty};
+pub use advertise::advertise;
 pub use context::{Context, Service};
 pub use dumb::{DumbFile, dumb_file, dumb_info_packs, dumb_info_refs};
 pub use error::ServiceError;

@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use super::hands::{Context, Doors, Failure, Hands, PlainFile, Served, Service};
+use super::hands::{Doors, Failure, Hands, Served};
 use crate::{
     base::{RepoName, Version},
     depot::{CreateOptions, Depot, DepotError, Lease},
     repo::Repository,
-    service::{self, ServiceError},
+    service::{self, Context, DumbFile, Service, ServiceError},
 };
 
 /// Repositories of a depot, served by the services.
@@ -118,17 +118,7 @@ impl Served for Open {
         context: &Context<'_>,
         out: &mut dyn Write,
     ) -> Result<(), Failure> {
-        let service = match service {
-            Service::UploadPack => service::Service::UploadPack,
-            Service::ReceivePack => service::Service::ReceivePack,
-        };
-        Ok(service::advertise(
-            self.repository(),
-            service,
-            version,
-            &inner(context),
-            out,
-        )?)
+        Ok(service::advertise(self.repository(), service, version, context, out)?)
     }
 
     fn upload_pack(
@@ -138,17 +128,11 @@ impl Served for Open {
         body: &mut dyn Read,
         out: &mut dyn Write,
     ) -> Result<(), Failure> {
-        Ok(service::upload_pack(
-            self.repository(),
-            &inner(context),
-            version,
-            body,
-            out,
-        )?)
+        Ok(service::upload_pack(self.repository(), context, version, body, out)?)
     }
 
     fn receive_pack(&self, context: &Context<'_>, body: &mut dyn Read, out: &mut dyn Write) -> Result<(), Failure> {
-        let summary = service::receive_pack(self.repository(), &inner(context), body, out)?;
+        let summary = service::receive_pack(self.repository(), context, body, out)?;
         tracing::info!(
             refs = summary.refs.len(),
             refused = summary.refs.iter().filter(|r| r.refused.is_some()).count(),
@@ -160,33 +144,15 @@ impl Served for Open {
     }
 
     fn info_refs(&self, context: &Context<'_>, out: &mut dyn Write) -> Result<(), Failure> {
-        Ok(service::dumb_info_refs(self.repository(), &inner(context), out)?)
+        Ok(service::dumb_info_refs(self.repository(), context, out)?)
     }
 
     fn info_packs(&self, out: &mut dyn Write) -> Result<(), Failure> {
         Ok(service::dumb_info_packs(self.repository(), out)?)
     }
 
-    fn file(&self, context: &Context<'_>, relative: &str) -> Result<Option<PlainFile>, Failure> {
-        Ok(
-            service::dumb_file(self.repository(), &inner(context), relative).map(|file| PlainFile {
-                path: file.path,
-                content_type: file.content_type,
-                cache_forever: file.cache_forever,
-            }),
-        )
-    }
-}
-
-fn inner<'a>(context: &Context<'a>) -> service::Context<'a> {
-    service::Context {
-        limits: context.limits,
-        namespace: context.namespace,
-        user: context.user,
-        remote_addr: context.remote_addr,
-        session_id: context.session_id,
-        stop: context.stop,
-        clock: context.clock,
+    fn file(&self, context: &Context<'_>, relative: &str) -> Result<Option<DumbFile>, Failure> {
+        Ok(service::dumb_file(self.repository(), context, relative))
     }
 }
 

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
-    hands::{Context, Doors, Failure, PlainFile, Served, Service},
+    hands::{Doors, Failure, Served},
     house::{Caller, House, Peer, RequestId},
     inflate::{BodyFailure, RequestBody, Wire},
     path::{self, Endpoint},
@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     base::{Ask, Decision, Presence, RepoName, Route, Version},
+    service::{Context, DumbFile, Service},
     worker::{Answer, BodyReader, Busy, CHUNK_BYTES, Lane, Pace, Reply},
 };
 
@@ -151,11 +152,7 @@ fn want(parts: &Parts, endpoint: Endpoint) -> Result<Want, Refusal> {
     Ok(match endpoint {
         Endpoint::InfoRefs => match service_parameter(parts.uri.query()) {
             None => Want::InfoRefs,
-            Some(service) => match service.as_slice() {
-                b"git-upload-pack" => Want::Advertisement(Service::UploadPack),
-                b"git-receive-pack" => Want::Advertisement(Service::ReceivePack),
-                _ => return Err(disabled()),
-            },
+            Some(name) => Want::Advertisement(Service::from_name(&name).ok_or_else(disabled)?),
         },
         Endpoint::InfoPacks => Want::InfoPacks,
         Endpoint::File(relative) | Endpoint::Loose(relative) | Endpoint::Pack(relative) => Want::File {
@@ -509,7 +506,7 @@ impl Job {
         }
     }
 
-    fn file(&self, file: &PlainFile, length_only: bool, reply: &mut GitReply) -> Result<(), Refusal> {
+    fn file(&self, file: &DumbFile, length_only: bool, reply: &mut GitReply) -> Result<(), Refusal> {
         let failed = |source: std::io::Error| {
             tracing::error!(path = %file.path.display(), error = %source, "reading a file of the dumb protocol");
             Refusal::ours()

@@ -3,13 +3,13 @@
 use std::{
     error::Error,
     io::{Read, Write},
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
 };
 
-use bstr::BStr;
-
-use crate::base::{Clock, Fault, Limits, RepoName, Version};
+use crate::{
+    base::{Fault, RepoName, Version},
+    service::{Context, DumbFile, Service},
+};
 
 /// Finds and makes repositories.
 pub trait Hands: Send + Sync + 'static {
@@ -63,7 +63,7 @@ pub trait Served: Send + Sync {
     /// `objects/info/packs`.
     fn info_packs(&self, out: &mut dyn Write) -> Result<(), Failure>;
     /// A file of the dumb protocol; `None` if there is none at this path within the repository.
-    fn file(&self, context: &Context<'_>, relative: &str) -> Result<Option<PlainFile>, Failure>;
+    fn file(&self, context: &Context<'_>, relative: &str) -> Result<Option<DumbFile>, Failure>;
 }
 
 /// `http.uploadpack`, `http.receivepack` and `http.getanyfile` of one repository.
@@ -87,17 +87,6 @@ impl Default for Doors {
     }
 }
 
-/// A file that is sent as it is.
-#[derive(Debug, Clone)]
-pub struct PlainFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Its media type.
-    pub content_type: &'static str,
-    /// Whether its content is what its name says, for good.
-    pub cache_forever: bool,
-}
-
 /// Why it could not be done: whose move it is, what the client may read, and the whole story for the log.
 #[derive(Debug, thiserror::Error)]
 #[error("{public}")]
@@ -109,32 +98,4 @@ pub struct Failure {
     /// With them.
     #[source]
     pub source: Option<Box<dyn Error + Send + Sync>>,
-}
-
-/// Which of git's services is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Service {
-    /// Clone and fetch.
-    UploadPack,
-    /// Push.
-    ReceivePack,
-}
-
-/// What a service has to know beside the request.
-#[derive(Clone, Copy)]
-pub struct Context<'a> {
-    /// The bounds of this house.
-    pub limits: &'a Limits,
-    /// git's namespace, if one is served.
-    pub namespace: Option<&'a BStr>,
-    /// The user's name, for reflogs.
-    pub user: Option<&'a str>,
-    /// The client's address, for reflogs.
-    pub remote_addr: &'a str,
-    /// What is advertised as `session-id` where the repository wants one.
-    pub session_id: &'a str,
-    /// Set when nobody waits for the answer any more.
-    pub stop: &'a AtomicBool,
-    /// The time.
-    pub clock: &'a dyn Clock,
 }

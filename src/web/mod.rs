@@ -18,7 +18,7 @@ mod turn;
 
 pub use api::{Api, RepositoryInfo, api_routes};
 pub use depot_hands::DepotHands;
-pub use hands::{Context, Doors, Failure, Hands, PlainFile, Served, Service};
+pub use hands::{Doors, Failure, Hands, Served};
 pub use house::{Caller, House, Options, Peer, RequestId, router};
 pub use listen::{Drain, serve};
 pub use reply::Refusal;

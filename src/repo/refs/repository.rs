@@ -49,11 +49,6 @@ impl Repository {
         self.ref_store().list(query, Some(&odb))
     }
 
-    /// As [`refs`](Self::refs), with objects that the caller has open.
-    pub fn refs_with(&self, query: &RefQuery, odb: &Odb) -> Result<Vec<Ref>, RefsError> {
-        self.ref_store().list(query, Some(odb))
-    }
-
     /// What `HEAD` is, or the `HEAD` of a namespace.
     pub fn head(&self, namespace: Option<&BStr>) -> Result<Head, RefsError> {
         self.ref_store().head(namespace)

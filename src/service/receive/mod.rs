@@ -49,13 +49,6 @@ pub struct ReceiveSummary {
     pub unpack_error: Option<String>,
 }
 
-impl ReceiveSummary {
-    /// Whether any ref moved.
-    pub fn changed_anything(&self) -> bool {
-        self.refs.iter().any(|r| r.refused.is_none())
-    }
-}
-
 /// What became of one ref command.
 #[derive(Debug, Clone)]
 pub struct RefResult {
@@ -129,7 +122,7 @@ pub fn receive_pack(
         }
         return Err(err);
     }
-    job.report(sideband, &mut band)?;
+    job.report(&mut band)?;
     Ok(job.summary())
 }
 
@@ -536,7 +529,7 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    fn report(&self, sideband: Sideband, band: &mut Band<'_>) -> Result<(), ServiceError> {
+    fn report(&self, band: &mut Band<'_>) -> Result<(), ServiceError> {
         let capabilities = &self.push.capabilities;
         let version = match (capabilities.report_status_v2, capabilities.report_status) {
             (true, _) => ReportVersion::V2,
@@ -560,7 +553,6 @@ impl<'a> Job<'a> {
         let mut lines = Vec::new();
         // Unframed: the band frames it, and its end.
         report.write(version, Sideband::None, &mut lines);
-        let _ = sideband;
         band.write_all(&lines).map_err(ServiceError::Write)?;
         band.finish().map_err(ServiceError::Write)
     }

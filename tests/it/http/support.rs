@@ -9,7 +9,8 @@ use std::{
 
 use gitstead::{
     base::{Fault, Limits, RepoName, Rules, SystemClock, Version},
-    web::{self, Context, Doors, Drain, Failure, Hands, House, Options, PlainFile, Served, Service},
+    service::{Context, DumbFile, Service},
+    web::{self, Doors, Drain, Failure, Hands, House, Options, Served},
     worker::Workers,
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle};
@@ -24,7 +25,7 @@ type Script = dyn Fn(&Context<'_>, &mut dyn Read, &mut dyn Write) -> Result<(), 
 pub struct Fake {
     pub doors: Doors,
     pub script: Arc<Script>,
-    pub files: HashMap<String, PlainFile>,
+    pub files: HashMap<String, DumbFile>,
 }
 
 impl Default for Fake {
@@ -57,7 +58,7 @@ impl Fake {
     }
 
     pub fn file(mut self, relative: &str, path: PathBuf, cache_forever: bool) -> Self {
-        let file = PlainFile {
+        let file = DumbFile {
             path,
             content_type: "application/x-test",
             cache_forever,
@@ -106,7 +107,7 @@ impl Served for Fake {
     fn info_packs(&self, out: &mut dyn Write) -> Result<(), Failure> {
         out.write_all(b"\n").map_err(failure)
     }
-    fn file(&self, _: &Context<'_>, relative: &str) -> Result<Option<PlainFile>, Failure> {
+    fn file(&self, _: &Context<'_>, relative: &str) -> Result<Option<DumbFile>, Failure> {
         Ok(self.files.get(relative).cloned())
     }
 }
