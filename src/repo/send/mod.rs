@@ -16,6 +16,7 @@ mod questions;
 mod reach;
 mod reader;
 mod set;
+mod sink;
 mod trees;
 mod walk;
 

@@ -16,20 +16,16 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use gix::{
-    hash::{Hasher, ObjectId},
-    objs::Kind,
-};
+use gix::{hash::ObjectId, objs::Kind};
 
 use super::{
     ObjectSet, SendError,
     marks::Id,
-    walk::{IdMap, IdSet, check},
+    sink::Sink,
+    walk::{IdMap, IdSet},
 };
 use crate::{
-    pack::{
-        Deflater, EntryHeader, EntryKind, FormatError, PACK_HEADER_LEN, encode_delta, pack_header, write_entry_header,
-    },
+    pack::{Deflater, EntryHeader, EntryKind, PACK_HEADER_LEN, encode_delta, pack_header, write_entry_header},
     repo::{Location, Odb, Pack},
 };
 
@@ -94,14 +90,7 @@ pub fn write_pack(
         odb,
         set,
         options,
-        sink: Sink {
-            out,
-            buf: Vec::with_capacity(BUFFER + (64 << 10)),
-            position: 0,
-            hasher: None,
-            mirror: mirror_of(set, options)?,
-            stop,
-        },
+        sink: Sink::new(out, mirror_of(set, options)?, stop),
         progress,
         runs: vec![Vec::new(); set.packs.len()],
         ahead: IdMap::default(),
@@ -232,7 +221,7 @@ impl PackWriter<'_> {
                     self.runs[rank as usize].push(Run {
                         start: offset,
                         end: offset + 1,
-                        to: self.sink.position,
+                        to: self.sink.position(),
                     });
                     self.send(&entry, action)?;
                 }
@@ -255,7 +244,7 @@ impl PackWriter<'_> {
 
     /// Where the next entry begins in the output.
     fn position(&self) -> u64 {
-        self.sink.position + self.pending.map_or(0, |(start, end)| end - start)
+        self.sink.position() + self.pending.map_or(0, |(start, end)| end - start)
     }
 
     fn verbatim(&mut self, rank: u32, data: &[u8], offset: u64, end: u64) -> Result<(), SendError> {
@@ -318,7 +307,7 @@ impl PackWriter<'_> {
         while let Some(id) = waiting.last().copied() {
             let Some((rank, pos)) = set.numbering.place(id) else {
                 // Loose objects have no bases.
-                self.ahead.insert(id, self.sink.position);
+                self.ahead.insert(id, self.sink.position());
                 let number = id
                     .loose()
                     .expect("because an object without a place in a pack is loose");
@@ -340,7 +329,7 @@ impl PackWriter<'_> {
                 // It leads back to itself.
                 action = Action::Encode;
             }
-            self.ahead.insert(id, self.sink.position);
+            self.ahead.insert(id, self.sink.position());
             self.send(&entry, action)?;
             waiting.pop();
         }
@@ -609,98 +598,6 @@ impl Entries {
                 Ok(None)
             }
         }
-    }
-}
-
-const BUFFER: usize = 64 << 10;
-
-/// The output: counted, hashed, and written in pieces of a decent size.
-struct Sink<'a> {
-    out: &'a mut dyn Write,
-    buf: Vec<u8>,
-    position: u64,
-    /// `None` as long as the output is the beginning of `mirror`.
-    hasher: Option<Hasher>,
-    mirror: Option<Arc<Pack>>,
-    stop: &'a AtomicBool,
-}
-
-impl Sink<'_> {
-    fn start(&mut self, header: &[u8], odb: &Odb) -> Result<(), SendError> {
-        if self.mirror.is_none() {
-            self.hasher = Some(gix::hash::hasher(odb.hash_kind()));
-        }
-        self.copy(header)
-    }
-
-    /// Writes bytes that differ from those of the mirror.
-    fn write(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        if let Some(mirror) = self.mirror.take() {
-            let mut hasher = gix::hash::hasher(mirror.hash_kind());
-            hasher.update(&mirror.data()?[..self.position as usize]);
-            self.hasher = Some(hasher);
-        }
-        self.copy(bytes)
-    }
-
-    /// Writes bytes that are the same in the mirror if there is one.
-    fn copy(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
-        }
-        self.position += bytes.len() as u64;
-        if self.buf.len() + bytes.len() <= BUFFER {
-            self.buf.extend_from_slice(bytes);
-            return Ok(());
-        }
-        self.drain()?;
-        if bytes.len() <= BUFFER / 2 {
-            self.buf.extend_from_slice(bytes);
-            return Ok(());
-        }
-        for piece in bytes.chunks(1 << 20) {
-            check(self.stop)?;
-            self.out.write_all(piece).map_err(SendError::Write)?;
-        }
-        Ok(())
-    }
-
-    fn drain(&mut self) -> Result<(), SendError> {
-        check(self.stop)?;
-        self.out.write_all(&self.buf).map_err(SendError::Write)?;
-        self.buf.clear();
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<u64, SendError> {
-        match (self.hasher.take(), self.mirror.take()) {
-            (Some(hasher), _) => {
-                let trailer = hasher.try_finalize().map_err(|_| SendError::Corrupt {
-                    oid: ObjectId::null(gix::hash::Kind::Sha1),
-                    why: "a hash collision attack was found in the pack",
-                })?;
-                self.copy(trailer.as_slice())?;
-            }
-            (None, Some(mirror)) => {
-                let data = mirror.data()?;
-                let trailer = data
-                    .get(self.position as usize..)
-                    .filter(|rest| rest.len() == mirror.hash_kind().len_in_bytes());
-                match trailer {
-                    Some(trailer) => self.copy(trailer)?,
-                    None => {
-                        return Err(SendError::Format {
-                            oid: ObjectId::null(mirror.hash_kind()),
-                            source: FormatError::Truncated { what: "pack" },
-                        });
-                    }
-                }
-            }
-            (None, None) => {}
-        }
-        self.drain()?;
-        self.out.flush().map_err(SendError::Write)?;
-        Ok(self.position)
     }
 }
 
