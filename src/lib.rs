@@ -15,6 +15,7 @@ pub mod pack;
 pub mod protocol;
 pub mod repo;
 pub mod service;
+pub mod workspace;
 
 #[cfg(feature = "server")]
 pub mod cli;

@@ -1,0 +1,271 @@
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    ops::Deref,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    sync::{MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use bstr::BString;
+use gix::{
+    hash::ObjectId,
+    objs::{CommitRefIter, Kind},
+};
+use rustix::fs::FlockOperation;
+
+use super::{
+    Tracked, Workspace, WorkspaceError,
+    index_file::{self, IndexLock, IndexStamp},
+};
+use crate::repo::Head;
+
+/// Beside HEAD. The lock is the system's (flock), so it is gone with its owner; what the file says is for those who wait.
+const LOCK: &str = "gitstead.lock";
+const POLL: Duration = Duration::from_millis(2);
+
+/// What is known about a workspace between two uses.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    lock: Option<File>,
+    /// What is tracked, and the index file that it was read from or written to.
+    pub(super) tracked: Option<Tracked>,
+    pub(super) stamp: Option<IndexStamp>,
+}
+
+/// A workspace that nobody else changes while this lives, be it another thread or another process of Gitstead. The agent itself is not kept from anything.
+#[derive(Debug)]
+pub struct Held<'w> {
+    workspace: &'w Workspace,
+    pub(super) state: MutexGuard<'w, State>,
+}
+
+impl Deref for Held<'_> {
+    type Target = Workspace;
+    fn deref(&self) -> &Workspace {
+        self.workspace
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(file) = &self.state.lock {
+            let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+        }
+    }
+}
+
+/// Where a workspace is in its history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadState {
+    /// The branch that HEAD names, its full name; `None` when HEAD names a commit.
+    pub branch: Option<BString>,
+    /// The commit; `None` when the branch has none yet.
+    pub commit: Option<ObjectId>,
+    /// The tree of the commit.
+    pub tree: Option<ObjectId>,
+    /// What git is in the middle of: a merge, a rebase, …
+    pub in_progress: Option<&'static str>,
+}
+
+impl Workspace {
+    /// Takes the workspace for oneself, waiting for others as long as [`lock_wait`](super::WorkspaceOptions::lock_wait) says.
+    ///
+    /// # Errors
+    /// `Busy` when it lasts longer; those of the file system.
+    pub fn lock(&self) -> Result<Held<'_>, WorkspaceError> {
+        let deadline = Instant::now() + self.options.lock_wait;
+        let mut state = loop {
+            match self.state.try_lock() {
+                Ok(state) => break state,
+                Err(std::sync::TryLockError::Poisoned(poisoned)) => {
+                    // What it knew may be half of something; the disk knows the rest.
+                    let mut state = PoisonError::into_inner(poisoned);
+                    *state = State::default();
+                    self.state.clear_poison();
+                    break state;
+                }
+                Err(std::sync::TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::park_timeout(POLL);
+                }
+                Err(std::sync::TryLockError::WouldBlock) => {
+                    return Err(WorkspaceError::Busy {
+                        owner: "another thread of this process".to_owned(),
+                        age: self.options.lock_wait,
+                    });
+                }
+            }
+        };
+        self.take(&mut state, deadline)?;
+        Ok(Held { workspace: self, state })
+    }
+
+    fn take(&self, state: &mut State, deadline: Instant) -> Result<(), WorkspaceError> {
+        let path = self.git_dir().join(LOCK);
+        let io = |doing| WorkspaceError::io(doing, path.clone());
+        loop {
+            let file = match state.lock.take() {
+                Some(file) => file,
+                None => OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .mode(0o644)
+                    .open(&path)
+                    .map_err(io("open"))?,
+            };
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
+                    if Instant::now() < deadline {
+                        state.lock = Some(file);
+                        std::thread::park_timeout(POLL);
+                        continue;
+                    }
+                    return Err(busy(file));
+                }
+                Err(errno) => return Err(io("lock")(errno.into())),
+            }
+            // A workspace that was removed and made again has another file by that name.
+            let ours = file.metadata().map_err(io("look at"))?;
+            let there = fs::metadata(&path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (ours.dev(), ours.ino()));
+            if !there {
+                (state.tracked, state.stamp) = (None, None);
+                continue;
+            }
+            let mut file = file;
+            let since = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs();
+            let text = format!("{:>10} {since:>12}\n", std::process::id());
+            file.seek(SeekFrom::Start(0))
+                .and_then(|_| file.write_all(text.as_bytes()))
+                .map_err(io("write"))?;
+            state.lock = Some(file);
+            return Ok(());
+        }
+    }
+}
+
+fn busy(mut file: File) -> WorkspaceError {
+    let mut text = String::new();
+    let _ = file
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| (&mut file).take(64).read_to_string(&mut text));
+    let mut words = text.split_whitespace();
+    let owner = words.next().map_or_else(
+        || "another process".to_owned(),
+        |pid| {
+            if pid == std::process::id().to_string() {
+                "another part of this process".to_owned()
+            } else {
+                format!("process {pid}")
+            }
+        },
+    );
+    let since = words.next().and_then(|since| since.parse().ok()).unwrap_or(0);
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let age = now.saturating_sub(Duration::from_secs(since));
+    WorkspaceError::Busy { owner, age }
+}
+
+impl<'w> Held<'w> {
+    /// The workspace itself.
+    pub fn workspace(&self) -> &'w Workspace {
+        self.workspace
+    }
+
+    /// Where the workspace is now.
+    ///
+    /// # Errors
+    /// When HEAD or its commit cannot be read.
+    pub fn head(&self) -> Result<HeadState, WorkspaceError> {
+        let repository = &self.workspace.repository;
+        let (branch, commit) = match repository.head(None)? {
+            Head::Symbolic { target, id } => (Some(target), id),
+            Head::Detached(id) => (None, Some(id)),
+            Head::Missing => {
+                return Err(WorkspaceError::Damaged {
+                    what: "HEAD",
+                    path: self.git_dir().join("HEAD"),
+                    why: "there is none".to_owned(),
+                });
+            }
+        };
+        let tree = match commit {
+            Some(id) => Some(self.tree_of(&id)?),
+            None => None,
+        };
+        let in_progress = [
+            ("MERGE_HEAD", "merge"),
+            ("CHERRY_PICK_HEAD", "cherry-pick"),
+            ("REVERT_HEAD", "revert"),
+            ("rebase-merge", "rebase"),
+            ("rebase-apply", "rebase"),
+            ("BISECT_LOG", "bisect"),
+        ]
+        .into_iter()
+        .find(|(file, _)| fs::symlink_metadata(self.git_dir().join(file)).is_ok())
+        .map(|(_, what)| what);
+        Ok(HeadState {
+            branch,
+            commit,
+            tree,
+            in_progress,
+        })
+    }
+
+    fn tree_of(&self, commit: &ObjectId) -> Result<ObjectId, WorkspaceError> {
+        let damaged = |why: String| WorkspaceError::Damaged {
+            what: "the commit that HEAD names,",
+            path: commit.to_string().into(),
+            why,
+        };
+        let odb = self.repository.odb()?;
+        let mut data = Vec::new();
+        match odb.read(commit, &mut data)? {
+            Some(Kind::Commit) => CommitRefIter::from_bytes(&data, odb.hash_kind())
+                .tree_id()
+                .map_err(|err| damaged(err.to_string())),
+            Some(_) => Err(damaged("it is no commit".to_owned())),
+            None => Err(damaged("it is not there".to_owned())),
+        }
+    }
+
+    /// What is tracked, as the index on disk says it now.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub(crate) fn tracked(&mut self) -> Result<&mut Tracked, WorkspaceError> {
+        let path = self.workspace.index_path();
+        let now = IndexStamp::at(&path)?;
+        if self.state.tracked.is_none() || self.state.stamp != now {
+            let (tracked, stamp) = index_file::load(&path, self.workspace.repository.hash_kind())?;
+            (self.state.tracked, self.state.stamp) = (Some(tracked), stamp);
+        }
+        Ok(self.state.tracked.get_or_insert_default())
+    }
+
+    /// Makes what is tracked the index on disk. `Ok(Err(age))` when git has the index locked, and for how long; nothing is written then.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn write_index(&mut self) -> Result<Result<(), Duration>, WorkspaceError> {
+        let path = self.workspace.index_path();
+        let Some(tracked) = &self.state.tracked else {
+            return Ok(Ok(()));
+        };
+        let lock = match IndexLock::acquire(&path)? {
+            Ok(lock) => lock,
+            Err(age) => return Ok(Err(age)),
+        };
+        let durable = self.workspace.options.durability == super::Durability::Each;
+        let stamp = lock.commit(tracked, &path, self.workspace.repository.hash_kind(), durable)?;
+        self.state.stamp = Some(stamp);
+        Ok(Ok(()))
+    }
+}

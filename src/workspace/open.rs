@@ -1,0 +1,165 @@
+use std::{
+    fs,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bstr::{BStr, BString, ByteSlice};
+
+use super::{WorkspaceError, lock::State};
+use crate::repo::{OpenOptions, Repository};
+
+/// What an acknowledged checkpoint survives. A killed process, whatever this says: the system has the bytes then. This is about power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// A loss of power too, before it is acknowledged.
+    Each,
+    /// A loss of power a second later.
+    #[default]
+    Batched,
+    /// Whenever the system writes its caches.
+    Off,
+}
+
+/// How a workspace is opened.
+#[derive(Debug, Clone)]
+pub struct WorkspaceOptions {
+    /// How its repository is opened.
+    pub open: OpenOptions,
+    /// How long to wait for another writer.
+    pub lock_wait: Duration,
+    /// How many files that are not ignored a workspace may have.
+    pub files: usize,
+    /// Bytes of the largest file that is recorded.
+    pub file_bytes: u64,
+    /// Whether `/` and home directories may be workspaces.
+    pub any_root: bool,
+    /// What a checkpoint survives.
+    pub durability: Durability,
+    /// Threads that read and hash files.
+    pub threads: usize,
+}
+
+impl Default for WorkspaceOptions {
+    fn default() -> Self {
+        WorkspaceOptions {
+            open: OpenOptions::default(),
+            lock_wait: Duration::from_secs(10),
+            files: 1_000_000,
+            file_bytes: 100 << 20,
+            any_root: false,
+            durability: Durability::default(),
+            threads: 2,
+        }
+    }
+}
+
+/// A working tree and the repository it belongs to: one that Gitstead made beside a bare repository, or anybody's.
+///
+/// Shared between threads; what is done to it is done by one at a time ([`lock`](Self::lock)), also across processes.
+#[derive(Debug)]
+pub struct Workspace {
+    pub(super) repository: Arc<Repository>,
+    pub(super) root: PathBuf,
+    name: BString,
+    pub(super) options: WorkspaceOptions,
+    pub(super) state: Mutex<State>,
+}
+
+impl Workspace {
+    /// The workspace at `path`, or the nearest one above it.
+    ///
+    /// # Errors
+    /// `NotAWorkspace`; `Root` for `/` and home directories; `Open` when the repository is one that we could not treat whole.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, WorkspaceError> {
+        Self::open_with(path, &WorkspaceOptions::default())
+    }
+
+    /// As [`open`](Self::open), otherwise than by default.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(path: impl AsRef<Path>, options: &WorkspaceOptions) -> Result<Self, WorkspaceError> {
+        let path = path.as_ref();
+        let path = path.canonicalize().map_err(WorkspaceError::io("find", path))?;
+        let not_one = || WorkspaceError::NotAWorkspace { path: path.clone() };
+        // Within a `.git` there are no files of anybody's.
+        if path.components().any(|part| part.as_os_str() == ".git") {
+            return Err(not_one());
+        }
+        let root = path
+            .ancestors()
+            .find(|dir| fs::symlink_metadata(dir.join(".git")).is_ok())
+            .ok_or_else(not_one)?
+            .to_owned();
+        if !options.any_root {
+            refuse_wide_root(&root)?;
+        }
+        let repository = Arc::new(Repository::open(&root.join(".git"), &options.open)?);
+        let linked = repository.git_dir() != repository.common_dir();
+        let name = match repository.git_dir().file_name() {
+            Some(name) if linked => name.as_bytes().into(),
+            _ => BString::from("main"),
+        };
+        Ok(Workspace {
+            repository,
+            root,
+            name,
+            options: options.clone(),
+            state: Mutex::default(),
+        })
+    }
+
+    /// The repository as seen from here: `HEAD` is this workspace's own.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// The directory with the files, absolute.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where HEAD and index of this workspace are.
+    pub fn git_dir(&self) -> &Path {
+        self.repository.git_dir()
+    }
+
+    /// `main` for the working tree that a repository was made with, else the name of the linked worktree.
+    pub fn name(&self) -> &BStr {
+        self.name.as_bstr()
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &WorkspaceOptions {
+        &self.options
+    }
+
+    pub(super) fn index_path(&self) -> PathBuf {
+        self.git_dir().join("index")
+    }
+}
+
+/// A checkpoint of these would be one of everything somebody has.
+fn refuse_wide_root(root: &Path) -> Result<(), WorkspaceError> {
+    let refuse = |why| {
+        let path = root.to_owned();
+        Err(WorkspaceError::Root { path, why })
+    };
+    if root.parent().is_none() {
+        return refuse("the root of the file system");
+    }
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    if home
+        .and_then(|home| home.canonicalize().ok())
+        .is_some_and(|home| home.starts_with(root))
+    {
+        return refuse("a home directory, or above one");
+    }
+    if root.parent() == Some(Path::new("/home")) || root == Path::new("/root") {
+        return refuse("a home directory");
+    }
+    Ok(())
+}

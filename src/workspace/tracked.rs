@@ -1,0 +1,374 @@
+//! The resident index: what is tracked, as a tree of directories, so that a change costs its path and not the whole.
+
+use std::{cmp::Ordering, time::SystemTime};
+
+use bstr::{BStr, BString, ByteSlice};
+use gix::{hash::ObjectId, objs::tree::EntryKind};
+
+/// What `lstat` says about a file, as far as git's index keeps it: seconds and nanoseconds, and the lower 32 bits of everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct FileStat {
+    pub(crate) mtime: (u32, u32),
+    pub(crate) ctime: (u32, u32),
+    pub(crate) dev: u32,
+    pub(crate) ino: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) size: u32,
+}
+
+impl FileStat {
+    /// Of a `stat` structure of the system.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::unnecessary_cast,
+        reason = "the index keeps the lower 32 bits, and the types of the fields differ between systems"
+    )]
+    pub(crate) fn of(stat: &rustix::fs::Stat) -> Self {
+        FileStat {
+            mtime: (stat.st_mtime as u32, stat.st_mtime_nsec as u32),
+            ctime: (stat.st_ctime as u32, stat.st_ctime_nsec as u32),
+            dev: stat.st_dev as u32,
+            ino: stat.st_ino as u32,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: stat.st_size as u32,
+        }
+    }
+
+    /// Whether a file modified just after `then` could look as this one does: the clock of a file system moves in ticks.
+    pub(crate) fn is_fresh(&self, then: SystemTime) -> bool {
+        let then = then.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let newest = self.mtime.max(self.ctime);
+        let file = std::time::Duration::new(u64::from(newest.0), newest.1.min(999_999_999));
+        then.saturating_sub(file) < TICK
+    }
+}
+
+/// No file system's clock is coarser than this by much.
+const TICK: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// A file, symbolic link or nested repository that is tracked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TrackedFile {
+    /// The object that holds its content; of a nested repository the commit it is at.
+    pub(crate) id: ObjectId,
+    /// What it looked like when its content was that.
+    pub(crate) stat: FileStat,
+    /// Never `Tree`.
+    pub(crate) kind: EntryKind,
+    pub(crate) flags: u8,
+}
+
+impl TrackedFile {
+    /// `git update-index --skip-worktree`, sparse checkouts: it need not be there.
+    pub(crate) const SKIP_WORKTREE: u8 = 1;
+    /// `git update-index --assume-unchanged`: not looked at.
+    pub(crate) const ASSUME_VALID: u8 = 2;
+    /// `stat` may describe another content than `id`: it is looked at again.
+    pub(crate) const RACY: u8 = 4;
+    /// Hashed in the second in which it was modified: git, which compares seconds, might take a later content for this one.
+    pub(crate) const SAME_SECOND: u8 = 8;
+    /// `git add --intent-to-add`: there is a name and no content.
+    pub(crate) const INTENT: u8 = 16;
+
+    pub(crate) fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// What a name in a directory is.
+#[derive(Debug)]
+pub(crate) enum Node {
+    File(TrackedFile),
+    Dir(Box<Dir>),
+}
+
+/// A directory that has something tracked in it.
+#[derive(Debug, Default)]
+pub(crate) struct Dir {
+    /// Sorted by the bytes of the names.
+    nodes: Vec<(Box<[u8]>, Node)>,
+    /// The tree object of the directory as it is here, when that is known to exist.
+    pub(super) tree: Option<ObjectId>,
+}
+
+impl Dir {
+    fn position(&self, name: &[u8]) -> Result<usize, usize> {
+        self.nodes.binary_search_by(|(known, _)| known.as_ref().cmp(name))
+    }
+
+    /// What has that name.
+    pub(crate) fn get(&self, name: &[u8]) -> Option<&Node> {
+        self.position(name).ok().map(|at| &self.nodes[at].1)
+    }
+
+    /// Everything in it, sorted by the bytes of the names.
+    pub(crate) fn nodes(&self) -> &[(Box<[u8]>, Node)] {
+        &self.nodes
+    }
+
+    /// The positions of the nodes in the order of tree objects and of the index, where the name of a directory ends in a slash.
+    pub(super) fn in_tree_order(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)).collect();
+        order.sort_by(|a, b| {
+            let (a, b) = (&self.nodes[*a as usize], &self.nodes[*b as usize]);
+            tree_order((&a.0, matches!(a.1, Node::Dir(_))), (&b.0, matches!(b.1, Node::Dir(_))))
+        });
+        order
+    }
+
+    pub(super) fn node(&self, at: u32) -> &(Box<[u8]>, Node) {
+        &self.nodes[at as usize]
+    }
+
+    pub(super) fn dirs_mut(&mut self) -> impl Iterator<Item = (&[u8], &mut Dir)> {
+        self.nodes.iter_mut().filter_map(|(name, node)| match node {
+            Node::Dir(dir) => Some((&**name, &mut **dir)),
+            Node::File(_) => None,
+        })
+    }
+
+    pub(super) fn files_mut(&mut self) -> impl Iterator<Item = &mut TrackedFile> {
+        self.nodes.iter_mut().filter_map(|(_, node)| match node {
+            Node::File(file) => Some(file),
+            Node::Dir(_) => None,
+        })
+    }
+
+    /// Of nodes that come in the order of the index.
+    pub(super) fn of(mut nodes: Vec<(Box<[u8]>, Node)>) -> Self {
+        nodes.sort_by(|a, b| a.0.cmp(&b.0));
+        nodes.shrink_to_fit();
+        Dir { nodes, tree: None }
+    }
+
+    /// How many files there are below.
+    pub(crate) fn files(&self) -> usize {
+        let mut count = 0;
+        let mut open = vec![self];
+        while let Some(dir) = open.pop() {
+            for (_, node) in &dir.nodes {
+                match node {
+                    Node::File(_) => count += 1,
+                    Node::Dir(below) => open.push(below),
+                }
+            }
+        }
+        count
+    }
+}
+
+fn tree_order(a: (&[u8], bool), b: (&[u8], bool)) -> Ordering {
+    let common = a.0.len().min(b.0.len());
+    let end = |(name, dir): (&[u8], bool)| match name.get(common) {
+        Some(byte) => Some(*byte),
+        None => dir.then_some(b'/'),
+    };
+    a.0[..common]
+        .cmp(&b.0[..common])
+        .then_with(|| end(a).cmp(&end(b)))
+        .then_with(|| a.0.len().cmp(&b.0.len()))
+}
+
+/// What is tracked in a workspace.
+#[derive(Debug, Default)]
+pub(crate) struct Tracked {
+    pub(super) root: Dir,
+    count: usize,
+}
+
+impl Tracked {
+    pub(super) fn new(root: Dir) -> Self {
+        let count = root.files();
+        Tracked { root, count }
+    }
+
+    /// How many files are tracked.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The root directory.
+    pub(crate) fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    /// What a path is. The empty path is no node.
+    pub(crate) fn node(&self, path: &BStr) -> Option<&Node> {
+        let mut dir = &self.root;
+        let mut names = path.split(|b| *b == b'/');
+        let mut name = names.next()?;
+        loop {
+            let node = dir.get(name)?;
+            match (names.next(), node) {
+                (None, node) => return Some(node),
+                (Some(next), Node::Dir(below)) => (dir, name) = (below, next),
+                (Some(_), Node::File(_)) => return None,
+            }
+        }
+    }
+
+    /// The file at a path.
+    pub(crate) fn get(&self, path: &BStr) -> Option<&TrackedFile> {
+        match self.node(path)? {
+            Node::File(file) => Some(file),
+            Node::Dir(_) => None,
+        }
+    }
+
+    /// The directory at a path; of the empty path the root.
+    pub(crate) fn dir(&self, path: &BStr) -> Option<&Dir> {
+        if path.is_empty() {
+            return Some(&self.root);
+        }
+        match self.node(path)? {
+            Node::Dir(dir) => Some(dir),
+            Node::File(_) => None,
+        }
+    }
+
+    /// Tracks a file. What is in its way, above or below, is no longer tracked.
+    pub(crate) fn set(&mut self, path: &BStr, file: TrackedFile) {
+        let mut dir = &mut self.root;
+        let mut names = path.split(|b| *b == b'/').peekable();
+        while let Some(name) = names.next() {
+            let at = dir.position(name);
+            if names.peek().is_none() {
+                match at {
+                    Ok(at) => {
+                        match &mut dir.nodes[at].1 {
+                            Node::File(old) => {
+                                if (old.id, old.kind) != (file.id, file.kind) || old.has(TrackedFile::INTENT) {
+                                    dir.tree = None;
+                                }
+                            }
+                            Node::Dir(old) => {
+                                self.count = self.count - old.files() + 1;
+                                dir.tree = None;
+                            }
+                        }
+                        dir.nodes[at].1 = Node::File(file);
+                    }
+                    Err(at) => {
+                        dir.nodes.insert(at, (name.into(), Node::File(file)));
+                        dir.tree = None;
+                        self.count += 1;
+                    }
+                }
+                break;
+            }
+            let at = match at {
+                Ok(at) => {
+                    if matches!(dir.nodes[at].1, Node::File(_)) {
+                        self.count -= 1;
+                        dir.nodes[at].1 = Node::Dir(Box::default());
+                    }
+                    at
+                }
+                Err(at) => {
+                    dir.nodes.insert(at, (name.into(), Node::Dir(Box::default())));
+                    at
+                }
+            };
+            let Node::Dir(below) = &mut dir.nodes[at].1 else {
+                unreachable!("made one just now");
+            };
+            dir = below;
+        }
+        self.forget_stale(path);
+    }
+
+    /// A tree above one that is not known is not known either.
+    fn forget_stale(&mut self, path: &BStr) {
+        fn go(dir: &mut Dir, path: &[u8]) -> bool {
+            let (name, rest) = match path.find_byte(b'/') {
+                Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
+                None => (path, None),
+            };
+            if let (Some(rest), Ok(at)) = (rest, dir.position(name))
+                && let Node::Dir(below) = &mut dir.nodes[at].1
+                && !go(below, rest)
+            {
+                dir.tree = None;
+            }
+            dir.tree.is_some()
+        }
+        go(&mut self.root, path);
+    }
+
+    /// Stops tracking a file, or everything in a directory. Says whether there was something.
+    pub(crate) fn remove(&mut self, path: &BStr) -> bool {
+        fn go(dir: &mut Dir, path: &[u8]) -> usize {
+            let (name, rest) = match path.find_byte(b'/') {
+                Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
+                None => (path, None),
+            };
+            let Ok(at) = dir.position(name) else { return 0 };
+            let removed = match (&mut dir.nodes[at].1, rest) {
+                (Node::File(_), Some(_)) => 0,
+                (Node::File(_), None) => {
+                    dir.nodes.remove(at);
+                    1
+                }
+                (Node::Dir(below), None) => {
+                    let files = below.files();
+                    dir.nodes.remove(at);
+                    files
+                }
+                (Node::Dir(below), Some(rest)) => {
+                    let removed = go(below, rest);
+                    if below.nodes.is_empty() {
+                        dir.nodes.remove(at);
+                    }
+                    removed
+                }
+            };
+            if removed > 0 {
+                dir.tree = None;
+            }
+            removed
+        }
+        let removed = go(&mut self.root, path);
+        self.count -= removed;
+        removed > 0
+    }
+
+    /// Changes the flags of a file that is tracked; its content stays what it is.
+    pub(crate) fn restat(&mut self, path: &BStr, stat: FileStat, flags: u8) {
+        let mut dir = &mut self.root;
+        let mut names = path.split(|b| *b == b'/').peekable();
+        while let Some(name) = names.next() {
+            let Ok(at) = dir.position(name) else { return };
+            match &mut dir.nodes[at].1 {
+                Node::File(file) if names.peek().is_none() => {
+                    (file.stat, file.flags) = (stat, flags);
+                    return;
+                }
+                Node::Dir(below) => dir = below,
+                Node::File(_) => return,
+            }
+        }
+    }
+
+    /// Every file in the order of the index.
+    pub(crate) fn for_each(&self, visit: &mut dyn FnMut(&BStr, &TrackedFile)) {
+        fn go(dir: &Dir, path: &mut BString, visit: &mut dyn FnMut(&BStr, &TrackedFile)) {
+            let len = path.len();
+            for at in dir.in_tree_order() {
+                let (name, node) = dir.node(at);
+                path.extend_from_slice(name);
+                match node {
+                    Node::File(file) => visit(path.as_bstr(), file),
+                    Node::Dir(below) => {
+                        path.push(b'/');
+                        go(below, path, visit);
+                    }
+                }
+                path.truncate(len);
+            }
+        }
+        go(&self.root, &mut BString::default(), visit);
+    }
+}
