@@ -4,12 +4,13 @@
 //!
 //! * `base`: plain values. Names, limits, faults, access.
 //! * `protocol`, `pack`: git's wire and git's files as values. No IO of their own.
-//! * `repo`, `depot`, `service`: blocking work on repositories. No async, no HTTP.
+//! * `repo`, `depot`, `service`, `checkpoint`: blocking work on repositories. No async, no HTTP.
 //! * `worker`, `web`, `server`, `cli`: the async house (feature `server`, on by default).
 //!
 //! No code path starts another program, and nothing links C.
 
 pub mod base;
+pub mod checkpoint;
 pub mod depot;
 pub mod pack;
 pub mod protocol;

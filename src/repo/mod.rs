@@ -24,6 +24,7 @@ mod settings;
 mod shallow;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tree_diff;
 
 pub use config::BadValue;
 pub use connectivity::{Connectivity, ConnectivityError, check_connectivity};
@@ -53,3 +54,4 @@ pub use settings::{
     CoreSettings, Deny, FilterRefused, FilterSettings, HttpSettings, PackSettings, PackfileUri, ReceiveSettings,
     Settings, TransferSettings, Unborn, UploadPackSettings, shared_mode,
 };
+pub use tree_diff::{TreeChange, TreeDiffError, TreeEntry, diff_trees, entry_at, read_tree_entries};
