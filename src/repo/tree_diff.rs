@@ -112,8 +112,8 @@ pub(crate) fn tree_entry(data: &[u8], at: usize, hash: HashKind) -> Option<(Tree
         0o100_000 if mode & 0o100 != 0 => EntryKind::BlobExecutable,
         0o100_000 => EntryKind::Blob,
         0o120_000 => EntryKind::Link,
-        0o160_000 => EntryKind::Commit,
-        _ => return None,
+        // As git does with what it does not know.
+        _ => EntryKind::Commit,
     };
     let id = ObjectId::try_from(raw).ok()?;
     let name = name.as_bstr();
