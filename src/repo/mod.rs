@@ -25,6 +25,7 @@ mod shallow;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tree_diff;
+mod write;
 
 pub use config::BadValue;
 pub use connectivity::{Connectivity, ConnectivityError, check_connectivity};
@@ -55,3 +56,4 @@ pub use settings::{
     Settings, TransferSettings, Unborn, UploadPackSettings, shared_mode,
 };
 pub use tree_diff::{TreeChange, TreeDiffError, TreeEntry, diff_trees, entry_at, read_tree_entries};
+pub use write::{ObjectSink, SinkForm, WriteError, Written};

@@ -125,6 +125,8 @@ pub struct OpenOptions {
     pub defaults: Vec<(String, String)>,
     /// The bounds of the house.
     pub limits: Limits,
+    /// Whether updates of refs return before they are on the disk. They are whole all the same, and survive a killed process; somebody else flushes them.
+    pub lazy_refs: bool,
 }
 
 impl OpenOptions {
@@ -392,7 +394,10 @@ impl Repository {
             &git_dir,
             &common_dir,
             format.hash,
-            RefStoreOptions::from_settings(&settings, bare),
+            RefStoreOptions {
+                lazy: options.lazy_refs,
+                ..RefStoreOptions::from_settings(&settings, bare)
+            },
         );
         Ok(Repository {
             git_dir,

@@ -226,6 +226,7 @@ impl Config {
             open: OpenOptions {
                 defaults: self.defaults.clone(),
                 limits: self.limits.clone(),
+                ..OpenOptions::default()
             },
             require_export_ok: self.require_export_ok,
         }

@@ -97,7 +97,11 @@ impl Workspace {
         if !options.any_root {
             refuse_wide_root(&root)?;
         }
-        let repository = Arc::new(Repository::open(&root.join(".git"), &options.open)?);
+        let open = OpenOptions {
+            lazy_refs: options.durability != Durability::Each,
+            ..options.open.clone()
+        };
+        let repository = Arc::new(Repository::open(&root.join(".git"), &open)?);
         let linked = repository.git_dir() != repository.common_dir();
         let name = match repository.git_dir().file_name() {
             Some(name) if linked => name.as_bytes().into(),

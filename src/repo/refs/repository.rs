@@ -37,6 +37,7 @@ impl RefStoreOptions {
             shared: core.shared_repository,
             ref_lock_timeout: core.files_ref_lock_timeout.unwrap_or(std::time::Duration::MAX),
             packed_lock_timeout: core.packed_refs_timeout.unwrap_or(std::time::Duration::MAX),
+            lazy: false,
         }
     }
 }

@@ -68,6 +68,7 @@ impl RefStore {
             options,
             disk: Disk {
                 shared: options.shared,
+                lazy: options.lazy,
                 #[cfg(test)]
                 hook: None,
             },

@@ -150,6 +150,8 @@ pub struct RefStoreOptions {
     pub ref_lock_timeout: Duration,
     /// How long to wait for `packed-refs.lock`: `core.packedRefsTimeout`.
     pub packed_lock_timeout: Duration,
+    /// Whether updates return before they are on the disk: [`OpenOptions::lazy_refs`](crate::repo::OpenOptions::lazy_refs).
+    pub lazy: bool,
 }
 
 impl Default for RefStoreOptions {
@@ -159,6 +161,7 @@ impl Default for RefStoreOptions {
             shared: SharedRepository::Umask,
             ref_lock_timeout: Duration::from_millis(100),
             packed_lock_timeout: Duration::from_secs(1),
+            lazy: false,
         }
     }
 }
