@@ -6,6 +6,7 @@ mod fault;
 mod fetch;
 mod limits;
 mod name;
+mod workspace_name;
 
 pub use access::{
     Access, AccessError, Action, Ask, Credential, Decision, Grant, Origin, Pattern, Presence, Principal, Route, Rules,
@@ -16,3 +17,4 @@ pub use fault::Fault;
 pub use fetch::{Deepen, Filter, FilterError, Version};
 pub use limits::Limits;
 pub use name::{NameError, RepoName};
+pub use workspace_name::{WorkspaceName, WorkspaceNameError};

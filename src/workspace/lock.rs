@@ -97,7 +97,9 @@ impl Workspace {
             }
         };
         self.take(&mut state, deadline)?;
-        Ok(Held { workspace: self, state })
+        let mut held = Held { workspace: self, state };
+        super::transition::recover(&mut held)?;
+        Ok(held)
     }
 
     fn take(&self, state: &mut State, deadline: Instant) -> Result<(), WorkspaceError> {

@@ -6,13 +6,20 @@
 
 #![allow(dead_code, unused_imports, reason = "the rooms above are being built")]
 
+mod beneath;
+mod contents;
 mod error;
 mod index_file;
+mod journal;
 mod lock;
 mod open;
 mod tracked;
+mod transition;
+#[cfg(test)]
+mod transition_tests;
 
 pub use error::WorkspaceError;
 pub use lock::{HeadState, Held};
 pub use open::{Durability, Workspace, WorkspaceOptions};
 pub(crate) use tracked::{FileStat, Tracked, TrackedFile};
+pub(crate) use transition::{Applied, Prepared, TransitionError, prepare};
