@@ -10,6 +10,8 @@ const TOOL_BYTES: usize = 80;
 const SUMMARY_BYTES: usize = 16 << 10;
 /// Bytes of one trailer's value.
 const VALUE_BYTES: usize = 4 << 10;
+/// Bytes of a trailer's key.
+const KEY_BYTES: usize = 80;
 /// Trailers of one message.
 const TRAILERS: usize = 1_000;
 
@@ -230,6 +232,14 @@ impl CheckpointMessage {
         let found = self.trailers.iter().find(|(have, _)| have.eq_ignore_ascii_case(key));
         found.map(|(_, value)| value.as_str())
     }
+
+    /// About how many bytes it holds.
+    pub(super) fn weight(&self) -> usize {
+        let own = [&self.tool, &self.agent, &self.session];
+        let texts = own.into_iter().flatten().chain([&self.summary]).chain(&self.tool_uses);
+        let others = self.trailers.iter().flat_map(|(key, value)| [key, value]);
+        texts.chain(others).map(|text| text.len() + 24).sum()
+    }
 }
 
 /// The commit message of a checkpoint: a subject of one line, then trailers.
@@ -284,6 +294,7 @@ pub fn parse(message: &BStr) -> Option<CheckpointMessage> {
     let mut parsed = CheckpointMessage::default();
     let mut is_checkpoint = false;
     for (key, value) in last.lines().filter_map(trailer_of) {
+        let (value, _) = cut(value, VALUE_BYTES);
         let own = RESERVED.iter().find(|own| own.eq_ignore_ascii_case(key));
         let slot = match own.copied() {
             Some(AGENT) => &mut parsed.agent,
@@ -293,11 +304,13 @@ pub fn parse(message: &BStr) -> Option<CheckpointMessage> {
                 continue;
             }
             Some(TOOL_USE) => {
-                parsed.tool_uses.push(value.to_owned());
+                if parsed.tool_uses.len() < TRAILERS {
+                    parsed.tool_uses.push(value);
+                }
                 continue;
             }
             Some(OUTCOME) => {
-                parsed.outcome = parsed.outcome.or(ToolOutcome::from_word(value));
+                parsed.outcome = parsed.outcome.or(ToolOutcome::from_word(&value));
                 continue;
             }
             Some(DURATION) => {
@@ -310,11 +323,14 @@ pub fn parse(message: &BStr) -> Option<CheckpointMessage> {
                 continue;
             }
             None => {
-                parsed.trailers.push((key.to_owned(), value.to_owned()));
+                if parsed.trailers.len() < TRAILERS {
+                    let (key, _) = cut(key, KEY_BYTES);
+                    parsed.trailers.push((key, value));
+                }
                 continue;
             }
         };
-        slot.get_or_insert_with(|| value.to_owned());
+        slot.get_or_insert(value);
     }
     if !is_checkpoint {
         return None;
@@ -327,12 +343,13 @@ pub fn parse(message: &BStr) -> Option<CheckpointMessage> {
         }
         _ => (None, subject),
     };
-    parsed.tool = tool;
+    parsed.tool = tool.map(|tool| cut(&tool, TOOL_BYTES).0);
     let whole = body.lines().next().unwrap_or_default();
     parsed.summary = match summary.strip_suffix(CUT) {
         Some(stem) if !whole.is_empty() && whole.starts_with(stem) => whole.to_owned(),
         _ => summary.to_owned(),
     };
+    parsed.summary = cut(&parsed.summary, SUMMARY_BYTES).0;
     Some(parsed)
 }
 

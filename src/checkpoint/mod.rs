@@ -3,6 +3,18 @@
 //! Records what an agent did, reads the trail back, and brings earlier states forth again as new commits. Never rewrites history, never overwrites work that
 //! is not in a commit, and starts no process.
 
+mod browse;
+mod commit;
+mod diff;
+mod log;
 mod message;
+mod read_error;
+mod show;
 
+pub use browse::{FileContent, ListedEntry, Listing, list_tree, read_file};
+pub use commit::{CommitInfo, Signature, tree_of};
+pub use diff::{ChangeKind, Changes, Diff, DiffOptions, FileChange, FileDiff, PatchContent, changes, diff};
+pub use log::{LogCursor, LogEntry, LogOrder, LogPage, LogQuery, log};
 pub use message::{Checkpoint, CheckpointMessage, ToolOutcome, compose, parse, subject_of};
+pub use read_error::ReadError;
+pub use show::{Shown, show};

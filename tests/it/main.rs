@@ -25,4 +25,5 @@ mod send;
 mod store;
 mod support;
 mod tidy;
+mod trail;
 mod wire;
