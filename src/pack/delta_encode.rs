@@ -1,3 +1,5 @@
+use std::cell::OnceCell;
+
 /// Bytes of the base that are looked up together. A match shorter than this is not found, except beside a longer one.
 const BLOCK: usize = 16;
 /// What one copy instruction can copy without its third length byte, which old readers do not know.
@@ -9,16 +11,46 @@ const MAX_INSERT: usize = 0x7f;
 ///
 /// [`apply_delta`](super::apply_delta) is its inverse.
 pub fn encode_delta(base: &[u8], target: &[u8], max: usize, out: &mut Vec<u8>) -> bool {
-    let start = out.len();
-    let mut delta = Delta {
-        out,
-        limit: start + max,
-    };
-    let fits = u32::try_from(base.len()).is_ok() && delta.encode(base, target);
-    if !fits {
-        out.truncate(start);
+    DeltaBase::new(base).encode(target, max, out)
+}
+
+/// A base that several targets are compared with: what is looked up in it is prepared once.
+pub struct DeltaBase<D> {
+    data: D,
+    table: OnceCell<Table>,
+}
+
+impl<D: AsRef<[u8]>> DeltaBase<D> {
+    /// Prepares nothing yet.
+    pub fn new(data: D) -> Self {
+        DeltaBase {
+            data,
+            table: OnceCell::new(),
+        }
     }
-    fits
+
+    /// The bytes of the base.
+    pub fn data(&self) -> &[u8] {
+        self.data.as_ref()
+    }
+
+    /// As [`encode_delta`].
+    pub fn encode(&self, target: &[u8], max: usize, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let mut delta = Delta {
+            out,
+            limit: start.saturating_add(max),
+        };
+        let fits = u32::try_from(self.data().len()).is_ok() && delta.encode(self, target);
+        if !fits {
+            out.truncate(start);
+        }
+        fits
+    }
+
+    fn table(&self) -> &Table {
+        self.table.get_or_init(|| Table::of(self.data()))
+    }
 }
 
 struct Delta<'o> {
@@ -27,7 +59,8 @@ struct Delta<'o> {
 }
 
 impl Delta<'_> {
-    fn encode(&mut self, base: &[u8], target: &[u8]) -> bool {
+    fn encode(&mut self, prepared: &DeltaBase<impl AsRef<[u8]>>, target: &[u8]) -> bool {
+        let base = prepared.data();
         self.size(base.len());
         self.size(target.len());
         // Most changes are in one place: what is before it needs no table.
@@ -42,7 +75,7 @@ impl Delta<'_> {
         if at == target.len() {
             return true;
         }
-        let table = Table::of(base);
+        let table = prepared.table();
         while let Some(block) = target.get(at..at + BLOCK) {
             let Some(found) = table.find(base, block) else {
                 at += 1;

@@ -15,7 +15,7 @@ mod rev;
 mod zlib;
 
 pub use delta::{DeltaSizes, apply_delta, delta_sizes};
-pub use delta_encode::encode_delta;
+pub use delta_encode::{DeltaBase, encode_delta};
 pub use entry::{EntryHeader, EntryKind, PACK_HEADER_LEN, pack_header, parse_pack_header, write_entry_header};
 pub use error::FormatError;
 pub use index::{Index, IndexEntry, write_index};

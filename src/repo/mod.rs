@@ -19,6 +19,7 @@ mod pack;
 mod pack_set;
 mod push_cert;
 mod refs;
+mod repack;
 mod send;
 mod settings;
 mod shallow;
@@ -47,6 +48,7 @@ pub use refs::{
     Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStore, RefStoreOptions, RefTarget,
     RefUpdate, RefValue, RefsError, SharedRepository,
 };
+pub use repack::{CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, RepackError};
 pub use send::{
     CommonGround, DeepenTo, FilterPlan, FilterResolveError, ObjectSet, PackOptions, PackStats, SendError, SendRequest,
     ShallowPlan, SparseLookup, enumerate, is_ancestor, plan_deepen, unreachable_of, write_pack,

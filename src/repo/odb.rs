@@ -114,7 +114,8 @@ pub enum Location {
 /// The objects of a repository as one request sees them.
 ///
 /// Holds one immutable [`PackSet`] until it is dropped, so that a [`Location`] stays true. The first object that is not found makes it look once more at the
-/// directories; packs that appeared are appended. Clones share the view, each has a delta-base cache of its own: one clone for each thread.
+/// directories; packs that appeared are appended. After that it lists them again only when they have changed: a compaction may move what it has not met
+/// yet. Clones share the view, each has a delta-base cache of its own: one clone for each thread.
 pub struct Odb {
     shared: Arc<Shared>,
     scratch: RefCell<Scratch>,
@@ -124,13 +125,26 @@ struct Shared {
     store: Arc<Store>,
     hash: HashKind,
     limits: Limits,
-    first: Arc<PackSet>,
-    /// The view after the one refresh, when there was one.
-    second: OnceLock<Arc<PackSet>>,
+    first: View,
     graphs: Arc<GraphCache>,
     graph: OnceLock<Option<Arc<Graph>>>,
     /// Loose objects of a quarantine that were not written yet.
     held: Arc<HeldObjects>,
+}
+
+/// A view, and the one that took its place.
+struct View {
+    set: Arc<PackSet>,
+    newer: OnceLock<Box<View>>,
+}
+
+impl View {
+    fn of(set: Arc<PackSet>) -> View {
+        View {
+            set,
+            newer: OnceLock::new(),
+        }
+    }
 }
 
 struct Scratch {
@@ -177,6 +191,8 @@ impl From<OdbError> for Broken {
 }
 
 const CHAIN: &str = "delta chain";
+/// Times that one request may find the directories changed. Compactions are rarer.
+const MOST_VIEWS: usize = 64;
 
 impl Odb {
     pub(crate) fn new(
@@ -191,8 +207,7 @@ impl Odb {
             store,
             hash,
             limits,
-            first,
-            second: OnceLock::new(),
+            first: View::of(first),
             graphs,
             graph: OnceLock::new(),
             held,
@@ -213,7 +228,16 @@ impl Odb {
     }
 
     fn set(&self) -> &PackSet {
-        self.shared.second.get().unwrap_or(&self.shared.first)
+        &self.newest().0.set
+    }
+
+    /// The present view, and how many there were before it.
+    fn newest(&self) -> (&View, usize) {
+        let (mut view, mut number) = (&self.shared.first, 0);
+        while let Some(newer) = view.newer.get() {
+            (view, number) = (newer, number + 1);
+        }
+        (view, number)
     }
 
     /// The hash that ids here are made with.
@@ -226,7 +250,7 @@ impl Odb {
         &self.shared.limits
     }
 
-    /// Every pack, in the order in which it is searched unless there is a multi-pack-index. The list may grow at its end, once.
+    /// Every pack, in the order in which it is searched unless there is a multi-pack-index. The list may grow at its end.
     pub fn packs(&self) -> &[Arc<Pack>] {
         self.set().packs()
     }
@@ -242,15 +266,26 @@ impl Odb {
             .as_deref()
     }
 
-    /// Looks at the directories once more, unless that was done before, here or by a clone.
-    fn refresh(&self) -> Result<(), OdbError> {
-        if self.shared.second.get().is_none() {
-            let newer = self.shared.store.refreshed()?;
-            let extended = Arc::new(self.shared.first.extended(&newer));
-            // A clone that was faster saw what we saw.
-            let _ = self.shared.second.set(extended);
+    /// Looks at the directories once more if nobody did since `view` was the present one: the first time for certain, later on by what their times say. Says
+    /// whether there is a newer view now.
+    fn refresh(&self, view: &View, number: usize) -> Result<bool, OdbError> {
+        if view.newer.get().is_some() {
+            return Ok(true);
         }
-        Ok(())
+        let newer = match number {
+            0 => self.shared.store.refreshed()?,
+            1..MOST_VIEWS => {
+                let current = self.shared.store.current()?;
+                if !view.set.lacks_of(&current) {
+                    return Ok(false);
+                }
+                current
+            }
+            _ => return Ok(false),
+        };
+        // A clone that was faster saw what we saw.
+        let _ = view.newer.set(Box::new(View::of(Arc::new(view.set.extended(&newer)))));
+        Ok(true)
     }
 
     /// Where an object is: always the same pack for the same object while this view lives. `Loose` only when no pack has it.
@@ -260,21 +295,20 @@ impl Odb {
     pub fn locate(&self, id: &oid) -> Result<Option<Location>, OdbError> {
         loop {
             // Asked before the search: a clone may refresh while we search the older view.
-            let is_last = self.shared.second.get().is_some();
+            let (view, number) = self.newest();
             let mut search = Search::default();
-            if let Some((pack, pos)) = self.set().locate(id, &mut search)? {
+            if let Some((pack, pos)) = view.set.locate(id, &mut search)? {
                 return Ok(Some(Location::Packed { pack, pos }));
             }
             if self.is_loose(id)? {
                 return Ok(Some(Location::Loose));
             }
-            if is_last {
+            if !self.refresh(view, number)? {
                 return match search.damage.or(search.vanished) {
                     Some(err) => Err(err),
                     None => Ok(None),
                 };
             }
-            self.refresh()?;
         }
     }
 
@@ -375,15 +409,15 @@ impl Odb {
             Location::Packed { pack, pos } => [Copy::Packed(pack, pos)].into(),
             Location::Loose => loose().collect(),
         };
-        let (mut first, mut widened) = (None, false);
+        let (mut first, mut widened) = (None, None);
         loop {
             let Some(copy) = copies.pop_front() else {
-                if widened {
+                // It is corrupt, or somebody packed it and removed the loose file, perhaps more than once.
+                let (view, number) = widened.unwrap_or_else(|| self.newest());
+                if !self.refresh(view, number)? && widened.is_some() {
                     break;
                 }
-                // It is corrupt, or somebody packed it and removed the loose file.
-                widened = true;
-                self.refresh()?;
+                widened = Some(self.newest());
                 let packed = self.set().copies(id).into_iter();
                 copies.extend(packed.map(|(pack, pos)| Copy::Packed(pack, pos)));
                 match location {

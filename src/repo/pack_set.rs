@@ -220,6 +220,12 @@ impl PackSet {
         }
     }
 
+    /// Whether `newer` has a pack that this view does not know.
+    pub(crate) fn lacks_of(&self, newer: &PackSet) -> bool {
+        let known = |pack: &Arc<Pack>| self.packs.iter().any(|known| Arc::ptr_eq(known, pack));
+        !newer.packs.iter().all(known)
+    }
+
     /// This view, with what `newer` has besides appended: nothing that was found before is found elsewhere now.
     pub(crate) fn extended(&self, newer: &PackSet) -> PackSet {
         let mut packs = self.packs.clone();

@@ -213,6 +213,8 @@ pub struct CoreSettings {
     pub commit_graph: bool,
     /// `multiPackIndex` (true).
     pub multi_pack_index: bool,
+    /// `bigFileThreshold` in bytes (512 MiB): larger objects are never made deltas.
+    pub big_file_threshold: u64,
 }
 
 /// `pack.*` and `repack.*`
@@ -486,6 +488,7 @@ fn core(c: &Config, compression: Option<i32>) -> Result<CoreSettings, BadValue> 
             .unwrap_or_default(),
         commit_graph: flag("core.commitgraph", true)?,
         multi_pack_index: flag("core.multipackindex", true)?,
+        big_file_threshold: c.number("core.bigfilethreshold")?.unwrap_or(512 << 20),
     })
 }
 

@@ -21,6 +21,7 @@ mod ingest;
 mod no_exec;
 mod push;
 mod refs;
+mod repack;
 mod send;
 mod store;
 mod support;

@@ -48,7 +48,7 @@ impl Sink {
 }
 
 /// Creates a new file that nobody may write to but through this handle.
-pub(super) fn create_read_only(path: &std::path::Path) -> io::Result<File> {
+pub(in crate::repo) fn create_read_only(path: &std::path::Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -42,6 +42,7 @@ pub use self::{
     quarantine::{Published, Quarantine},
     repository::{IngestOptions, ingest, sweep_stale},
 };
+pub(in crate::repo) use self::{intake::create_read_only, quarantine::NewPack as StagedPack};
 use crate::{
     base::Limits,
     pack::{Deflater, PACK_HEADER_LEN, parse_pack_header},

@@ -150,7 +150,7 @@ impl Quarantine {
     }
 
     /// Makes `pack/`, and says where in it a pack may grow.
-    pub(super) fn pack_path(&mut self) -> Result<PathBuf, IngestError> {
+    pub(in crate::repo) fn pack_path(&mut self) -> Result<PathBuf, IngestError> {
         let dir = self.dir()?.join("pack");
         make_dir(&dir, 0o700).map_err(IngestError::io("create a directory in the quarantine", &dir))?;
         Ok(dir.join("tmp_pack_incoming"))
@@ -175,7 +175,7 @@ impl Quarantine {
     }
 
     /// Takes a pack that is in memory, or is the file at `grown`, with its indices.
-    pub(super) fn add_pack(
+    pub(in crate::repo) fn add_pack(
         &mut self,
         stem: &str,
         pack: NewPack<'_>,
@@ -315,7 +315,7 @@ impl Quarantine {
 }
 
 /// A pack on its way into a quarantine.
-pub(super) enum NewPack<'a> {
+pub(in crate::repo) enum NewPack<'a> {
     Bytes(&'a [u8]),
     /// A file of the quarantine under a temporary name.
     Grown(File, PathBuf),

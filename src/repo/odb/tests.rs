@@ -125,7 +125,8 @@ fn a_pack_that_goes_after_the_last_look_is_no_reason_to_call_an_object_missing()
     let repo = TestRepo::new(SHA1);
     let (ids, path) = repo.pack(&[Item::Whole(Kind::Blob, b"x".to_vec())]);
     let odb = repo.open().odb().expect("an odb");
-    odb.refresh().expect("listed");
+    let (view, number) = odb.newest();
+    odb.refresh(view, number).expect("listed");
     std::fs::remove_file(&path).expect("remove");
     let err = odb.contains(&ids[0]).expect_err("who knows");
     assert_eq!(err.fault(), Fault::Busy);

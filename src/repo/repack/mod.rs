@@ -1,0 +1,407 @@
+//! `repack`: many small packs and loose objects become few packs with deltas, beside whatever else goes on in the repository.
+//!
+//! Objects are only ever moved: every one that was there, reachable or not, is in the new pack, and that is durable and was read back before anything is deleted.
+//! So a reader finds each object at every moment, in the old place or in the new one, and a kill at any moment costs at most disk space. What is copied keeps
+//! its delta; only what is new is compared with its neighbours. Packs are left in a geometric progression, so that an object is moved a logarithmic
+//! number of times, however long a repository grows.
+
+mod choose;
+mod error;
+mod lock;
+mod names;
+mod objects;
+mod retire;
+mod search;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
+
+use gix::hash::ObjectId;
+
+pub use self::error::RepackError;
+use self::{
+    choose::Chosen,
+    error::Trouble,
+    search::Search,
+    write::{NewPack, Target},
+};
+use super::{Odb, OdbError, Pack, Quarantine, Repository, ingest::StagedPack, loose_path};
+
+/// Loose objects from which on a compaction is worth it: they cost a file each to whoever reads them.
+const MANY_LOOSE: usize = 2_048;
+/// Packs that would become one from which on a compaction is worth it: each is looked into for every object that is not here.
+const MANY_PACKS: usize = 16;
+/// The directory that is looked into to guess how many loose objects there are. Ids are spread evenly.
+const SAMPLE: u8 = 0x17;
+/// Damaged packs and objects that one compaction works around.
+const MOST_AVOIDED: usize = 1_000;
+/// Objects above this stay whole even where `core.bigFileThreshold` would allow more: a window of them has to be held.
+const LARGEST: u64 = 32 << 20;
+
+/// How a repository is compacted.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CompactOptions {
+    /// Take all packs, not only those that are too small beside the next larger one.
+    pub all: bool,
+    /// Look for deltas between all objects, not only those that are new to a pack.
+    pub search_again: bool,
+    /// Objects that each one is compared with.
+    pub window: usize,
+    /// Deltas on deltas, at most.
+    pub depth: u16,
+    /// Bytes of objects that one thread holds while it compares.
+    pub window_bytes: usize,
+    /// Threads that compare.
+    pub threads: usize,
+}
+
+impl Default for CompactOptions {
+    fn default() -> Self {
+        CompactOptions {
+            all: false,
+            search_again: false,
+            window: 10,
+            depth: 50,
+            window_bytes: 64 << 20,
+            threads: 2,
+        }
+    }
+}
+
+/// How far a compaction has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompactProgress {
+    /// What is being done.
+    pub phase: CompactPhase,
+    /// Objects it was done with.
+    pub done: u64,
+    /// Objects in all. 0 where that is not known.
+    pub total: u64,
+}
+
+/// The steps of a compaction, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompactPhase {
+    /// Looking what there is.
+    Counting,
+    /// Finding the names of objects.
+    Naming,
+    /// Looking for deltas.
+    Comparing,
+    /// Writing the new pack.
+    Writing,
+}
+
+/// What a compaction did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactOutcome {
+    /// Why nothing was done, if somebody was in the way.
+    pub skipped: Option<CompactSkip>,
+    /// File name of the new pack; `None` when there was nothing to do.
+    pub pack: Option<String>,
+    /// Objects of the new pack.
+    pub objects: u32,
+    /// Those among them that are deltas.
+    pub deltas: u32,
+    /// Deltas that were copied as they were.
+    pub reused: u32,
+    /// Bytes of the new pack.
+    pub bytes: u64,
+    /// Packs that it replaced and that were deleted.
+    pub packs_deleted: u32,
+    /// Loose objects that are in it now and that were deleted.
+    pub loose_deleted: u32,
+    /// Bytes of all that was deleted.
+    pub bytes_deleted: u64,
+    /// Packs and loose objects that are damaged and were left as they are.
+    pub damaged: u32,
+}
+
+/// Who was in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompactSkip {
+    /// Another compaction of this repository, here or in another process.
+    Compaction,
+    /// `git gc`.
+    GitGc,
+}
+
+/// What is left alone because it is damaged.
+#[derive(Default)]
+struct Avoid {
+    packs: HashSet<PathBuf>,
+    loose: HashSet<ObjectId>,
+}
+
+/// The steps of one attempt; tests stop between them, as a kill would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Written,
+    Staged,
+    Published,
+}
+
+fn check(stop: &AtomicBool) -> Result<(), RepackError> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(RepackError::Stopped),
+        false => Ok(()),
+    }
+}
+
+impl Repository {
+    /// Whether there are so many loose objects or small packs that [`compact`](Self::compact) is worth its time. Cheap: one directory is listed, and the indices
+    /// of the packs are looked at, as for any request. May be asked after every push and every checkpoint.
+    ///
+    /// # Errors
+    /// When a directory cannot be listed.
+    pub fn wants_compaction(&self) -> Result<bool, OdbError> {
+        let mut loose = 0;
+        choose::list_fan(self.objects_dir(), SAMPLE, self.hash_kind(), &mut |_| loose += 1).map_err(|source| {
+            OdbError::Io {
+                doing: "list",
+                path: self.objects_dir().to_owned(),
+                source,
+            }
+        })?;
+        if loose >= MANY_LOOSE / 256 {
+            return Ok(true);
+        }
+        let odb = self.odb()?;
+        // Of fewer packs none needs to be opened to know.
+        if odb.packs().len() < MANY_PACKS {
+            return Ok(false);
+        }
+        Ok(choose::would_take(&odb, self.objects_dir(), 2) >= MANY_PACKS)
+    }
+
+    /// Makes one pack of all loose objects and of the smallest packs, as many that each pack that is left has at least twice the objects of the next smaller
+    /// one. Packs with a `.keep`, `.promisor` or `.mtimes` file, and those of alternates, are not touched; nor is what is damaged. Objects that nothing refers
+    /// to are kept like all others. Requests, pushes and git itself may go on beside it, and it may be killed.
+    ///
+    /// # Errors
+    /// [`RepackError`]: then nothing was deleted. Never because somebody else compacts at the time, see [`CompactOutcome::skipped`].
+    pub fn compact(
+        &self,
+        options: &CompactOptions,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(CompactProgress),
+    ) -> Result<CompactOutcome, RepackError> {
+        self.compact_until(options, stop, progress, &mut |_| true)
+    }
+
+    fn compact_until(
+        &self,
+        options: &CompactOptions,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(CompactProgress),
+        go_on: &mut dyn FnMut(Step) -> bool,
+    ) -> Result<CompactOutcome, RepackError> {
+        let skipped = |why| CompactOutcome {
+            skipped: Some(why),
+            ..CompactOutcome::default()
+        };
+        let Some(_lock) = lock::take(self.common_dir())? else {
+            return Ok(skipped(CompactSkip::Compaction));
+        };
+        if lock::git_gc_runs(self.common_dir(), SystemTime::now()) {
+            return Ok(skipped(CompactSkip::GitGc));
+        }
+        let mut avoid = Avoid::default();
+        loop {
+            let odb = self.odb()?;
+            let mut attempt = Attempt {
+                repo: self,
+                odb: &odb,
+                options,
+                stop,
+                progress,
+                go_on,
+            };
+            let avoided = avoid.packs.len() + avoid.loose.len();
+            match attempt.run(&avoid) {
+                Ok(outcome) => {
+                    return Ok(CompactOutcome {
+                        damaged: avoided as u32,
+                        ..outcome
+                    });
+                }
+                Err(Trouble::Error(err)) => return Err(err),
+                Err(Trouble::Loose(id)) if avoided >= MOST_AVOIDED => return Err(RepackError::Corrupt { id }),
+                Err(Trouble::Loose(id)) => {
+                    tracing::warn!(%id, "a loose object cannot be read and stays as it is");
+                    avoid.loose.insert(id);
+                }
+                Err(Trouble::Pack(number)) => {
+                    let pack = odb.packs()[number as usize].path();
+                    tracing::warn!(pack = %pack.display(), "a pack is damaged and stays as it is");
+                    avoid.packs.insert(pack.to_owned());
+                }
+            }
+        }
+    }
+}
+
+struct Attempt<'a> {
+    repo: &'a Repository,
+    odb: &'a Odb,
+    options: &'a CompactOptions,
+    stop: &'a AtomicBool,
+    progress: &'a mut dyn FnMut(CompactProgress),
+    go_on: &'a mut dyn FnMut(Step) -> bool,
+}
+
+impl Attempt<'_> {
+    fn run(&mut self, avoid: &Avoid) -> Result<CompactOutcome, Trouble> {
+        let (repo, odb, stop) = (self.repo, self.odb, self.stop);
+        let objects_dir = repo.objects_dir();
+        let chosen = choose::choose(odb, objects_dir, self.options.all, 2, avoid)?;
+        let nothing = chosen.loose.is_empty()
+            && (chosen.packs.is_empty() || chosen.packs.len() == 1 && !self.options.search_again);
+        if nothing {
+            return Ok(CompactOutcome::default());
+        }
+        self.check_room(&chosen)?;
+        let total = self.count(&chosen)?;
+        let mut objects = objects::gather(
+            odb,
+            objects_dir,
+            &chosen,
+            stop,
+            &mut self.tell(CompactPhase::Counting, total),
+        )?;
+        names::name(&mut objects, odb, stop, &mut self.tell(CompactPhase::Naming, 0))?;
+        let settings = repo.settings();
+        let search = Search {
+            window: self.options.window,
+            depth: self.options.depth.min(4_095),
+            window_bytes: self.options.window_bytes,
+            threads: self.options.threads.max(1),
+            largest: settings.core.big_file_threshold.min(LARGEST),
+            again: self.options.search_again,
+            level: settings.pack.compression,
+        };
+        let progress = &mut *self.progress;
+        let found = search::search(&objects, odb, &search, stop, &mut |done, total| {
+            progress(CompactProgress {
+                phase: CompactPhase::Comparing,
+                done,
+                total,
+            });
+        })?;
+        let mut quarantine = Quarantine::create(repo);
+        let path = quarantine.pack_path().map_err(RepackError::Publish)?;
+        let target = Target {
+            path: &path,
+            objects_dir,
+            level: settings.pack.compression,
+            write_reverse: settings.pack.write_reverse_index,
+        };
+        let count = objects.items.len() as u32;
+        let new = {
+            let mut told = self.tell(CompactPhase::Writing, u64::from(count));
+            write::write(&objects, &found, odb, &target, stop, &mut told)?
+        };
+        drop((objects, found));
+        let outcome = CompactOutcome {
+            objects: count,
+            deltas: new.deltas,
+            reused: new.reused,
+            bytes: new.bytes,
+            ..CompactOutcome::default()
+        };
+        self.publish(quarantine, new, &chosen, outcome)
+    }
+
+    /// Makes the new pack the repository's, and then deletes what it replaces.
+    fn publish(
+        &mut self,
+        mut quarantine: Quarantine,
+        new: NewPack,
+        chosen: &Chosen,
+        outcome: CompactOutcome,
+    ) -> Result<CompactOutcome, Trouble> {
+        // As a kill would leave it: nothing is tidied up.
+        if !(self.go_on)(Step::Written) {
+            std::mem::forget(quarantine);
+            return Err(RepackError::Stopped.into());
+        }
+        let stem = format!("pack-{}", new.trailer.to_hex());
+        let staged = StagedPack::Grown(new.file, new.path);
+        quarantine
+            .add_pack(&stem, staged, &new.idx, &new.rev)
+            .map_err(RepackError::Publish)?;
+        drop((new.idx, new.rev));
+        if !(self.go_on)(Step::Staged) {
+            std::mem::forget(quarantine);
+            return Err(RepackError::Stopped.into());
+        }
+        check(self.stop)?;
+        // Its keep file holds off a repack of git that began before and knows nothing of the new pack, until the old ones are gone.
+        let published = quarantine.migrate().map_err(RepackError::Publish)?;
+        if !(self.go_on)(Step::Published) {
+            std::mem::forget(published);
+            return Err(RepackError::Stopped.into());
+        }
+        let objects_dir = self.repo.objects_dir();
+        let file = format!("{stem}.pack");
+        let pack = Pack::new(objects_dir.join("pack").join(&file), self.odb.hash_kind());
+        let replaced: Vec<Arc<Pack>> = (chosen.packs.iter())
+            .map(|number| self.odb.packs()[*number as usize].clone())
+            .collect();
+        let retired = retire::retire(&pack, &replaced, &chosen.loose, objects_dir)?;
+        drop(published);
+        Ok(CompactOutcome {
+            pack: Some(file),
+            packs_deleted: retired.packs,
+            loose_deleted: retired.loose,
+            bytes_deleted: retired.bytes,
+            ..outcome
+        })
+    }
+
+    fn tell(&mut self, phase: CompactPhase, total: u64) -> impl FnMut(u64) {
+        move |done| (self.progress)(CompactProgress { phase, done, total })
+    }
+
+    fn count(&self, chosen: &Chosen) -> Result<u64, RepackError> {
+        let mut count = chosen.loose.len() as u64;
+        for number in &chosen.packs {
+            count += u64::from(self.odb.packs()[*number as usize].index()?.len());
+        }
+        Ok(count)
+    }
+
+    /// Old and new are on the disk together for a while.
+    fn check_room(&self, chosen: &Chosen) -> Result<(), RepackError> {
+        let objects_dir = self.repo.objects_dir();
+        let mut needed = 1 << 20;
+        for number in &chosen.packs {
+            let pack = &self.odb.packs()[*number as usize];
+            // The index is a little over thirty bytes for each object.
+            needed += pack.data()?.len() as u64 + u64::from(pack.index()?.len()) * 40;
+        }
+        for id in &chosen.loose {
+            needed += fs::symlink_metadata(loose_path(objects_dir, id)).map_or(0, |meta| meta.len()) + 40;
+        }
+        let stat = rustix::fs::statvfs(objects_dir)
+            .map_err(|err| RepackError::io("look for free room at", objects_dir)(io::Error::from(err)))?;
+        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
+        match needed > available {
+            true => Err(RepackError::NoRoom { needed, available }),
+            false => Ok(()),
+        }
+    }
+}

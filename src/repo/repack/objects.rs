@@ -1,0 +1,392 @@
+use std::{
+    collections::HashMap,
+    io::Read,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use gix::{
+    hash::{ObjectId, oid},
+    objs::Kind,
+};
+
+use super::{RepackError, check, choose::Chosen, error::Trouble};
+use crate::{
+    pack::{EntryHeader, EntryKind, Inflater, StreamInflater, delta_sizes},
+    repo::{Location, LooseReader, Odb, Pack, loose_path},
+};
+
+/// No object, no pack.
+pub(super) const NONE: u32 = u32::MAX;
+/// A chain of deltas that is longer is cut when it is packed anew: half the way to where other readers give up would be too slow long before.
+const LONGEST_CHAIN: u16 = 250;
+/// Loose objects up to this size are read once and kept, up to so many bytes.
+const HELD_EACH: u64 = 256 << 10;
+const HELD_BYTES: usize = 64 << 20;
+const PIECE: usize = 64 << 10;
+
+/// One object of the new pack.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub(super) id: ObjectId,
+    /// The number of the pack it is taken from; [`NONE`] when it is loose.
+    pub(super) pack: u32,
+    /// Its position in the index of that pack.
+    pub(super) pos: u32,
+    pub(super) kind: Kind,
+    /// Bytes, inflated.
+    pub(super) size: u64,
+    /// Whose delta it is and stays; [`NONE`] for what is whole or shall be made anew.
+    pub(super) base: u32,
+    /// The longest chain of such deltas that ends in this object.
+    pub(super) height: u16,
+    /// In its pack it is a delta, whatever becomes of it.
+    pub(super) was_delta: bool,
+    /// Like names are neighbours: the end of the name, read backwards, and then what tells whole paths apart.
+    pub(super) name: (u64, u32),
+    /// Small for what was made last, among objects of one kind.
+    pub(super) recency: u32,
+}
+
+/// The objects of the new pack, sorted by id.
+pub(super) struct Objects {
+    pub(super) items: Vec<Item>,
+    /// All packs of the view, by number.
+    pub(super) packs: Vec<Arc<Pack>>,
+    held: HashMap<u32, Arc<Vec<u8>>>,
+}
+
+impl Objects {
+    pub(super) fn find(&self, id: &oid) -> Option<u32> {
+        let found = self
+            .items
+            .binary_search_by(|item| item.id.as_slice().cmp(id.as_bytes()));
+        found.ok().map(|at| at as u32)
+    }
+
+    pub(super) fn item(&self, number: u32) -> &Item {
+        &self.items[number as usize]
+    }
+
+    /// The whole entry of a packed object if it is what it was when it was written.
+    pub(super) fn entry(&self, number: u32) -> Result<(EntryHeader, &[u8]), Trouble> {
+        let item = self.item(number);
+        let pack = &self.packs[item.pack as usize];
+        let damaged = |_| Trouble::Pack(item.pack);
+        let bytes = pack.raw_entry(item.pos).map_err(damaged)?;
+        if pack.index().map_err(damaged)?.crc32(item.pos) != Some(crc32fast::hash(bytes)) {
+            return Err(Trouble::Pack(item.pack));
+        }
+        let header = EntryHeader::parse(bytes, pack.hash_kind()).map_err(|_| Trouble::Pack(item.pack))?;
+        Ok((header, bytes))
+    }
+}
+
+/// Reads objects whole, and believes none.
+pub(super) struct Loader {
+    odb: Odb,
+    inflater: Inflater,
+}
+
+impl Loader {
+    pub(super) fn new(odb: &Odb) -> Self {
+        Loader {
+            odb: odb.clone(),
+            inflater: Inflater::new(),
+        }
+    }
+
+    pub(super) fn load(&mut self, objects: &Objects, number: u32) -> Result<Arc<Vec<u8>>, Trouble> {
+        if let Some(held) = objects.held.get(&number) {
+            return Ok(held.clone());
+        }
+        let item = objects.item(number);
+        let mut out = Vec::new();
+        if item.pack != NONE && !item.was_delta {
+            let (header, bytes) = objects.entry(number)?;
+            let size = usize::try_from(header.size).map_err(|_| Trouble::Pack(item.pack))?;
+            // Deflate expands a byte to at most 1,032.
+            if size / 1_032 > bytes.len() {
+                return Err(Trouble::Pack(item.pack));
+            }
+            self.inflater
+                .inflate_exact(&bytes[header.header_len..], size, &mut out)
+                .map_err(|_| Trouble::Pack(item.pack))?;
+            return Ok(Arc::new(out));
+        }
+        let place = match item.pack {
+            NONE => Location::Loose,
+            pack => Location::Packed { pack, pos: item.pos },
+        };
+        let read = self.odb.read_at(place, &item.id, &mut out);
+        let is_it = matches!(read, Ok(kind) if kind == item.kind
+            && gix::objs::compute_hash(self.odb.hash_kind(), kind, &out).is_ok_and(|id| id == item.id));
+        match (is_it, item.pack) {
+            (true, _) => Ok(Arc::new(out)),
+            (false, NONE) => Err(Trouble::Loose(item.id)),
+            (false, pack) => Err(Trouble::Pack(pack)),
+        }
+    }
+}
+
+/// An object in one of its places: `rank` is the place of its pack among those chosen.
+struct Copy {
+    id: ObjectId,
+    rank: u32,
+    pos: u32,
+}
+
+/// Finds out what there is to pack: each object once, from the largest pack that has it. So a delta and its base never come from packs that disagree: the base
+/// is in the pack of the delta, and if it is taken from elsewhere then from a larger one, where the deltas on the way to a whole object again lead to larger
+/// ones only. No circle comes of that.
+pub(super) fn gather(
+    odb: &Odb,
+    objects_dir: &Path,
+    chosen: &Chosen,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Objects, Trouble> {
+    let packs = odb.packs().to_vec();
+    let mut copies: Vec<Copy> = Vec::new();
+    for (rank, number) in chosen.packs.iter().enumerate() {
+        let index = packs[*number as usize].index()?;
+        copies.extend((0..index.len()).map(|pos| Copy {
+            id: index.oid(pos).to_owned(),
+            rank: rank as u32,
+            pos,
+        }));
+    }
+    let loose = chosen.packs.len() as u32;
+    copies.extend(chosen.loose.iter().map(|id| Copy {
+        id: *id,
+        rank: loose,
+        pos: NONE,
+    }));
+    check(stop)?;
+    copies.sort_unstable_by(|a, b| (&a.id, a.rank, a.pos).cmp(&(&b.id, b.rank, b.pos)));
+    if copies.len() >= NONE as usize {
+        let count = copies.len() as u64;
+        return Err(RepackError::TooMany { count }.into());
+    }
+    let mut objects = Objects {
+        items: Vec::new(),
+        packs,
+        held: HashMap::new(),
+    };
+    // Which item an entry of a chosen pack is.
+    let mut places: Vec<Vec<u32>> = Vec::new();
+    for number in &chosen.packs {
+        let len = objects.packs[*number as usize].index()?.len();
+        places.push(vec![NONE; len as usize]);
+    }
+    for copy in copies {
+        if objects.items.last().is_none_or(|last| last.id != copy.id) {
+            objects.items.push(Item {
+                id: copy.id,
+                pack: chosen.packs.get(copy.rank as usize).copied().unwrap_or(NONE),
+                pos: copy.pos,
+                kind: Kind::Blob,
+                size: 0,
+                base: NONE,
+                height: 0,
+                was_delta: false,
+                name: (0, 0),
+                recency: 0,
+            });
+        }
+        if let Some(places) = places.get_mut(copy.rank as usize) {
+            places[copy.pos as usize] = objects.items.len() as u32 - 1;
+        }
+    }
+    order_by_age(&mut objects, chosen, &places)?;
+    let mut buffers = Buffers {
+        stream: StreamInflater::new(),
+        held: 0,
+    };
+    for number in 0..objects.items.len() as u32 {
+        if number.is_multiple_of(1024) {
+            check(stop)?;
+            progress(u64::from(number));
+        }
+        if objects.item(number).pack == NONE {
+            look_at_loose(&mut objects, odb, objects_dir, number, &mut buffers)?;
+        } else {
+            look_at_packed(&mut objects, chosen, &places, number, &mut buffers)?;
+        }
+    }
+    settle_chains(&mut objects)?;
+    Ok(objects)
+}
+
+struct Buffers {
+    stream: StreamInflater,
+    held: usize,
+}
+
+/// The order of packs, the newest first, and in them as they lie: what lies in front was made last. Loose objects are newer than all.
+fn order_by_age(objects: &mut Objects, chosen: &Chosen, places: &[Vec<u32>]) -> Result<(), RepackError> {
+    let mut next = 0;
+    for item in &mut objects.items {
+        if item.pack == NONE {
+            item.recency = next;
+            next += 1;
+        }
+    }
+    // Views list packs newest first.
+    let mut by_age: Vec<(u32, usize)> = chosen.packs.iter().enumerate().map(|(at, n)| (*n, at)).collect();
+    by_age.sort_unstable();
+    for (number, rank) in by_age {
+        let pack = objects.packs[number as usize].clone();
+        for nth in 0..pack.index()?.len() {
+            let Some(pos) = pack.nth(nth)? else { continue };
+            let item = &mut objects.items[places[rank][pos as usize] as usize];
+            if item.pack == number {
+                item.recency = next;
+                next += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Kind and size of a loose object, and its content if that is small. It is what its name says, or trouble.
+fn look_at_loose(
+    objects: &mut Objects,
+    odb: &Odb,
+    objects_dir: &Path,
+    number: u32,
+    buffers: &mut Buffers,
+) -> Result<(), Trouble> {
+    let id = objects.item(number).id;
+    let trouble = |_| Trouble::Loose(id);
+    let mut reader = match LooseReader::open(loose_path(objects_dir, &id)).map_err(trouble)? {
+        Some(reader) => reader,
+        // Somebody packed it meanwhile; wherever it is now, it is not ours to pack.
+        None => return Err(Trouble::Loose(id)),
+    };
+    let (kind, size) = (reader.kind(), reader.size());
+    let actual = if size <= HELD_EACH {
+        let mut content = Vec::new();
+        reader.read_all(&mut content).map_err(trouble)?;
+        let actual = gix::objs::compute_hash(odb.hash_kind(), kind, &content);
+        if buffers.held + content.len() <= HELD_BYTES {
+            buffers.held += content.len();
+            objects.held.insert(number, Arc::new(content));
+        }
+        actual
+    } else {
+        let mut hasher = gix::hash::hasher(odb.hash_kind());
+        hasher.update(&gix::objs::encode::loose_header(kind, size));
+        let mut piece = vec![0; PIECE];
+        loop {
+            match reader.read(&mut piece) {
+                Ok(0) => break,
+                Ok(n) => hasher.update(&piece[..n]),
+                Err(_) => return Err(Trouble::Loose(id)),
+            }
+        }
+        hasher.try_finalize()
+    };
+    if !actual.is_ok_and(|actual| actual == id) {
+        return Err(Trouble::Loose(id));
+    }
+    let item = &mut objects.items[number as usize];
+    (item.kind, item.size) = (kind, size);
+    Ok(())
+}
+
+/// Kind and size of a packed object; of a delta its base instead of its kind, which is its base's.
+fn look_at_packed(
+    objects: &mut Objects,
+    chosen: &Chosen,
+    places: &[Vec<u32>],
+    number: u32,
+    buffers: &mut Buffers,
+) -> Result<(), Trouble> {
+    let item = objects.item(number);
+    let (pack_number, pos) = (item.pack, item.pos);
+    let pack = objects.packs[pack_number as usize].clone();
+    let damaged = || Trouble::Pack(pack_number);
+    let offset = pack.index()?.offset(pos);
+    let (header, rest) = pack.entry_at(offset).map_err(|_| damaged())?;
+    if let Some(kind) = header.kind.object_kind() {
+        let item = &mut objects.items[number as usize];
+        (item.kind, item.size) = (kind, header.size);
+        return Ok(());
+    }
+    let base_pos = match header.kind {
+        EntryKind::OfsDelta { distance } => {
+            let base = offset.checked_sub(distance).ok_or_else(damaged)?;
+            pack.pos_at_offset(base).map_err(|_| damaged())?
+        }
+        EntryKind::RefDelta { base } => pack.index()?.lookup(&base),
+        _ => None,
+    };
+    let rank = chosen.packs.iter().position(|one| *one == pack_number);
+    let base = rank
+        .zip(base_pos)
+        .and_then(|(rank, pos)| places[rank].get(pos as usize));
+    let base = *base.ok_or_else(damaged)?;
+    let mut head = [0; 32];
+    buffers.stream.reset();
+    let (mut at, mut filled) = (0, 0);
+    while filled < head.len() {
+        let step = buffers
+            .stream
+            .step(&rest[at..], &mut head[filled..])
+            .map_err(|_| damaged())?;
+        at += step.consumed;
+        filled += step.written;
+        if step.done || step.consumed + step.written == 0 {
+            break;
+        }
+    }
+    let sizes = delta_sizes(&head[..filled]).map_err(|_| damaged())?;
+    let item = &mut objects.items[number as usize];
+    (item.base, item.size, item.was_delta) = (base, sizes.result, true);
+    Ok(())
+}
+
+/// Gives every delta the kind of what it is made of, cuts chains that are too long, and counts what hangs on each object.
+fn settle_chains(objects: &mut Objects) -> Result<(), Trouble> {
+    const UNKNOWN: u16 = u16::MAX;
+    const BEING_ASKED: u16 = u16::MAX - 1;
+    let items = &mut objects.items;
+    let mut depths: Vec<u16> = items
+        .iter()
+        .map(|item| if item.base == NONE { 0 } else { UNKNOWN })
+        .collect();
+    let mut chain = Vec::new();
+    for start in 0..items.len() {
+        let mut at = start;
+        while depths[at] == UNKNOWN {
+            depths[at] = BEING_ASKED;
+            chain.push(at);
+            at = items[at].base as usize;
+        }
+        if depths[at] == BEING_ASKED && !chain.is_empty() {
+            return Err(Trouble::Pack(items[at].pack));
+        }
+        let (mut depth, kind) = (depths[at], items[at].kind);
+        while let Some(at) = chain.pop() {
+            depth += 1;
+            items[at].kind = kind;
+            if depth > LONGEST_CHAIN {
+                items[at].base = NONE;
+                depth = 0;
+            }
+            depths[at] = depth;
+        }
+    }
+    // From the ends of the chains inwards.
+    let mut deltas: Vec<u32> = (0..items.len() as u32)
+        .filter(|n| items[*n as usize].base != NONE)
+        .collect();
+    deltas.sort_unstable_by_key(|n| std::cmp::Reverse(depths[*n as usize]));
+    for number in deltas {
+        let item = &items[number as usize];
+        let (base, height) = (item.base as usize, item.height + 1);
+        items[base].height = items[base].height.max(height);
+    }
+    Ok(())
+}

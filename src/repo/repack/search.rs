@@ -1,0 +1,349 @@
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use super::{
+    RepackError, check,
+    error::Trouble,
+    objects::{Loader, NONE, Objects},
+};
+use crate::{
+    pack::{Deflater, DeltaBase, apply_delta},
+    repo::Odb,
+};
+
+/// Bytes of an object for which a delta is looked for.
+const SMALLEST: u64 = 50;
+/// A list is shared out in pieces of at least so many objects.
+const PIECE: usize = 1_000;
+/// Deltas that are kept until they are written: of at most so many bytes each, and all together. Others are made a second time.
+const KEPT_EACH: usize = 64 << 10;
+const KEPT_BYTES: usize = 64 << 20;
+
+/// How deltas are looked for.
+#[derive(Debug, Clone)]
+pub(super) struct Search {
+    /// Objects that each one is compared with.
+    pub(super) window: usize,
+    /// Deltas from an object to a whole one, at most.
+    pub(super) depth: u16,
+    /// Bytes of objects that one thread holds.
+    pub(super) window_bytes: usize,
+    pub(super) threads: usize,
+    /// Larger objects stay whole.
+    pub(super) largest: u64,
+    /// Compare also what lies whole in one pack: whoever wrote that has compared it before.
+    pub(super) again: bool,
+    /// Zlib level.
+    pub(super) level: i32,
+}
+
+/// A delta that was found.
+pub(super) struct Found {
+    pub(super) base: u32,
+    /// Bytes of the delta.
+    pub(super) len: usize,
+    /// The delta, compressed, if it was kept.
+    pub(super) packed: Option<Box<[u8]>>,
+}
+
+/// Looks for deltas for all objects that are whole, among their neighbours by kind, name and size.
+pub(super) fn search(
+    objects: &Objects,
+    odb: &Odb,
+    search: &Search,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<HashMap<u32, Found>, Trouble> {
+    let mut list: Vec<u32> = (0..objects.items.len() as u32)
+        .filter(|number| {
+            let item = objects.item(*number);
+            item.base == NONE && (SMALLEST..=search.largest).contains(&item.size)
+        })
+        .collect();
+    if search.window < 2 || search.depth == 0 {
+        return Ok(HashMap::new());
+    }
+    // The largest first: a delta that takes away is smaller than one that adds. What is new is whole, what is older is made of it.
+    list.sort_unstable_by_key(|number| {
+        let item = objects.item(*number);
+        (
+            item.kind as u8,
+            item.name,
+            std::cmp::Reverse(item.size),
+            item.recency,
+            *number,
+        )
+    });
+    let pieces = share_out(objects, &list, search.threads);
+    let shared = Shared {
+        objects,
+        search,
+        list: &list,
+        pieces: &pieces,
+        next: AtomicUsize::new(0),
+        done: AtomicU64::new(0),
+        kept: AtomicUsize::new(0),
+        stop,
+        failed: AtomicBool::new(false),
+        results: Mutex::new(Ok(HashMap::new())),
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..search.threads.min(pieces.len()) {
+            let mut worker = Worker::new(odb, &shared);
+            // Without a thread to spare this one does it all.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, move || worker.run(&mut |_, _| ()));
+        }
+        Worker::new(odb, &shared).run(progress);
+    });
+    shared.results.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Cuts the list between names, where it can.
+fn share_out(objects: &Objects, list: &[u32], threads: usize) -> Vec<Range<usize>> {
+    let size = (list.len() / (threads.max(1) * 4)).max(PIECE);
+    let key = |at: usize| {
+        let item = objects.item(list[at]);
+        (item.kind, item.name)
+    };
+    let (mut pieces, mut start) = (Vec::new(), 0);
+    while start < list.len() {
+        let mut end = (start + size).min(list.len());
+        let latest = (end + size).min(list.len());
+        while end < latest && key(end) == key(end - 1) {
+            end += 1;
+        }
+        pieces.push(start..end);
+        start = end;
+    }
+    pieces
+}
+
+struct Shared<'a> {
+    objects: &'a Objects,
+    search: &'a Search,
+    list: &'a [u32],
+    pieces: &'a [Range<usize>],
+    next: AtomicUsize,
+    done: AtomicU64,
+    kept: AtomicUsize,
+    stop: &'a AtomicBool,
+    failed: AtomicBool,
+    results: Mutex<Result<HashMap<u32, Found>, Trouble>>,
+}
+
+struct Content(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Content {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A place in the window.
+struct Slot {
+    number: u32,
+    depth: u16,
+    data: Option<DeltaBase<Content>>,
+}
+
+impl Slot {
+    fn bytes(&self) -> usize {
+        self.data.as_ref().map_or(0, |data| data.data().len())
+    }
+}
+
+struct Best {
+    base: u32,
+    depth: u16,
+    delta: Vec<u8>,
+}
+
+struct Worker<'a> {
+    shared: &'a Shared<'a>,
+    loader: Loader,
+    deflater: Deflater,
+    window: Vec<Slot>,
+    made: Vec<u8>,
+    spare: Vec<u8>,
+}
+
+impl<'a> Worker<'a> {
+    fn new(odb: &Odb, shared: &'a Shared<'a>) -> Self {
+        Worker {
+            shared,
+            loader: Loader::new(odb),
+            deflater: Deflater::new(shared.search.level),
+            window: Vec::new(),
+            made: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, progress: &mut dyn FnMut(u64, u64)) {
+        let shared = self.shared;
+        while let Some(piece) = shared.pieces.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
+            if shared.failed.load(Ordering::Relaxed) {
+                return;
+            }
+            let found = self.piece(&shared.list[piece.clone()], progress);
+            let mut results = shared.results.lock().unwrap_or_else(PoisonError::into_inner);
+            match (found, &mut *results) {
+                (Ok(found), Ok(all)) => all.extend(found),
+                (Err(trouble), Ok(_)) => {
+                    shared.failed.store(true, Ordering::Relaxed);
+                    *results = Err(trouble);
+                }
+                (_, Err(_)) => {}
+            }
+        }
+    }
+
+    fn piece(&mut self, list: &[u32], progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<(u32, Found)>, Trouble> {
+        self.window.clear();
+        let (shared, mut found) = (self.shared, Vec::new());
+        for number in list {
+            let done = shared.done.fetch_add(1, Ordering::Relaxed);
+            if done.is_multiple_of(64) {
+                check(shared.stop)?;
+                progress(done, shared.list.len() as u64);
+                if shared.failed.load(Ordering::Relaxed) {
+                    return Ok(found);
+                }
+            }
+            let item = shared.objects.item(*number);
+            if self
+                .window
+                .last()
+                .is_some_and(|last| shared.objects.item(last.number).kind != item.kind)
+            {
+                self.window.clear();
+            }
+            let mut target = Slot {
+                number: *number,
+                depth: 0,
+                data: None,
+            };
+            if let Some(best) = self.best(&mut target)? {
+                target.depth = best.depth;
+                // Good for this one, so probably for the next one too: it stays in the window longest.
+                if let Some(at) = self.window.iter().position(|slot| slot.number == best.base) {
+                    self.window[at..].rotate_left(1);
+                }
+                found.push((*number, self.keep(best)));
+            }
+            self.window.push(target);
+            let mut held: usize = self.window.iter().map(Slot::bytes).sum();
+            while self.window.len() > shared.search.window
+                || (held > shared.search.window_bytes && self.window.len() > 1)
+            {
+                held -= self.window.remove(0).bytes();
+            }
+        }
+        Ok(found)
+    }
+
+    /// The smallest delta that makes an object from one in the window. Where two are alike the one with more room beneath it is taken: so a chain grows by
+    /// one link for a whole window of objects, not for each.
+    fn best(&mut self, target: &mut Slot) -> Result<Option<Best>, Trouble> {
+        let (objects, search) = (self.shared.objects, self.shared.search);
+        let item = objects.item(target.number);
+        let Some(room) = search.depth.checked_sub(item.height).filter(|room| *room > 0) else {
+            return Ok(None);
+        };
+        let id_len = item.id.as_slice().len();
+        let mut best: Option<Best> = None;
+        for at in (0..self.window.len()).rev() {
+            let slot = &mut self.window[at];
+            let base = objects.item(slot.number);
+            if slot.depth >= room || (!search.again && base.pack == item.pack && item.pack != NONE) {
+                continue;
+            }
+            // What a delta may cost here: less the deeper the base lies.
+            let (most, depth) = match &best {
+                Some(best) => (best.delta.len(), best.depth),
+                None => ((item.size as usize / 2).saturating_sub(id_len), 1),
+            };
+            let (left, had) = (
+                usize::from(search.depth - slot.depth),
+                usize::from(search.depth - depth) + 1,
+            );
+            let most = most * left / had;
+            let grows = item.size.saturating_sub(base.size) as usize;
+            if grows >= most || item.size < base.size / 32 {
+                continue;
+            }
+            let target_data = match &target.data {
+                Some(data) => data,
+                None => target
+                    .data
+                    .insert(DeltaBase::new(Content(self.loader.load(objects, target.number)?))),
+            };
+            let base_data = match &slot.data {
+                Some(data) => data,
+                None => slot
+                    .data
+                    .insert(DeltaBase::new(Content(self.loader.load(objects, slot.number)?))),
+            };
+            self.spare.clear();
+            if !base_data.encode(target_data.data(), most, &mut self.spare) {
+                continue;
+            }
+            let better = best
+                .as_ref()
+                .is_none_or(|best| (self.spare.len(), slot.depth + 1) < (best.delta.len(), best.depth));
+            if better {
+                best = Some(Best {
+                    base: slot.number,
+                    depth: slot.depth + 1,
+                    delta: self.spare.clone(),
+                });
+            }
+        }
+        if let Some(best) = &best {
+            self.prove(target, best)?;
+        }
+        Ok(best)
+    }
+
+    /// Everything else will be deleted: so it is made sure that the delta makes the object.
+    fn prove(&mut self, target: &Slot, best: &Best) -> Result<(), Trouble> {
+        let base = self.window.iter().find(|slot| slot.number == best.base);
+        let base = base.and_then(|slot| slot.data.as_ref()).map(DeltaBase::data);
+        let wanted = target.data.as_ref().map(DeltaBase::data);
+        self.made.clear();
+        let (Some(base), Some(wanted)) = (base, wanted) else {
+            return Err(unsound());
+        };
+        match apply_delta(base, &best.delta, wanted.len() as u64, &mut self.made) {
+            Ok(()) if self.made == wanted => Ok(()),
+            _ => Err(unsound()),
+        }
+    }
+
+    fn keep(&mut self, best: Best) -> Found {
+        let kept = &self.shared.kept;
+        let mut packed = None;
+        if best.delta.len() <= KEPT_EACH && kept.load(Ordering::Relaxed) < KEPT_BYTES {
+            let mut out = Vec::new();
+            self.deflater.deflate(&best.delta, &mut out);
+            kept.fetch_add(out.len(), Ordering::Relaxed);
+            packed = Some(out.into_boxed_slice());
+        }
+        Found {
+            base: best.base,
+            len: best.delta.len(),
+            packed,
+        }
+    }
+}
+
+fn unsound() -> Trouble {
+    let why = "a delta does not make what it was made for";
+    RepackError::Unsound { why }.into()
+}
