@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     ops::Deref,
@@ -31,6 +32,8 @@ pub(super) struct State {
     /// What is tracked, and the index file that it was read from or written to.
     pub(super) tracked: Option<Tracked>,
     pub(super) stamp: Option<IndexStamp>,
+    /// Every `.gitattributes` there is.
+    pub(super) attributes: Option<BTreeSet<BString>>,
 }
 
 /// A workspace that nobody else changes while this lives, be it another thread or another process of Gitstead. The agent itself is not kept from anything.
@@ -248,6 +251,7 @@ impl<'w> Held<'w> {
         if self.state.tracked.is_none() || self.state.stamp != now {
             let (tracked, stamp) = index_file::load(&path, self.workspace.repository.hash_kind())?;
             (self.state.tracked, self.state.stamp) = (Some(tracked), stamp);
+            self.state.attributes = None;
         }
         Ok(self.state.tracked.get_or_insert_default())
     }

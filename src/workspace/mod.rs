@@ -7,19 +7,28 @@
 #![allow(dead_code, unused_imports, reason = "the rooms above are being built")]
 
 mod beneath;
+mod capture;
 mod contents;
 mod error;
+mod filter;
+mod ignore;
 mod index_file;
 mod journal;
 mod lock;
 mod open;
+mod scan;
 mod tracked;
 mod transition;
 #[cfg(test)]
 mod transition_tests;
 
+pub use capture::CaptureError;
+pub(crate) use capture::{Captured, Policy};
 pub use error::WorkspaceError;
+pub(crate) use filter::{FilterWorker, Filters};
 pub use lock::{HeadState, Held};
 pub use open::{Durability, Workspace, WorkspaceOptions};
+pub use scan::SkipReason;
+pub(crate) use scan::{Found, Scan, ScanResult, Scope};
 pub(crate) use tracked::{FileStat, Tracked, TrackedFile};
 pub(crate) use transition::{Applied, Prepared, TransitionError, prepare};

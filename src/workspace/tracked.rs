@@ -92,6 +92,8 @@ pub(crate) struct Dir {
     nodes: Vec<(Box<[u8]>, Node)>,
     /// The tree object of the directory as it is here, when that is known to exist.
     pub(super) tree: Option<ObjectId>,
+    /// Whether the objects of everything in it are known to exist, or those of its tree.
+    pub(super) trusted: bool,
 }
 
 impl Dir {
@@ -141,7 +143,11 @@ impl Dir {
     pub(super) fn of(mut nodes: Vec<(Box<[u8]>, Node)>) -> Self {
         nodes.sort_by(|a, b| a.0.cmp(&b.0));
         nodes.shrink_to_fit();
-        Dir { nodes, tree: None }
+        Dir {
+            nodes,
+            tree: None,
+            trusted: false,
+        }
     }
 
     /// How many files there are below.

@@ -1,0 +1,97 @@
+use std::time::Duration;
+
+use bstr::BString;
+use gix::hash::ObjectId;
+
+use crate::workspace::SkipReason;
+
+/// What a checkpoint made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The commit; `None` when nothing had changed and nothing was to be recorded then.
+    pub commit: Option<ObjectId>,
+    /// The state of the workspace.
+    pub tree: ObjectId,
+    /// The commit before.
+    pub parent: Option<ObjectId>,
+    /// The ref that names the commit, in full.
+    pub reference: BString,
+    /// Where the commit went, and why there.
+    pub placed: Placed,
+    /// What differs from the commit before, sorted by path; at most [`CHANGES`](Self::CHANGES) of them.
+    pub changes: Vec<FileChange>,
+    /// How many files differ.
+    pub changed: usize,
+    /// What is not in the commit, or not as it is, and why.
+    pub skipped: Vec<(BString, SkipReason)>,
+    /// How the changes were found.
+    pub looked: Looked,
+    /// How many files were read.
+    pub read: usize,
+    /// What somebody should know.
+    pub warnings: Vec<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// The most changes that an outcome lists; [`changed`](Self::changed) counts all of them.
+    pub const CHANGES: usize = 10_000;
+}
+
+/// Where a checkpoint went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Placed {
+    /// On the branch that the workspace is on.
+    Branch,
+    /// Beside it, as was asked for.
+    Shadow,
+    /// Beside it, since HEAD names no branch.
+    Detached,
+    /// Beside it, since git is in the middle of a merge, a rebase, …
+    InProgress(&'static str),
+}
+
+/// How changes were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Looked {
+    /// A watch knew where to look.
+    Watch,
+    /// Every file was looked at.
+    Scan,
+    /// Every file was looked at, since the watch had lost track.
+    ScanAfterOverflow,
+}
+
+/// A file that differs from the commit before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChange {
+    /// Which.
+    pub path: BString,
+    /// How.
+    pub change: ChangeKind,
+}
+
+/// How a file differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// It has another content or mode.
+    Modified,
+    /// It is gone.
+    Removed,
+}
+
+impl ChangeKind {
+    /// The letter that git has for it.
+    pub fn letter(self) -> char {
+        match self {
+            ChangeKind::Added => 'A',
+            ChangeKind::Modified => 'M',
+            ChangeKind::Removed => 'D',
+        }
+    }
+}

@@ -1,0 +1,523 @@
+//! From files to objects: what a scan found is read, and the resident index follows.
+
+use std::{
+    io::Read,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
+};
+
+use bstr::{BString, ByteSlice};
+use gix::{
+    hash::ObjectId,
+    objs::{Kind, tree::EntryKind},
+};
+use rustix::{
+    fs::{self as sys, AtFlags, FileType, Mode, OFlags},
+    io::Errno,
+};
+
+use super::{
+    Filters, Held, Tracked, WorkspaceError, filter,
+    scan::{self, Found, Scan, ScanResult, Scope, SkipReason},
+    tracked::{Dir, FileStat, Node, TrackedFile},
+};
+use crate::repo::{ObjectSink, SinkForm, WriteError};
+
+/// How often a file that changes while it is read is read again.
+const ATTEMPTS: usize = 3;
+/// Files, and bytes, that are worth a second thread.
+const WORTH_A_THREAD: (usize, u64) = (16, 1 << 20);
+/// Files that get an object file each; more of them become a pack.
+const LOOSE_FILES: usize = 128;
+const LOOSE_BYTES: u64 = 32 << 20;
+
+/// Says whether a new file is left out, before it is read (no content) and after.
+pub(crate) type Policy<'a> = &'a (dyn Fn(&Found, Option<&[u8]>) -> Option<SkipReason> + Sync);
+
+/// The state of a workspace as objects that are not published yet.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    pub(crate) sink: ObjectSink,
+    pub(crate) tree: ObjectId,
+    pub(crate) skipped: Vec<(BString, SkipReason)>,
+    /// How many files were read.
+    pub(crate) read: usize,
+    /// How many names were looked at.
+    pub(crate) seen: usize,
+}
+
+/// What became of a file that was to be read.
+enum Taken {
+    Kept(BString, TrackedFile, Option<SkipReason>),
+    Skipped(BString, SkipReason),
+    Gone(BString),
+}
+
+impl Held<'_> {
+    /// Reads what changed and makes it objects, trees included: what `git add -A && git write-tree` would make of the workspace. Nothing is published, and no
+    /// index on disk is changed.
+    ///
+    /// # Errors
+    /// When the index or the root cannot be read; when objects cannot be written. What keeps a single file from being read is in the result.
+    pub(crate) fn capture(&mut self, scope: &Scope, policy: Policy<'_>) -> Result<Captured, CaptureError> {
+        let seen = AtomicUsize::new(0);
+        let mut scope = scope.clone();
+        let (mut skipped, mut read) = (Vec::new(), 0);
+        let mut sink = None;
+        // A second time if the index names objects that are nowhere: their files are read anew.
+        for _ in 0..2 {
+            let result = self.scan(&scope, &seen)?;
+            let bytes: u64 = result.found.iter().map(|found| found.size).sum();
+            let form = match result.found.len() > LOOSE_FILES || bytes > LOOSE_BYTES {
+                true => SinkForm::Pack,
+                false => SinkForm::Loose,
+            };
+            let sink = match sink.take() {
+                Some(sink) => sink,
+                None => self.repository().object_sink(form)?,
+            };
+            read += result.found.len();
+            self.take_over(result, &sink, policy, &mut skipped)?;
+            let tracked = self.tracked()?;
+            let mut missing = Vec::new();
+            let tree = write_trees(&mut tracked.root, &sink, &mut BString::default(), &mut missing)?;
+            if missing.is_empty() {
+                return Ok(Captured {
+                    sink,
+                    tree,
+                    skipped,
+                    read,
+                    seen: seen.load(Ordering::Relaxed),
+                });
+            }
+            for path in &missing {
+                tracked.restat(path.as_bstr(), FileStat::default(), TrackedFile::RACY);
+            }
+            scope = Scope::Paths(missing);
+            drop(sink);
+        }
+        Err(CaptureError::Workspace(WorkspaceError::Damaged {
+            what: "the index",
+            path: self.workspace().index_path(),
+            why: "it names objects that the repository does not have".to_owned(),
+        }))
+    }
+
+    fn scan(&mut self, scope: &Scope, seen: &AtomicUsize) -> Result<ScanResult, WorkspaceError> {
+        let workspace = self.workspace();
+        let settings = workspace.repository.settings();
+        let is = |key: &str, default: bool| match settings.get(key) {
+            Some(Some(value)) => !matches!(
+                value.to_ascii_lowercase().as_slice(),
+                b"false" | b"no" | b"off" | b"0" | b""
+            ),
+            Some(None) => true,
+            None => default,
+        };
+        let config = (
+            is("core.ignorecase", false),
+            is("core.filemode", true),
+            (is("core.protecthfs", false), is("core.protectntfs", true)),
+        );
+        let enter = |_: &bstr::BStr| {};
+        let tracked: &Tracked = self.tracked()?;
+        Scan {
+            root: &workspace.root,
+            common_dir: workspace.repository.common_dir(),
+            tracked,
+            ignore_case: config.0,
+            file_mode: config.1,
+            protect: config.2,
+            threads: workspace.options.threads,
+            files: workspace.options.files,
+            enter: &enter,
+            seen,
+        }
+        .run(scope)
+    }
+
+    /// Reads what was found, and makes the resident index say so.
+    fn take_over(
+        &mut self,
+        result: ScanResult,
+        sink: &ObjectSink,
+        policy: Policy<'_>,
+        skipped: &mut Vec<(BString, SkipReason)>,
+    ) -> Result<(), CaptureError> {
+        let ScanResult {
+            found,
+            removed,
+            nested,
+            skipped: passed,
+            attributes,
+        } = result;
+        skipped.extend(passed);
+        let filters = self.filters(attributes)?;
+        let root = sys::open(&self.workspace().root, scan::DIRECTORY, Mode::empty())
+            .map_err(|err| WorkspaceError::io("open", self.root())(err.into()))?;
+        let taken = self.read_all(&root, found, sink, policy, &filters)?;
+        let tracked = self.tracked()?;
+        for path in removed {
+            tracked.remove(path.as_bstr());
+        }
+        for one in taken {
+            match one {
+                Taken::Kept(path, file, why) => {
+                    skipped.extend(why.map(|why| (path.clone(), why)));
+                    let same = tracked
+                        .get(path.as_bstr())
+                        .is_some_and(|old| (old.id, old.kind) == (file.id, file.kind) && !old.has(TrackedFile::INTENT));
+                    match same {
+                        true => tracked.restat(path.as_bstr(), file.stat, file.flags),
+                        false => tracked.set(path.as_bstr(), file),
+                    }
+                }
+                Taken::Skipped(path, why) => skipped.push((path, why)),
+                Taken::Gone(path) => {
+                    tracked.remove(path.as_bstr());
+                }
+            }
+        }
+        for (path, id) in nested {
+            let file = TrackedFile {
+                id,
+                stat: FileStat::default(),
+                kind: EntryKind::Commit,
+                flags: 0,
+            };
+            tracked.set(path.as_bstr(), file);
+        }
+        Ok(())
+    }
+
+    /// The conversions that hold now: by the attributes that are tracked and those that were found.
+    pub(crate) fn filters(&mut self, found: Vec<BString>) -> Result<Filters, WorkspaceError> {
+        let workspace = self.workspace();
+        let known = &mut self.state.attributes;
+        if known.is_none() {
+            let mut files = std::collections::BTreeSet::new();
+            self.tracked()?.for_each(&mut |path, _| {
+                if path == ".gitattributes" || path.ends_with(b"/.gitattributes") {
+                    files.insert(path.to_owned());
+                }
+            });
+            self.state.attributes = Some(files);
+        }
+        let known = self.state.attributes.get_or_insert_default();
+        known.extend(found);
+        if known.is_empty() {
+            return Ok(Filters::new(&workspace.repository, &workspace.root, Vec::new()));
+        }
+        let root = sys::open(&workspace.root, scan::DIRECTORY, Mode::empty())
+            .map_err(|err| WorkspaceError::io("open", &workspace.root)(err.into()))?;
+        let files = known
+            .iter()
+            .filter_map(|path| {
+                let bytes = scan::read_small(&root, path.as_bstr(), filter::MAX_BYTES)?;
+                Some((path.clone(), bytes))
+            })
+            .collect();
+        Ok(Filters::new(&workspace.repository, &workspace.root, files))
+    }
+
+    fn read_all(
+        &mut self,
+        root: &impl std::os::fd::AsFd,
+        found: Vec<Found>,
+        sink: &ObjectSink,
+        policy: Policy<'_>,
+        filters: &Filters,
+    ) -> Result<Vec<Taken>, CaptureError> {
+        let root = root.as_fd();
+        let limit = self.workspace().options.file_bytes;
+        let threads = self.workspace().options.threads.max(1);
+        let repository = self.repository().clone();
+        let tracked: &Tracked = self.tracked()?;
+        let bytes: u64 = found.iter().map(|found| found.size).sum();
+        let threads = match found.len() > WORTH_A_THREAD.0 || (found.len() > 1 && bytes > WORTH_A_THREAD.1) {
+            true => threads,
+            false => 1,
+        };
+        let next = AtomicUsize::new(0);
+        let failure: Mutex<Option<CaptureError>> = Mutex::new(None);
+        let work = || {
+            let mut taken = Vec::new();
+            let mut reader = Reader {
+                root,
+                limit,
+                sink,
+                policy,
+                filters: filters.worker(),
+                converts: filters.is_active(),
+                odb: None,
+                content: Vec::new(),
+            };
+            while let Some(found) = found.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if reader.converts && reader.odb.is_none() {
+                    reader.odb = repository.odb().ok();
+                }
+                match reader.take(found, tracked.get(found.path.as_bstr())) {
+                    Ok(one) => taken.push(one),
+                    Err(err) => {
+                        next.store(found_end(), Ordering::Relaxed);
+                        failure
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .get_or_insert(err);
+                        break;
+                    }
+                }
+            }
+            taken
+        };
+        let taken = std::thread::scope(|scope| {
+            let helpers: Vec<_> = (1..threads)
+                .filter_map(|_| {
+                    std::thread::Builder::new()
+                        .name("gitstead-read".into())
+                        .spawn_scoped(scope, work)
+                        .ok()
+                })
+                .collect();
+            let mut taken = work();
+            for helper in helpers {
+                match helper.join() {
+                    Ok(mut part) => taken.append(&mut part),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            taken
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(err) => Err(err),
+            None => Ok(taken),
+        }
+    }
+}
+
+/// Past every list of files, and far from overflow.
+fn found_end() -> usize {
+    usize::MAX / 2
+}
+
+/// Reads files, one after the other.
+struct Reader<'a> {
+    root: std::os::fd::BorrowedFd<'a>,
+    limit: u64,
+    sink: &'a ObjectSink,
+    policy: Policy<'a>,
+    filters: super::FilterWorker,
+    converts: bool,
+    odb: Option<crate::repo::Odb>,
+    content: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, found: &Found, known: Option<&TrackedFile>) -> Result<Taken, CaptureError> {
+        let path = &found.path;
+        if found.is_new
+            && let Some(why) = (self.policy)(found, None)
+        {
+            return Ok(Taken::Skipped(path.clone(), why));
+        }
+        if found.size > self.limit {
+            return Ok(Taken::Skipped(path.clone(), SkipReason::TooLarge));
+        }
+        let mut why = None;
+        let mut attempt = 0;
+        let (stat, began) = loop {
+            attempt += 1;
+            let began = SystemTime::now();
+            match self.read(found) {
+                Ok(Some((stat, true))) => break (stat, began),
+                Ok(Some((stat, false))) if attempt == ATTEMPTS => {
+                    why = Some(SkipReason::Changing);
+                    break (stat, began);
+                }
+                Ok(Some((_, false))) => {}
+                // Another kind of thing by now: a later checkpoint sees it.
+                Ok(None) => return Ok(Taken::Skipped(path.clone(), SkipReason::Changing)),
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Taken::Gone(path.clone())),
+                Err(Errno::LOOP) if attempt < ATTEMPTS => {}
+                Err(Errno::FBIG) => return Ok(Taken::Skipped(path.clone(), SkipReason::TooLarge)),
+                Err(_) => return Ok(Taken::Skipped(path.clone(), SkipReason::Unreadable)),
+            }
+        };
+        if found.is_new
+            && found.kind != EntryKind::Link
+            && let Some(why) = (self.policy)(found, Some(&self.content))
+        {
+            return Ok(Taken::Skipped(path.clone(), why));
+        }
+        let odb = &self.odb;
+        let mut indexed = |out: &mut Vec<u8>| match (odb, known) {
+            (Some(odb), Some(known)) => matches!(odb.read(&known.id, out), Ok(Some(Kind::Blob))),
+            _ => false,
+        };
+        let id = match found.kind {
+            EntryKind::Link => self.sink.write(Kind::Blob, &self.content)?,
+            _ => match self.filters.to_git(path.as_bstr(), &self.content, &mut indexed) {
+                Ok(content) => self.sink.write(Kind::Blob, &content)?,
+                Err(_) => {
+                    why.get_or_insert(SkipReason::Encoding);
+                    self.sink.write(Kind::Blob, &self.content)?
+                }
+            },
+        };
+        let mut flags = 0;
+        if why == Some(SkipReason::Changing) || stat.is_fresh(began) {
+            flags |= TrackedFile::RACY;
+        }
+        let second = began
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        if u64::from(stat.mtime.0) >= second {
+            flags |= TrackedFile::SAME_SECOND;
+        }
+        let kind = found.kind;
+        let file = TrackedFile { id, stat, kind, flags };
+        Ok(Taken::Kept(path.clone(), file, why))
+    }
+
+    /// Reads a file into `content`. Says what it looked like then, and whether it was the same before, during and after; `None` when it is not what it was found to be.
+    fn read(&mut self, found: &Found) -> Result<Option<(FileStat, bool)>, Errno> {
+        self.content.clear();
+        let (dir, name) = match found.path.rfind_byte(b'/') {
+            Some(slash) => (&found.path[..slash], &found.path[slash + 1..]),
+            None => (&b""[..], found.path.as_slice()),
+        };
+        if found.kind == EntryKind::Link {
+            let dir = scan::open_beneath(&self.root, dir.as_bstr(), OFlags::PATH | scan::DIRECTORY)?;
+            let target = match sys::readlinkat(&dir, name, std::mem::take(&mut self.content)) {
+                Err(Errno::INVAL) => return Ok(None),
+                other => other?,
+            };
+            self.content = target.into_bytes();
+            let stat = sys::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let stat = FileStat::of(&stat);
+            return Ok(Some((stat, stat.size as usize == self.content.len())));
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = scan::open_beneath(&self.root, found.path.as_bstr(), flags)?;
+        let before = sys::fstat(&fd)?;
+        if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
+            return Ok(None);
+        }
+        let size = u64::try_from(before.st_size).unwrap_or(0);
+        if size > self.limit {
+            return Err(Errno::FBIG);
+        }
+        self.content
+            .reserve(usize::try_from(size).unwrap_or(0).saturating_add(1));
+        let file = std::fs::File::from(fd);
+        let read = (&file)
+            .take(self.limit.saturating_add(1))
+            .read_to_end(&mut self.content);
+        read.map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
+        if self.content.len() as u64 > self.limit {
+            return Err(Errno::FBIG);
+        }
+        let after = FileStat::of(&sys::fstat(&file)?);
+        let steady = FileStat::of(&before) == after && self.content.len() as u64 == size;
+        Ok(Some((after, steady)))
+    }
+}
+
+/// Writes the tree of a directory and of those below that have changed. Files whose objects are nowhere go to `missing`.
+fn write_trees(
+    dir: &mut Dir,
+    sink: &ObjectSink,
+    path: &mut BString,
+    missing: &mut Vec<BString>,
+) -> Result<ObjectId, WriteError> {
+    if let Some(id) = dir.tree {
+        if dir.trusted || sink.has(&id)? {
+            dir.trusted = true;
+            return Ok(id);
+        }
+        dir.tree = None;
+    }
+    let len = path.len();
+    let mut ids = Vec::new();
+    for (name, below) in dir.dirs_mut() {
+        path.extend_from_slice(name);
+        path.push(b'/');
+        ids.push(write_trees(below, sink, path, missing)?);
+        path.truncate(len);
+    }
+    let mut ids_by_name = ids.into_iter();
+    // Directories in the order of their names, as they were written.
+    let mut tree_of = vec![None; dir.nodes().len()];
+    for (slot, (_, node)) in tree_of.iter_mut().zip(dir.nodes()) {
+        if matches!(node, Node::Dir(_)) {
+            *slot = ids_by_name.next();
+        }
+    }
+    let mut out = Vec::with_capacity(dir.nodes().len() * 40);
+    let mut unknown = false;
+    for at in dir.in_tree_order() {
+        let (name, node) = dir.node(at);
+        let (kind, id) = match node {
+            Node::File(file) if file.has(TrackedFile::INTENT) => continue,
+            Node::File(file) => {
+                if !dir.trusted && file.kind != EntryKind::Commit && !sink.has(&file.id)? {
+                    let mut path = path.clone();
+                    path.extend_from_slice(name);
+                    missing.push(path);
+                    unknown = true;
+                }
+                (file.kind, file.id)
+            }
+            Node::Dir(_) => match tree_of.get(at as usize).copied().flatten() {
+                // A directory in which nothing has a content yet is in no tree.
+                Some(id) if id == ObjectId::empty_tree(id.kind()) => continue,
+                Some(id) => (EntryKind::Tree, id),
+                None => continue,
+            },
+        };
+        let mode: &[u8] = match kind {
+            EntryKind::Tree => b"40000",
+            EntryKind::Blob => b"100644",
+            EntryKind::BlobExecutable => b"100755",
+            EntryKind::Link => b"120000",
+            EntryKind::Commit => b"160000",
+        };
+        out.extend_from_slice(mode);
+        out.push(b' ');
+        out.extend_from_slice(name);
+        out.push(0);
+        out.extend_from_slice(id.as_slice());
+    }
+    let id = sink.write(Kind::Tree, &out)?;
+    if !unknown {
+        dir.tree = Some(id);
+        dir.trusted = true;
+    }
+    Ok(id)
+}
+
+/// Why a workspace could not be captured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaptureError {
+    /// The workspace could not be read.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// Objects could not be written.
+    #[error("cannot write the objects of the workspace")]
+    Write(#[from] WriteError),
+}
+
+impl CaptureError {
+    /// Whose move it is.
+    pub fn fault(&self) -> crate::base::Fault {
+        match self {
+            CaptureError::Workspace(source) => source.fault(),
+            CaptureError::Write(source) => source.fault(),
+        }
+    }
+}

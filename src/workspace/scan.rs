@@ -1,0 +1,706 @@
+//! Finds what is not as the resident index says: in the whole tree, or where a watch has seen something.
+
+use std::{
+    ffi::OsStr,
+    io::Read,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use bstr::{BStr, BString, ByteSlice, ByteVec};
+use gix::{hash::ObjectId, objs::tree::EntryKind, validate::path::component};
+use rustix::{
+    fs::{self as sys, AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags},
+    io::Errno,
+};
+
+use super::{
+    WorkspaceError,
+    ignore::{self, Ignores},
+    tracked::{Dir, FileStat, Node, Tracked, TrackedFile},
+};
+
+/// Something in a workspace that a checkpoint does not record, or not as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// A socket, a pipe, a device: nothing that has a content.
+    Special,
+    /// It, or the directory it is in, may not be read.
+    Unreadable,
+    /// More bytes than [`file_bytes`](super::WorkspaceOptions::file_bytes).
+    TooLarge,
+    /// A repository of its own: recorded as the commit it is at, its files are not.
+    NestedRepository,
+    /// A repository of its own without a commit, or one that cannot be read.
+    EmptyRepository,
+    /// It kept changing while it was read.
+    Changing,
+    /// Its name could not be checked out by git: `.git` in some spelling.
+    IllegalName,
+    /// It looks like a secret.
+    Secret,
+    /// Its attributes ask for an encoding that its content does not have; recorded as it is.
+    Encoding,
+}
+
+impl SkipReason {
+    /// For people.
+    pub fn text(self) -> &'static str {
+        match self {
+            SkipReason::Special => "not a regular file",
+            SkipReason::Unreadable => "cannot be read",
+            SkipReason::TooLarge => "too large",
+            SkipReason::NestedRepository => "a repository of its own; only its commit is recorded",
+            SkipReason::EmptyRepository => "a repository of its own that has no commit",
+            SkipReason::Changing => "kept changing while it was read",
+            SkipReason::IllegalName => "a name that git does not allow",
+            SkipReason::Secret => "looks like a secret",
+            SkipReason::Encoding => "does not have the encoding that its attributes say; recorded as it is",
+        }
+    }
+}
+
+/// A file that may have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) path: BString,
+    pub(crate) kind: EntryKind,
+    pub(crate) stat: FileStat,
+    pub(crate) size: u64,
+    pub(crate) is_new: bool,
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub(crate) struct ScanResult {
+    /// Files to be read.
+    pub(crate) found: Vec<Found>,
+    /// Files that are tracked and gone.
+    pub(crate) removed: Vec<BString>,
+    /// Nested repositories and the commits they are at.
+    pub(crate) nested: Vec<(BString, ObjectId)>,
+    pub(crate) skipped: Vec<(BString, SkipReason)>,
+    /// Every `.gitattributes` that was come by.
+    pub(crate) attributes: Vec<BString>,
+}
+
+impl ScanResult {
+    fn append(&mut self, mut other: ScanResult) {
+        self.found.append(&mut other.found);
+        self.removed.append(&mut other.removed);
+        self.nested.append(&mut other.nested);
+        self.skipped.append(&mut other.skipped);
+        self.attributes.append(&mut other.attributes);
+    }
+}
+
+/// Where to look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Everything,
+    /// These paths, and what is below them if they are directories.
+    Paths(Vec<BString>),
+}
+
+/// How to look.
+pub(crate) struct Scan<'a> {
+    pub(crate) root: &'a Path,
+    pub(crate) common_dir: &'a Path,
+    pub(crate) tracked: &'a Tracked,
+    pub(crate) ignore_case: bool,
+    /// `core.fileMode`: whether the executable bit means something.
+    pub(crate) file_mode: bool,
+    /// `core.protectHFS`, `core.protectNTFS`
+    pub(crate) protect: (bool, bool),
+    pub(crate) threads: usize,
+    /// How many files there may be.
+    pub(crate) files: usize,
+    /// Told of every directory before it is read.
+    pub(crate) enter: &'a (dyn Fn(&BStr) + Sync),
+    /// How many files have been looked at.
+    pub(crate) seen: &'a AtomicUsize,
+}
+
+/// A directory that is to be read.
+struct Task<'t> {
+    path: BString,
+    tracked: Option<&'t Dir>,
+    ignores: Ignores,
+    /// Whether it is in a directory that is ignored: nothing in it is new.
+    excluded: bool,
+}
+
+/// What the threads of a scan share.
+struct Shared<'t> {
+    open: Mutex<Queue<'t>>,
+    more: Condvar,
+    stop: AtomicBool,
+}
+
+struct Queue<'t> {
+    tasks: Vec<Task<'t>>,
+    busy: usize,
+}
+
+/// Directories that are worth a second thread.
+const WORTH_A_THREAD: usize = 2_000;
+
+impl Scan<'_> {
+    /// Looks.
+    ///
+    /// # Errors
+    /// `TooManyFiles`; when the root itself cannot be read. Everything else is in the result.
+    pub(crate) fn run(&self, scope: &Scope) -> Result<ScanResult, WorkspaceError> {
+        let io = |doing| WorkspaceError::io(doing, self.root);
+        let root = sys::open(self.root, DIRECTORY, Mode::empty()).map_err(|err| io("open")(err.into()))?;
+        let ignores = Ignores::of_repository(self.common_dir, self.ignore_case);
+        let mut result = ScanResult::default();
+        let mut tasks = Vec::new();
+        match scope {
+            Scope::Everything => tasks.push(Task {
+                path: BString::default(),
+                tracked: Some(self.tracked.root()),
+                ignores,
+                excluded: false,
+            }),
+            Scope::Paths(paths) => {
+                for path in paths {
+                    self.look_at(&root, path.as_bstr(), &ignores, &mut tasks, &mut result);
+                }
+            }
+        }
+        let threads = match scope {
+            Scope::Everything if self.tracked.len() == 0 || self.tracked.len() > WORTH_A_THREAD => self.threads,
+            _ => 1,
+        };
+        result.append(self.drain(&root, tasks, threads.max(1))?);
+        Ok(result)
+    }
+
+    fn drain<'t>(&'t self, root: &OwnedFd, tasks: Vec<Task<'t>>, threads: usize) -> Result<ScanResult, WorkspaceError> {
+        let shared = Shared {
+            open: Mutex::new(Queue { tasks, busy: 0 }),
+            more: Condvar::new(),
+            stop: AtomicBool::new(false),
+        };
+        let work = || {
+            let mut result = ScanResult::default();
+            let mut buffer = Vec::with_capacity(64 << 10);
+            while let Some(task) = shared.next() {
+                let mut below = Vec::new();
+                self.read_dir(root, task, &mut buffer, &mut below, &mut result);
+                if self.seen.load(Ordering::Relaxed) > self.files {
+                    shared.stop.store(true, Ordering::Relaxed);
+                }
+                shared.done(below);
+            }
+            result
+        };
+        let result = std::thread::scope(|scope| {
+            // Without a thread to spare it takes longer.
+            let helpers: Vec<_> = (1..threads)
+                .filter_map(|_| {
+                    std::thread::Builder::new()
+                        .name("gitstead-scan".into())
+                        .spawn_scoped(scope, work)
+                        .ok()
+                })
+                .collect();
+            let mut result = work();
+            for helper in helpers {
+                match helper.join() {
+                    Ok(part) => result.append(part),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            result
+        });
+        match shared.stop.load(Ordering::Relaxed) {
+            true => Err(WorkspaceError::TooManyFiles { limit: self.files }),
+            false => Ok(result),
+        }
+    }
+
+    /// One path that a watch, or a hint, named.
+    fn look_at<'t>(
+        &'t self,
+        root: &OwnedFd,
+        path: &BStr,
+        ignores: &Ignores,
+        tasks: &mut Vec<Task<'t>>,
+        result: &mut ScanResult,
+    ) {
+        let mut ignores = ignores.clone();
+        let mut excluded = false;
+        let mut dir = BString::default();
+        let mut names = path.split(|b| *b == b'/').peekable();
+        if path.is_empty() {
+            tasks.push(Task {
+                path: dir,
+                tracked: Some(self.tracked.root()),
+                ignores,
+                excluded,
+            });
+            return;
+        }
+        loop {
+            // What is in a repository of its own is not ours.
+            let tracked = self.tracked.dir(dir.as_bstr());
+            if !dir.is_empty() && tracked.is_none() {
+                let git = join(dir.as_bstr(), b".git");
+                if stat(root, git.as_bstr()).is_some() {
+                    let opened = open_beneath(root, dir.as_bstr(), DIRECTORY);
+                    if opened.is_ok() {
+                        self.nested(
+                            dir.as_bstr(),
+                            excluded || self.is_ignored(&ignores, dir.as_bstr(), true),
+                            result,
+                        );
+                    }
+                    return;
+                }
+            }
+            if let Some(bytes) = read_small(root, join(dir.as_bstr(), b".gitignore").as_bstr(), ignore::MAX_BYTES) {
+                ignores = ignores.with(self.root, as_path(dir.as_bstr()), &bytes);
+            }
+            let Some(name) = names.next() else { return };
+            if name == b".git" {
+                return;
+            }
+            let next = join(dir.as_bstr(), name);
+            if names.peek().is_none() {
+                let node = tracked.and_then(|tracked| tracked.get(name));
+                let there = stat(root, next.as_bstr());
+                let kind = there.map(|stat| FileType::from_raw_mode(stat.st_mode));
+                let dir_task = Task {
+                    path: dir,
+                    tracked,
+                    ignores,
+                    excluded,
+                };
+                self.entry(&dir_task, name, kind, there, node, tasks, result);
+                return;
+            }
+            if !excluded && self.is_ignored(&ignores, next.as_bstr(), true) {
+                excluded = true;
+                // Nothing tracked in it: nothing to do with it.
+                if self.tracked.dir(next.as_bstr()).is_none() {
+                    return;
+                }
+            }
+            dir = next;
+        }
+    }
+
+    fn is_ignored(&self, ignores: &Ignores, path: &BStr, is_dir: bool) -> bool {
+        ignores.match_path(path, is_dir)
+    }
+
+    fn read_dir<'t>(
+        &'t self,
+        root: &OwnedFd,
+        mut task: Task<'t>,
+        buffer: &mut Vec<u8>,
+        below: &mut Vec<Task<'t>>,
+        result: &mut ScanResult,
+    ) {
+        (self.enter)(task.path.as_bstr());
+        let fd = match open_beneath(root, task.path.as_bstr(), DIRECTORY) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                if let Some(tracked) = task.tracked {
+                    gone(task.path.as_bstr(), tracked, result);
+                }
+                return;
+            }
+            Err(_) => {
+                result.skipped.push((task.path, SkipReason::Unreadable));
+                return;
+            }
+        };
+        let mut entries: Vec<(Box<[u8]>, FileType)> = Vec::new();
+        let mut iter = RawDir::new(&fd, buffer.spare_capacity_mut());
+        while let Some(entry) = iter.next() {
+            match entry {
+                Ok(entry) => {
+                    let name = entry.file_name().to_bytes();
+                    if name != b"." && name != b".." {
+                        entries.push((name.into(), entry.file_type()));
+                    }
+                }
+                Err(_) => {
+                    // Nothing is called gone that was not listed.
+                    result.skipped.push((task.path, SkipReason::Unreadable));
+                    return;
+                }
+            }
+        }
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let has = |name: &[u8]| entries.binary_search_by(|(known, _)| known.as_ref().cmp(name)).is_ok();
+        if task.tracked.is_none() && has(b".git") && self.nested(task.path.as_bstr(), task.excluded, result) {
+            return;
+        }
+        if has(b".gitignore")
+            && let Some(bytes) = read_small(&fd, BStr::new(b".gitignore"), ignore::MAX_BYTES)
+        {
+            task.ignores = task.ignores.with(self.root, as_path(task.path.as_bstr()), &bytes);
+        }
+        if has(b".gitattributes") {
+            result.attributes.push(join(task.path.as_bstr(), b".gitattributes"));
+        }
+        self.seen.fetch_add(entries.len(), Ordering::Relaxed);
+        let mut nodes = task.tracked.map_or(&[][..], Dir::nodes).iter().peekable();
+        for (name, kind) in &entries {
+            while let Some((gone_name, node)) = nodes.next_if(|(known, _)| known.as_ref() < name.as_ref()) {
+                self.missing(&task, gone_name, node, result);
+            }
+            let node = nodes.next_if(|(known, _)| known == name).map(|(_, node)| node);
+            self.entry_in(&fd, &task, name, *kind, node, below, result);
+        }
+        for (name, node) in nodes {
+            self.missing(&task, name, node, result);
+        }
+    }
+
+    /// A name in a directory that was listed.
+    #[allow(clippy::too_many_arguments, reason = "the two ends of a comparison")]
+    fn entry_in<'t>(
+        &'t self,
+        fd: &OwnedFd,
+        task: &Task<'t>,
+        name: &[u8],
+        kind: FileType,
+        node: Option<&'t Node>,
+        below: &mut Vec<Task<'t>>,
+        result: &mut ScanResult,
+    ) {
+        // Of what is not tracked a directory needs no stat, and what is ignored needs none.
+        let needs_stat = match (kind, node) {
+            (FileType::Unknown, _) | (_, Some(Node::File(_))) => true,
+            (FileType::Directory, _) => false,
+            (FileType::RegularFile | FileType::Symlink, None) => {
+                if name == b".git" || task.excluded {
+                    return;
+                }
+                let path = join(task.path.as_bstr(), name);
+                if self.is_ignored(&task.ignores, path.as_bstr(), false) {
+                    return;
+                }
+                true
+            }
+            _ => false,
+        };
+        let stat = match needs_stat {
+            true => match sys::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => Some(stat),
+                Err(Errno::NOENT) => {
+                    if let Some(node) = node {
+                        self.missing(task, name, node, result);
+                    }
+                    return;
+                }
+                Err(_) => {
+                    let path = join(task.path.as_bstr(), name);
+                    result.skipped.push((path, SkipReason::Unreadable));
+                    return;
+                }
+            },
+            false => None,
+        };
+        let kind = stat.map_or(kind, |stat| FileType::from_raw_mode(stat.st_mode));
+        self.entry(task, name, Some(kind), stat, node, below, result);
+    }
+
+    /// What a name is now, and what it was.
+    #[allow(clippy::too_many_arguments, reason = "the two ends of a comparison")]
+    fn entry<'t>(
+        &'t self,
+        task: &Task<'t>,
+        name: &[u8],
+        kind: Option<FileType>,
+        stat: Option<sys::Stat>,
+        node: Option<&'t Node>,
+        below: &mut Vec<Task<'t>>,
+        result: &mut ScanResult,
+    ) {
+        if name == b".git" {
+            return;
+        }
+        if let (Some(stat), Some(Node::File(file))) = (&stat, node)
+            && self.is_clean(stat, file)
+        {
+            return;
+        }
+        let path = join(task.path.as_bstr(), name);
+        let Some(kind) = kind else {
+            if let Some(node) = node {
+                self.missing(task, name, node, result);
+            }
+            return;
+        };
+        let is_dir = kind == FileType::Directory;
+        // What is tracked is not ignored, but what is new beside it may be.
+        let asked = is_dir || !matches!(node, Some(Node::File(_)));
+        let excluded = task.excluded || (asked && self.is_ignored(&task.ignores, path.as_bstr(), is_dir));
+        match (kind, node) {
+            (FileType::Directory, Some(Node::Dir(dir))) => below.push(Task {
+                path,
+                tracked: Some(dir),
+                ignores: task.ignores.clone(),
+                excluded,
+            }),
+            (FileType::Directory, Some(Node::File(file))) if file.kind == EntryKind::Commit => {
+                // A submodule: the commit it is at, or nothing if it was never checked out.
+                if let Some(id) = self.commit_of(path.as_bstr()).flatten()
+                    && id != file.id
+                {
+                    result.nested.push((path, id));
+                }
+            }
+            (FileType::Directory, node) => {
+                if let Some(node) = node {
+                    self.missing(task, name, node, result);
+                }
+                if excluded {
+                    return;
+                }
+                if !self.is_legal(name) {
+                    result.skipped.push((path, SkipReason::IllegalName));
+                    return;
+                }
+                below.push(Task {
+                    path,
+                    tracked: None,
+                    ignores: task.ignores.clone(),
+                    excluded,
+                });
+            }
+            (FileType::RegularFile | FileType::Symlink, node) => {
+                let Some(stat) = stat else { return };
+                let is_new = match node {
+                    Some(Node::File(_)) => false,
+                    other => {
+                        if let Some(node) = other {
+                            self.missing(task, name, node, result);
+                        }
+                        if excluded {
+                            return;
+                        }
+                        if !self.is_legal(name) {
+                            result.skipped.push((path, SkipReason::IllegalName));
+                            return;
+                        }
+                        true
+                    }
+                };
+                let tracked_kind = match node {
+                    Some(Node::File(file)) => Some(file.kind),
+                    _ => None,
+                };
+                result.found.push(Found {
+                    path,
+                    kind: self.kind_of(&stat, tracked_kind),
+                    stat: FileStat::of(&stat),
+                    size: u64::try_from(stat.st_size).unwrap_or(0),
+                    is_new,
+                });
+            }
+            (_, node) => {
+                if let Some(node) = node {
+                    self.missing(task, name, node, result);
+                }
+                if !excluded {
+                    result.skipped.push((path, SkipReason::Special));
+                }
+            }
+        }
+    }
+
+    fn kind_of(&self, stat: &sys::Stat, tracked: Option<EntryKind>) -> EntryKind {
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            return EntryKind::Link;
+        }
+        let executable = stat.st_mode & 0o100 != 0;
+        match (self.file_mode, tracked) {
+            (false, Some(kind @ (EntryKind::Blob | EntryKind::BlobExecutable))) => kind,
+            (false, _) => EntryKind::Blob,
+            (true, _) if executable => EntryKind::BlobExecutable,
+            (true, _) => EntryKind::Blob,
+        }
+    }
+
+    /// Whether a file is as it was when its content was hashed.
+    fn is_clean(&self, stat: &sys::Stat, file: &TrackedFile) -> bool {
+        file.has(TrackedFile::ASSUME_VALID)
+            || !file.has(TrackedFile::RACY | TrackedFile::INTENT)
+                && self.kind_of(stat, Some(file.kind)) == file.kind
+                && is_same(&FileStat::of(stat), &file.stat)
+    }
+
+    fn is_legal(&self, name: &[u8]) -> bool {
+        let options = component::Options {
+            protect_windows: false,
+            protect_hfs: self.protect.0,
+            protect_ntfs: self.protect.1,
+        };
+        !name.eq_ignore_ascii_case(b".git") && gix::validate::path::component(name.as_bstr(), None, options).is_ok()
+    }
+
+    /// Something tracked that is not there, or not as a file.
+    fn missing(&self, task: &Task<'_>, name: &[u8], node: &Node, result: &mut ScanResult) {
+        let path = join(task.path.as_bstr(), name);
+        match node {
+            Node::File(file) if file.has(TrackedFile::SKIP_WORKTREE | TrackedFile::ASSUME_VALID) => {}
+            Node::File(_) => result.removed.push(path),
+            Node::Dir(dir) => gone(path.as_bstr(), dir, result),
+        }
+    }
+
+    /// A directory that is not tracked and has a `.git` in it. Says whether it is a repository.
+    fn nested(&self, path: &BStr, excluded: bool, result: &mut ScanResult) -> bool {
+        match self.commit_of(path) {
+            None => return false,
+            Some(_) if excluded => {}
+            Some(Some(id)) => {
+                result.skipped.push((path.to_owned(), SkipReason::NestedRepository));
+                result.nested.push((path.to_owned(), id));
+            }
+            Some(None) => result.skipped.push((path.to_owned(), SkipReason::EmptyRepository)),
+        }
+        true
+    }
+
+    /// The commit that the repository at `path` is at: `None` if it is no repository, `Some(None)` if it has no commit.
+    fn commit_of(&self, path: &BStr) -> Option<Option<ObjectId>> {
+        use crate::repo::{Head, OpenError, OpenOptions, Repository};
+        match Repository::open(&self.root.join(as_path(path)).join(".git"), &OpenOptions::default()) {
+            Ok(repository) => Some(match repository.head(None) {
+                Ok(Head::Symbolic { id, .. }) => id,
+                Ok(Head::Detached(id)) => Some(id),
+                _ => None,
+            }),
+            Err(OpenError::NotARepository { .. } | OpenError::Io { .. }) => None,
+            Err(_) => Some(None),
+        }
+    }
+}
+
+impl<'t> Shared<'t> {
+    fn queue(&self) -> MutexGuard<'_, Queue<'t>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<Task<'t>> {
+        let mut queue = self.queue();
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            if let Some(task) = queue.tasks.pop() {
+                queue.busy += 1;
+                return Some(task);
+            }
+            if queue.busy == 0 {
+                return None;
+            }
+            queue = self.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn done(&self, mut below: Vec<Task<'t>>) {
+        let mut queue = self.queue();
+        queue.busy -= 1;
+        queue.tasks.append(&mut below);
+        drop(queue);
+        self.more.notify_all();
+    }
+}
+
+/// Everything tracked in a directory is gone.
+fn gone(path: &BStr, dir: &Dir, result: &mut ScanResult) {
+    for (name, node) in dir.nodes() {
+        let path = join(path, name);
+        match node {
+            Node::File(file) if file.has(TrackedFile::SKIP_WORKTREE | TrackedFile::ASSUME_VALID) => {}
+            Node::File(_) => result.removed.push(path),
+            Node::Dir(dir) => gone(path.as_bstr(), dir, result),
+        }
+    }
+}
+
+/// As git compares: the device is not looked at, it changes when a file system is mounted again.
+fn is_same(a: &FileStat, b: &FileStat) -> bool {
+    FileStat { dev: 0, ..*a } == FileStat { dev: 0, ..*b }
+}
+
+pub(super) const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// Opens a path beneath a directory without following any symbolic link.
+pub(super) fn open_beneath(root: &impl AsFd, path: &BStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path: &[u8] = if path.is_empty() { b"." } else { path };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    match sys::openat2(root, path, flags, Mode::empty(), resolve) {
+        // An old system, or a sandbox that does not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => {}
+        other => return other,
+    }
+    let mut names = path.split(|b| *b == b'/').peekable();
+    let mut dir: Option<OwnedFd> = None;
+    while let Some(name) = names.next() {
+        let flags = if names.peek().is_none() { flags } else { DIRECTORY };
+        let opened = match &dir {
+            Some(dir) => sys::openat(dir, name, flags | OFlags::NOFOLLOW, Mode::empty())?,
+            None => sys::openat(root, name, flags | OFlags::NOFOLLOW, Mode::empty())?,
+        };
+        dir = Some(opened);
+    }
+    dir.ok_or(Errno::NOENT)
+}
+
+/// What is at a path beneath a directory; `None` if nothing, or nothing that could be reached.
+fn stat(root: &OwnedFd, path: &BStr) -> Option<sys::Stat> {
+    let (dir, name) = match path.rfind_byte(b'/') {
+        Some(slash) => (&path.as_bytes()[..slash], &path.as_bytes()[slash + 1..]),
+        None => (&b""[..], path.as_bytes()),
+    };
+    let dir = open_beneath(root, dir.as_bstr(), OFlags::PATH | DIRECTORY).ok()?;
+    sys::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()
+}
+
+/// A regular file of a few bytes.
+pub(super) fn read_small(root: &impl AsFd, path: &BStr, most: u64) -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(open_beneath(root, path, flags).ok()?);
+    let meta = file.metadata().ok()?;
+    if !meta.is_file() || meta.len() > most {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+pub(super) fn join(dir: &BStr, name: &[u8]) -> BString {
+    let mut path = BString::new(Vec::with_capacity(dir.len() + 1 + name.len()));
+    if !dir.is_empty() {
+        path.push_str(dir);
+        path.push_byte(b'/');
+    }
+    path.push_str(name);
+    path
+}
+
+pub(super) fn as_path(path: &BStr) -> &Path {
+    Path::new(OsStr::from_bytes(path))
+}
