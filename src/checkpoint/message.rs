@@ -186,7 +186,7 @@ impl Checkpoint {
         &self.paths
     }
 
-    fn subject(&self) -> String {
+    pub(super) fn subject(&self) -> String {
         match &self.tool {
             Some(tool) => format!("[{tool}] {}", self.summary).trim_end().to_owned(),
             None => self.summary.clone(),

@@ -6,15 +6,20 @@
 mod browse;
 mod commit;
 mod diff;
+mod error;
 mod log;
 mod message;
+mod outcome;
 mod read_error;
+mod record;
 mod show;
 
 pub use browse::{FileContent, ListedEntry, Listing, list_tree, read_file};
 pub use commit::{CommitInfo, Signature, tree_of};
 pub use diff::{ChangeKind, Changes, Diff, DiffOptions, FileChange, FileDiff, PatchContent, changes, diff};
+pub use error::CheckpointError;
 pub use log::{LogCursor, LogEntry, LogOrder, LogPage, LogQuery, log};
 pub use message::{Checkpoint, CheckpointMessage, ToolOutcome, compose, parse, subject_of};
+pub use outcome::{Looked, Outcome, Placed};
 pub use read_error::ReadError;
 pub use show::{Shown, show};

@@ -3,6 +3,7 @@ use std::time::Duration;
 use bstr::BString;
 use gix::hash::ObjectId;
 
+use super::FileChange;
 use crate::workspace::SkipReason;
 
 /// What a checkpoint made.
@@ -63,35 +64,4 @@ pub enum Looked {
     Scan,
     /// Every file was looked at, since the watch had lost track.
     ScanAfterOverflow,
-}
-
-/// A file that differs from the commit before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileChange {
-    /// Which.
-    pub path: BString,
-    /// How.
-    pub change: ChangeKind,
-}
-
-/// How a file differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ChangeKind {
-    /// It is new.
-    Added,
-    /// It has another content or mode.
-    Modified,
-    /// It is gone.
-    Removed,
-}
-
-impl ChangeKind {
-    /// The letter that git has for it.
-    pub fn letter(self) -> char {
-        match self {
-            ChangeKind::Added => 'A',
-            ChangeKind::Modified => 'M',
-            ChangeKind::Removed => 'D',
-        }
-    }
 }

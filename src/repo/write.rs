@@ -350,7 +350,7 @@ impl ObjectSink {
         let checksum = hasher.try_finalize().map_err(|_| WriteError::Collision)?;
         file.write_all(checksum.as_slice()).map_err(io("write"))?;
         self.adjust(&file, &path)?;
-        entries.sort_by(|a, b| a.oid.cmp(&b.oid));
+        entries.sort();
         let (mut idx, mut index) = self.draft("pack/tmp_idx_gitstead")?;
         write_index(&entries, &checksum, self.hash, &mut index).map_err(WriteError::io("write", idx.path()))?;
         self.adjust(&index, idx.path())?;

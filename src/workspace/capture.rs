@@ -359,7 +359,7 @@ impl Reader<'_> {
         };
         let id = match found.kind {
             EntryKind::Link => self.sink.write(Kind::Blob, &self.content)?,
-            _ => match self.filters.to_git(path.as_bstr(), &self.content, &mut indexed) {
+            _ => match self.filters.clean(path.as_bstr(), &self.content, &mut indexed) {
                 Ok(content) => self.sink.write(Kind::Blob, &content)?,
                 Err(_) => {
                     why.get_or_insert(SkipReason::Encoding);

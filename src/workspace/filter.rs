@@ -128,7 +128,7 @@ pub(crate) struct FilterError(String);
 
 impl FilterWorker {
     /// What the repository keeps of the content of a file. `indexed` appends what it keeps now, and says whether there is something.
-    pub(crate) fn to_git<'c>(
+    pub(crate) fn clean<'c>(
         &mut self,
         path: &BStr,
         content: &'c [u8],
@@ -151,7 +151,7 @@ impl FilterWorker {
     }
 
     /// What a file holds whose content the repository keeps as `content`.
-    pub(crate) fn to_worktree<'c>(&mut self, path: &BStr, content: &'c [u8]) -> Result<Cow<'c, [u8]>, FilterError> {
+    pub(crate) fn smudge<'c>(&mut self, path: &BStr, content: &'c [u8]) -> Result<Cow<'c, [u8]>, FilterError> {
         let Some((rules, pipeline)) = &mut self.rules else {
             return Ok(Cow::Borrowed(content));
         };

@@ -256,6 +256,33 @@ impl<'w> Held<'w> {
         Ok(self.state.tracked.get_or_insert_default())
     }
 
+    /// Takes nothing for known that is not on disk.
+    pub(crate) fn forget(&mut self) {
+        (self.state.tracked, self.state.stamp, self.state.attributes) = (None, None, None);
+    }
+
+    /// Waits until no git is at work in the index, at most as long as the options say. Whether there is none.
+    pub(crate) fn wait_for_git(&self) -> bool {
+        let mut lock = self.workspace.index_path().into_os_string();
+        lock.push(".lock");
+        let lock = std::path::PathBuf::from(lock);
+        let deadline = Instant::now() + self.workspace.options.git_wait;
+        while fs::symlink_metadata(&lock).is_ok() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::park_timeout(POLL);
+        }
+        true
+    }
+
+    /// Sees to it that files and directories survive a loss of power, as soon as the options promise it.
+    pub(crate) fn flush_later(&self, paths: impl IntoIterator<Item = std::path::PathBuf>) {
+        if self.workspace.options.durability == super::Durability::Batched {
+            self.workspace.pending.add(paths);
+        }
+    }
+
     /// Makes what is tracked the index on disk. `Ok(Err(age))` when git has the index locked, and for how long; nothing is written then.
     ///
     /// # Errors

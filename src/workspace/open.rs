@@ -8,8 +8,11 @@ use std::{
 
 use bstr::{BStr, BString, ByteSlice};
 
-use super::{WorkspaceError, lock::State};
-use crate::repo::{OpenOptions, Repository};
+use super::{SecretRules, WorkspaceError, lock::State, pending::Pending};
+use crate::{
+    base::{Clock, SystemClock},
+    repo::{OpenOptions, Repository},
+};
 
 /// What an acknowledged checkpoint survives. A killed process, whatever this says: the system has the bytes then. This is about power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,8 +26,28 @@ pub enum Durability {
     Off,
 }
 
+/// Where checkpoints go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Placement {
+    /// On the branch that the workspace is on, so that `git log` tells what the agent did.
+    #[default]
+    Branch,
+    /// On `refs/gitstead/checkpoints/<workspace>`; branch, HEAD and index stay as they are.
+    Shadow,
+}
+
+/// What becomes of a tool execution that changed no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unchanged {
+    /// A commit all the same: the record of what the agent did.
+    #[default]
+    Record,
+    /// No commit.
+    Skip,
+}
+
 /// How a workspace is opened.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct WorkspaceOptions {
     /// How its repository is opened.
     pub open: OpenOptions,
@@ -40,6 +63,28 @@ pub struct WorkspaceOptions {
     pub durability: Durability,
     /// Threads that read and hash files.
     pub threads: usize,
+    /// Where checkpoints go.
+    pub placement: Placement,
+    /// What becomes of a checkpoint of nothing.
+    pub unchanged: Unchanged,
+    /// Which files are withheld.
+    pub secrets: SecretRules,
+    /// Name and address of the committer; the author is the agent.
+    pub committer: (String, String),
+    /// How long to wait for a git that is at work in the index.
+    pub git_wait: Duration,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for WorkspaceOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkspaceOptions")
+            .field("placement", &self.placement)
+            .field("unchanged", &self.unchanged)
+            .field("durability", &self.durability)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for WorkspaceOptions {
@@ -52,6 +97,12 @@ impl Default for WorkspaceOptions {
             any_root: false,
             durability: Durability::default(),
             threads: 2,
+            placement: Placement::default(),
+            unchanged: Unchanged::default(),
+            secrets: SecretRules::default(),
+            committer: ("Gitstead".to_owned(), "gitstead@gitstead.invalid".to_owned()),
+            git_wait: Duration::from_secs(2),
+            clock: Arc::new(SystemClock),
         }
     }
 }
@@ -66,6 +117,7 @@ pub struct Workspace {
     name: BString,
     pub(super) options: WorkspaceOptions,
     pub(super) state: Mutex<State>,
+    pub(super) pending: Arc<Pending>,
 }
 
 impl Workspace {
@@ -113,6 +165,7 @@ impl Workspace {
             name,
             options: options.clone(),
             state: Mutex::default(),
+            pending: Arc::default(),
         })
     }
 
@@ -141,8 +194,24 @@ impl Workspace {
         &self.options
     }
 
+    /// Brings every acknowledged checkpoint to the disk now.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn flush(&self) -> Result<(), WorkspaceError> {
+        self.pending.flush()
+    }
+
     pub(super) fn index_path(&self) -> PathBuf {
         self.git_dir().join("index")
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if let Err(error) = self.pending.flush() {
+            tracing::warn!(workspace = %self.root.display(), %error, "checkpoints may not survive a loss of power");
+        }
     }
 }
 

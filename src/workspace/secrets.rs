@@ -99,10 +99,24 @@ mod tests {
     #[test]
     fn secrets_are_known_by_their_names() {
         let rules = SecretRules::default();
-        for path in [".env", "a/b/.env", ".env.local", "ID_RSA", "deploy/.aws/credentials", "x.p12"] {
+        for path in [
+            ".env",
+            "a/b/.env",
+            ".env.local",
+            "ID_RSA",
+            "deploy/.aws/credentials",
+            "x.p12",
+        ] {
             assert!(rules.is_named(path.into()), "{path}");
         }
-        for path in [".env.example", "a/.env.sample", "environment", "id_rsa.pub", "credentials", "env"] {
+        for path in [
+            ".env.example",
+            "a/.env.sample",
+            "environment",
+            "id_rsa.pub",
+            "credentials",
+            "env",
+        ] {
             assert!(!rules.is_named(path.into()), "{path}");
         }
         assert!(!SecretRules::none().is_named(".env".into()));

@@ -83,7 +83,7 @@ pub struct FileChange {
 }
 
 impl FileChange {
-    fn of(change: TreeChange) -> Self {
+    pub(in crate::checkpoint) fn of(change: TreeChange) -> Self {
         let kind = match (&change.from, &change.to) {
             (None, _) => ChangeKind::Added,
             (_, None) => ChangeKind::Deleted,

@@ -1,0 +1,372 @@
+//! A workspace's state becomes a commit.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use bstr::{BStr, BString, ByteSlice};
+use gix::{hash::ObjectId, objs::Kind};
+
+use super::{Checkpoint, CheckpointError, FileChange, Looked, Outcome, Placed, compose};
+use crate::{
+    repo::{ObjectSink, RefLog, RefOutcome, RefUpdate, RefValue, diff_trees},
+    workspace::{Captured, Durability, Found, HeadState, Held, Placement, Scope, SkipReason, Unchanged, Workspace},
+};
+
+/// Below this are the checkpoints that are on no branch.
+pub(crate) const SHADOW: &str = "refs/gitstead/checkpoints/";
+/// In such a checkpoint: the commit that HEAD named.
+const BASE: &str = "Checkpoint-Base";
+/// How often a branch may move under a checkpoint.
+const ATTEMPTS: usize = 8;
+
+/// Where a commit goes.
+struct Target {
+    reference: BString,
+    /// What the ref names now.
+    old: Option<ObjectId>,
+    parents: Vec<ObjectId>,
+    placed: Placed,
+    /// HEAD, if the commit is beside it.
+    base: Option<ObjectId>,
+}
+
+impl Workspace {
+    /// Makes the state of the workspace a commit.
+    ///
+    /// What `git add -A` would record is recorded: ignored files are not, deleted ones are gone. Files that look like secrets and what cannot be recorded are named
+    /// in the outcome. When this returns, the commit survives a killed process, and a loss of power as [`Durability`] says.
+    ///
+    /// ```
+    /// use gitstead::{checkpoint::{Checkpoint, ToolOutcome}, workspace::Workspace};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let git = dir.path().join(".git");
+    /// # for sub in ["objects", "refs/heads"] { std::fs::create_dir_all(git.join(sub))?; }
+    /// # std::fs::write(git.join("HEAD"), "ref: refs/heads/main\n")?;
+    /// # let path = dir.path();
+    /// let workspace = Workspace::open(path)?;
+    /// std::fs::write(path.join("report.md"), "# Report\n")?;
+    /// let outcome = workspace.checkpoint(
+    ///     Checkpoint::after("Write", "Created report.md").agent("research").outcome(ToolOutcome::Ok),
+    /// )?;
+    /// assert_eq!(outcome.changes[0].path, "report.md");
+    /// assert!(outcome.commit.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the workspace is in use for too long, when it cannot be read, when the commit cannot be written. Nothing has changed then.
+    pub fn checkpoint(&self, checkpoint: Checkpoint) -> Result<Outcome, CheckpointError> {
+        self.lock()?.checkpoint(checkpoint)
+    }
+}
+
+impl Held<'_> {
+    /// As [`Workspace::checkpoint`], in a workspace that is held already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<Outcome, CheckpointError> {
+        let started = Instant::now();
+        let mut reference = BString::default();
+        for _ in 0..ATTEMPTS {
+            let result = self.attempt(&checkpoint, started);
+            if !matches!(result, Ok(Ok(_))) {
+                // Objects that were not published are known here and nowhere else.
+                self.forget();
+            }
+            match result? {
+                Ok(outcome) => return Ok(outcome),
+                Err(moved) => reference = moved,
+            }
+        }
+        Err(CheckpointError::Moving { reference })
+    }
+
+    /// `Ok(Err(ref))` when somebody else moved the ref meanwhile.
+    fn attempt(
+        &mut self,
+        checkpoint: &Checkpoint,
+        started: Instant,
+    ) -> Result<Result<Outcome, BString>, CheckpointError> {
+        let mut warnings = Vec::new();
+        if !self.wait_for_git() {
+            warnings.push("index.lock is there and stays: git runs in the workspace, or was killed".to_owned());
+        }
+        let head = self.head()?;
+        let target = self.target(&head)?;
+        let parent_tree = match target.parents.first() {
+            Some(parent) if Some(*parent) == head.commit => head.tree,
+            Some(parent) => {
+                Some(
+                    super::tree_of(&self.repository().odb()?, parent).map_err(|err| CheckpointError::Refused {
+                        reference: target.reference.clone(),
+                        why: err.to_string(),
+                    })?,
+                )
+            }
+            None => None,
+        };
+        let Captured {
+            sink,
+            tree,
+            skipped,
+            read,
+            seen: _,
+        } = self.capture_with_rules(&Scope::Everything)?;
+        let mut outcome = Outcome {
+            commit: None,
+            tree,
+            parent: target.parents.first().copied(),
+            reference: target.reference.clone(),
+            placed: target.placed,
+            changes: Vec::new(),
+            changed: 0,
+            skipped,
+            looked: Looked::Scan,
+            read,
+            warnings,
+            took: started.elapsed(),
+        };
+        if parent_tree == Some(tree) && self.options().unchanged == Unchanged::Skip {
+            // Its tree is the commit's before: there is nothing to publish.
+            outcome.took = started.elapsed();
+            return Ok(Ok(outcome));
+        }
+        let commit = self.write_commit(&sink, tree, &target, checkpoint)?;
+        let durable = self.options().durability == Durability::Each;
+        let written = sink.publish(durable)?;
+        if let Err(moved) = self.move_ref(&target, commit, checkpoint)? {
+            return Ok(Err(moved));
+        }
+        let ref_file = self.repository().common_dir().join(target.reference.to_string());
+        let ref_dir = ref_file.parent().map(std::path::Path::to_owned);
+        self.flush_later(written.unflushed.into_iter().chain([ref_file]).chain(ref_dir));
+        outcome.commit = Some(commit);
+        if target.placed == Placed::Branch
+            && let Err(age) = self.write_index()?
+        {
+            let text = format!(
+                "the index stays behind: index.lock has been there for {} s",
+                age.as_secs()
+            );
+            outcome.warnings.push(text);
+        }
+        if parent_tree != Some(tree) {
+            let odb = self.repository().odb()?;
+            diff_trees(&odb, parent_tree.as_deref(), Some(&tree), &mut |change| {
+                outcome.changed += 1;
+                if outcome.changes.len() < Outcome::CHANGES {
+                    outcome.changes.push(FileChange::of(change));
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        outcome.took = started.elapsed();
+        Ok(Ok(outcome))
+    }
+
+    /// The state of the workspace as objects, by the workspace's own rules about what is left out.
+    pub(crate) fn capture_with_rules(&mut self, scope: &Scope) -> Result<Captured, CheckpointError> {
+        let rules = self.options().secrets.clone();
+        let policy = |found: &Found, content: Option<&[u8]>| {
+            let secret = match content {
+                None => rules.is_named(found.path.as_bstr()),
+                Some(content) => rules.is_content(content),
+            };
+            secret.then_some(SkipReason::Secret)
+        };
+        Ok(self.capture(scope, &policy)?)
+    }
+
+    /// The state of the workspace as a tree that is in the repository, and what is not in it. No commit is made, no ref moves.
+    ///
+    /// # Errors
+    /// When the workspace cannot be read, or objects cannot be written.
+    pub fn live_tree(&mut self) -> Result<(ObjectId, Vec<(BString, SkipReason)>), CheckpointError> {
+        let published = self.capture_with_rules(&Scope::Everything).and_then(|captured| {
+            captured.sink.publish(false)?;
+            Ok((captured.tree, captured.skipped))
+        });
+        if published.is_err() {
+            self.forget();
+        }
+        published
+    }
+
+    fn target(&self, head: &HeadState) -> Result<Target, CheckpointError> {
+        let placed = match (self.options().placement, &head.branch, head.in_progress) {
+            (Placement::Shadow, ..) => Placed::Shadow,
+            (_, _, Some(what)) => Placed::InProgress(what),
+            (_, None, _) => Placed::Detached,
+            (Placement::Branch, Some(branch), None) => {
+                return Ok(Target {
+                    reference: branch.clone(),
+                    old: head.commit,
+                    parents: head.commit.into_iter().collect(),
+                    placed: Placed::Branch,
+                    base: None,
+                });
+            }
+        };
+        let reference = BString::from([SHADOW.as_bytes(), self.name()].concat());
+        let old = match self.repository().ref_value(reference.as_bstr())? {
+            RefValue::Absent => None,
+            RefValue::Id(id) => Some(id),
+            RefValue::Broken => {
+                let why = "it is broken".to_owned();
+                return Err(CheckpointError::Refused { reference, why });
+            }
+        };
+        let mut parents: Vec<ObjectId> = old.into_iter().collect();
+        if let Some(commit) = head.commit
+            && self.base_of(old)? != Some(commit)
+        {
+            parents.push(commit);
+        }
+        Ok(Target {
+            reference,
+            old,
+            parents,
+            placed,
+            base: head.commit,
+        })
+    }
+
+    /// Where HEAD was when a checkpoint beside the branch was made.
+    fn base_of(&self, shadow: Option<ObjectId>) -> Result<Option<ObjectId>, CheckpointError> {
+        let Some(shadow) = shadow else { return Ok(None) };
+        let mut data = Vec::new();
+        if self.repository().odb()?.read(&shadow, &mut data)? != Some(Kind::Commit) {
+            return Ok(None);
+        }
+        let Some(at) = data.find(b"\n\n") else { return Ok(None) };
+        let parsed = super::parse(data[at + 2..].as_bstr());
+        let base = parsed.and_then(|message| ObjectId::from_hex(message.trailer(BASE)?.as_bytes()).ok());
+        Ok(base)
+    }
+
+    fn write_commit(
+        &self,
+        sink: &ObjectSink,
+        tree: ObjectId,
+        target: &Target,
+        checkpoint: &Checkpoint,
+    ) -> Result<ObjectId, CheckpointError> {
+        let message = match target.base {
+            Some(base) => compose(&checkpoint.clone().trailer(BASE, base.to_string())),
+            None => compose(checkpoint),
+        };
+        let author = checkpoint.agent_name().unwrap_or("agent");
+        let data = self.commit_object(tree, &target.parents, author, message.as_bstr());
+        Ok(sink.write(Kind::Commit, &data)?)
+    }
+
+    /// Makes a commit, and moves nothing.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    #[allow(dead_code, reason = "restore and undo are being built")]
+    pub(crate) fn commit_tree(
+        &mut self,
+        tree: ObjectId,
+        parents: &[ObjectId],
+        checkpoint: &Checkpoint,
+    ) -> Result<ObjectId, CheckpointError> {
+        let author = checkpoint.agent_name().unwrap_or("Gitstead");
+        let data = self.commit_object(tree, parents, author, compose(checkpoint).as_bstr());
+        let sink = self.repository().object_sink(crate::repo::SinkForm::Loose)?;
+        let commit = sink.write(Kind::Commit, &data)?;
+        let written = sink.publish(self.options().durability == Durability::Each)?;
+        self.flush_later(written.unflushed);
+        Ok(commit)
+    }
+
+    /// The bytes of a commit (gitformat: `tree`, `parent`, `author`, `committer`, an empty line, the message).
+    fn commit_object(&self, tree: ObjectId, parents: &[ObjectId], author: &str, message: &BStr) -> Vec<u8> {
+        let (name, email) = &self.options().committer;
+        let seconds = self.options().clock.seconds();
+        let author = person(author);
+        let address: String = author
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        let mut out = format!("tree {tree}\n");
+        for parent in parents {
+            out.push_str(&format!("parent {parent}\n"));
+        }
+        let (name, email) = (person(name), person(email));
+        let domain = "agents.gitstead.invalid";
+        out.push_str(&format!("author {author} <{address}@{domain}> {seconds} +0000\n"));
+        out.push_str(&format!("committer {name} <{email}> {seconds} +0000\n\n"));
+        let mut out = out.into_bytes();
+        out.extend_from_slice(message);
+        out
+    }
+
+    /// `Ok(Err(ref))` when it has another value by now.
+    fn move_ref(
+        &self,
+        target: &Target,
+        commit: ObjectId,
+        checkpoint: &Checkpoint,
+    ) -> Result<Result<(), BString>, CheckpointError> {
+        let update = RefUpdate {
+            name: target.reference.clone(),
+            old: target.old,
+            new: Some(commit),
+        };
+        let (name, email) = self.options().committer.clone();
+        let log = RefLog {
+            name,
+            email,
+            seconds: self.options().clock.seconds(),
+            message: format!("checkpoint: {}", checkpoint.subject()),
+        };
+        match self.repository().update_refs(&[update], true, &log)?.into_iter().next() {
+            Some(RefOutcome::Ok) => Ok(Ok(())),
+            Some(RefOutcome::Failed { detail, .. }) => {
+                let now = self.repository().ref_value(target.reference.as_bstr())?;
+                let moved = match (now, target.old) {
+                    (RefValue::Id(now), Some(old)) => now != old,
+                    (RefValue::Id(_), None) | (RefValue::Absent, Some(_)) => true,
+                    _ => false,
+                };
+                match moved {
+                    true => Ok(Err(target.reference.clone())),
+                    false => Err(CheckpointError::Refused {
+                        reference: target.reference.clone(),
+                        why: detail,
+                    }),
+                }
+            }
+            None => Err(CheckpointError::Refused {
+                reference: target.reference.clone(),
+                why: "nothing was updated".to_owned(),
+            }),
+        }
+    }
+}
+
+/// A name or an address as a commit may have it.
+fn person(text: &str) -> String {
+    let clean: String = text
+        .chars()
+        .map(|c| {
+            if c.is_control() || matches!(c, '<' | '>') {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect();
+    match clean.trim() {
+        "" => "unknown".to_owned(),
+        clean => clean.to_owned(),
+    }
+}

@@ -1,0 +1,127 @@
+//! What is on its way to the disk: one thread for all workspaces of the process, a second behind.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::WorkspaceError;
+
+/// How long a checkpoint may be taken back by a loss of power.
+const BEHIND: Duration = Duration::from_millis(900);
+/// Paths that are worth a flush of the whole file system.
+const MANY: usize = 2_000;
+
+/// Files and directories of one workspace that are not known to be on the disk.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    paths: Mutex<BTreeSet<PathBuf>>,
+    /// Held while they are flushed: who waits for a flush waits for one that has begun, too.
+    flushing: Mutex<()>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pending {
+    pub(super) fn add(self: &Arc<Self>, paths: impl IntoIterator<Item = PathBuf>) {
+        let mut known = locked(&self.paths);
+        let was_empty = known.is_empty();
+        known.extend(paths);
+        let is_empty = known.is_empty();
+        drop(known);
+        if was_empty && !is_empty && !Flusher::take(self) {
+            // Without a thread it is done at once.
+            let _ = self.flush();
+        }
+    }
+
+    /// Flushes what is there now.
+    pub(super) fn flush(&self) -> Result<(), WorkspaceError> {
+        let _turn = locked(&self.flushing);
+        let paths = std::mem::take(&mut *locked(&self.paths));
+        if paths.len() > MANY
+            && let Some(Ok(file)) = paths.first().map(File::open)
+            && rustix::fs::syncfs(&file).is_ok()
+        {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        // Files before the directories that name them: a path sorts behind those that it begins with.
+        for path in paths.into_iter().rev() {
+            match File::open(&path).and_then(|file| file.sync_all()) {
+                // Replaced, or packed since.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => result = result.and(Err(WorkspaceError::io("flush", path)(source))),
+                Ok(()) => {}
+            }
+        }
+        result
+    }
+}
+
+/// The thread that flushes, and what it is to flush when.
+struct Flusher {
+    due: Mutex<Due>,
+    more: Condvar,
+}
+
+struct Due {
+    has_thread: bool,
+    when: Vec<(Instant, Arc<Pending>)>,
+}
+
+static FLUSHER: Flusher = Flusher {
+    due: Mutex::new(Due {
+        has_thread: false,
+        when: Vec::new(),
+    }),
+    more: Condvar::new(),
+};
+
+impl Flusher {
+    /// Takes a workspace on. `false` when there can be no thread.
+    fn take(pending: &Arc<Pending>) -> bool {
+        let mut due = locked(&FLUSHER.due);
+        if !due.has_thread {
+            let thread = std::thread::Builder::new().name("gitstead-flush".into());
+            if thread.spawn(|| FLUSHER.run()).is_err() {
+                return false;
+            }
+            due.has_thread = true;
+        }
+        due.when.push((Instant::now() + BEHIND, pending.clone()));
+        FLUSHER.more.notify_one();
+        true
+    }
+
+    fn run(&self) {
+        let mut due = locked(&self.due);
+        loop {
+            let now = Instant::now();
+            let next = due.when.iter().map(|(at, _)| *at).min();
+            due = match next {
+                None => self.more.wait(due).unwrap_or_else(PoisonError::into_inner),
+                Some(at) if at > now => {
+                    let waited = self.more.wait_timeout(due, at - now);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                Some(_) => {
+                    let ready: Vec<_> = due.when.extract_if(.., |(at, _)| *at <= now).collect();
+                    drop(due);
+                    for (_, pending) in ready {
+                        if let Err(error) = pending.flush() {
+                            tracing::error!(%error, "checkpoints may not survive a loss of power");
+                        }
+                    }
+                    locked(&self.due)
+                }
+            };
+        }
+    }
+}
