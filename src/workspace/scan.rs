@@ -385,6 +385,7 @@ impl Scan<'_> {
         // Of what is not tracked a directory needs no stat, and what is ignored needs none.
         let needs_stat = match (kind, node) {
             (FileType::Unknown, _) | (_, Some(Node::File(_))) => true,
+            (FileType::RegularFile | FileType::Symlink, Some(Node::Dir(_))) => true,
             (FileType::Directory, _) => false,
             (FileType::RegularFile | FileType::Symlink, None) => {
                 if name == b".git" || task.excluded {

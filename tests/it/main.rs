@@ -9,6 +9,7 @@
 )]
 
 mod api;
+mod checkpoint;
 mod cli;
 mod clients;
 mod crash;

@@ -1,0 +1,517 @@
+//! Checkpoints beside the machine's git: what `git add -A && git write-tree` makes of the same files.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{PermissionsExt, symlink},
+    },
+    path::{Path, PathBuf},
+};
+
+use gitstead::{
+    checkpoint::{Checkpoint, Outcome, Placed},
+    workspace::{Placement, SecretRules, SkipReason, Unchanged, Workspace, WorkspaceOptions},
+};
+use proptest::prelude::*;
+
+use crate::support::Git;
+
+fn options() -> WorkspaceOptions {
+    WorkspaceOptions {
+        secrets: SecretRules::none(),
+        ..WorkspaceOptions::default()
+    }
+}
+
+/// The tree that git would commit, found without touching the repository.
+fn gits_tree(git: &Git, dir: &Path) -> String {
+    let scratch = tempfile::tempdir().unwrap();
+    let index = scratch.path().join("index");
+    let _ = fs::copy(dir.join(".git/index"), &index);
+    fs::create_dir(scratch.path().join("objects")).unwrap();
+    let run = |args: &[&str]| {
+        let out = git
+            .command(dir)
+            .env("GIT_INDEX_FILE", &index)
+            .env("GIT_OBJECT_DIRECTORY", scratch.path().join("objects"))
+            .env("GIT_ALTERNATE_OBJECT_DIRECTORIES", dir.join(".git/objects"))
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    };
+    run(&["add", "-A"]);
+    run(&["write-tree"])
+}
+
+fn take(workspace: &Workspace, summary: &str) -> Outcome {
+    workspace
+        .checkpoint(Checkpoint::after("Write", summary).agent("research"))
+        .unwrap_or_else(|err| panic!("{summary}: {err:?}"))
+}
+
+fn paths(outcome: &Outcome) -> Vec<String> {
+    outcome.changes.iter().map(|change| change.path.to_string()).collect()
+}
+
+fn skipped(outcome: &Outcome) -> Vec<(String, SkipReason)> {
+    outcome
+        .skipped
+        .iter()
+        .map(|(path, why)| (path.to_string(), *why))
+        .collect()
+}
+
+#[test]
+fn a_clone_of_the_trail_reads_as_what_the_agent_did() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    let first = workspace.checkpoint(Checkpoint::initial("Analyze sales data")).unwrap();
+    assert_eq!((first.parent, first.changed), (None, 0));
+    fs::write(dir.join("report.md"), "# Report\n").unwrap();
+    let second = take(&workspace, "Created report.md");
+    assert_eq!(paths(&second), ["report.md"]);
+    assert_eq!(second.parent, first.commit);
+    let third = workspace
+        .checkpoint(Checkpoint::after("Bash", "Ran analysis script"))
+        .unwrap();
+    assert_eq!((third.changed, third.tree), (0, second.tree));
+    assert_eq!(
+        git.ok(&dir, "log --format=%s"),
+        "[Bash] Ran analysis script\n[Write] Created report.md\nInitial task: Analyze sales data"
+    );
+    assert_eq!(
+        git.ok_args(
+            &dir,
+            [
+                "log",
+                "-1",
+                "--skip=1",
+                "--format=%an <%ae>|%cn <%ce>|%(trailers:key=Agent,valueonly,separator=%x2C)"
+            ]
+        ),
+        "research <research@agents.gitstead.invalid>|Gitstead <gitstead@gitstead.invalid>|research"
+    );
+    assert_eq!(git.ok(&dir, "status --porcelain"), "");
+    git.fsck(&dir);
+}
+
+#[test]
+fn nothing_changed_can_mean_no_commit() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let skip = WorkspaceOptions {
+        unchanged: Unchanged::Skip,
+        ..options()
+    };
+    let workspace = Workspace::open_with(&dir, &skip).unwrap();
+    fs::write(dir.join("a"), "a").unwrap();
+    let first = take(&workspace, "one");
+    let second = take(&workspace, "two");
+    assert_eq!((second.commit, second.parent), (None, first.commit));
+    assert_eq!(git.ok(&dir, "rev-list --count HEAD"), "1");
+}
+
+#[test]
+fn the_shadow_leaves_branch_head_and_index_alone() {
+    let git = Git::new();
+    let dir = git.init("work");
+    git.commit(&dir, "a", "1", "by hand");
+    fs::write(dir.join("staged"), "staged").unwrap();
+    git.ok(&dir, "add staged");
+    let before = (
+        git.ok(&dir, "rev-parse HEAD"),
+        fs::read(dir.join(".git/index")).unwrap(),
+        git.ok(&dir, "status --porcelain"),
+    );
+    let shadow = WorkspaceOptions {
+        placement: Placement::Shadow,
+        ..options()
+    };
+    let workspace = Workspace::open_with(&dir, &shadow).unwrap();
+    fs::write(dir.join("a"), "2").unwrap();
+    let first = take(&workspace, "one");
+    assert_eq!(
+        (first.placed, first.reference.to_string()),
+        (Placed::Shadow, "refs/gitstead/checkpoints/main".to_owned())
+    );
+    fs::write(dir.join("a"), "3").unwrap();
+    let second = take(&workspace, "two");
+    assert_eq!(second.parent, first.commit);
+    assert_eq!(git.ok(&dir, "show refs/gitstead/checkpoints/main:a"), "3");
+    assert_eq!(git.ok(&dir, "show refs/gitstead/checkpoints/main:staged"), "staged");
+    fs::write(dir.join("a"), "2").unwrap();
+    fs::write(dir.join("a"), "1").unwrap();
+    let after = (
+        git.ok(&dir, "rev-parse HEAD"),
+        fs::read(dir.join(".git/index")).unwrap(),
+        git.ok(&dir, "status --porcelain"),
+    );
+    assert_eq!(before, after);
+    // A commit by hand is a parent of the next one, once.
+    fs::write(dir.join("a"), "4").unwrap();
+    git.ok(&dir, "commit -qam mine");
+    take(&workspace, "three");
+    take(&workspace, "four");
+    let head = git.ok(&dir, "rev-parse HEAD");
+    assert_eq!(git.ok(&dir, "rev-parse refs/gitstead/checkpoints/main^^2"), head);
+    assert_eq!(
+        git.ok(&dir, "rev-list --count --first-parent refs/gitstead/checkpoints/main"),
+        "5"
+    );
+    git.fsck(&dir);
+}
+
+#[test]
+fn in_the_middle_of_a_merge_the_branch_is_left_alone() {
+    let git = Git::new();
+    let dir = git.init("work");
+    git.commit(&dir, "a", "1\n", "base");
+    git.ok(&dir, "checkout -qb other");
+    git.commit(&dir, "a", "2\n", "theirs");
+    git.ok(&dir, "checkout -q main");
+    git.commit(&dir, "a", "3\n", "ours");
+    git.fails(&dir, "merge other");
+    let head = git.ok(&dir, "rev-parse HEAD");
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    let outcome = take(&workspace, "half merged");
+    assert_eq!(outcome.placed, Placed::InProgress("merge"));
+    assert_eq!(git.ok(&dir, "rev-parse HEAD"), head);
+    assert!(
+        git.ok(&dir, "show refs/gitstead/checkpoints/main:a")
+            .contains("<<<<<<<")
+    );
+    fs::write(dir.join("a"), "4\n").unwrap();
+    git.ok(&dir, "commit -qam merged");
+    let outcome = take(&workspace, "after it");
+    assert_eq!(outcome.placed, Placed::Branch);
+    git.ok(&dir, "checkout -q --detach");
+    assert_eq!(take(&workspace, "nowhere").placed, Placed::Detached);
+    assert_eq!(git.ok(&dir, "rev-parse HEAD"), git.ok(&dir, "rev-parse main"));
+}
+
+#[test]
+fn what_cannot_be_recorded_is_named() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let strict = WorkspaceOptions {
+        file_bytes: 1_000,
+        ..WorkspaceOptions::default()
+    };
+    fs::write(dir.join("big"), vec![b'x'; 1_001]).unwrap();
+    fs::write(dir.join("small"), vec![b'x'; 1_000]).unwrap();
+    fs::write(dir.join(".env"), "KEY=secret\n").unwrap();
+    fs::write(dir.join(".env.example"), "KEY=\n").unwrap();
+    fs::write(dir.join("notes"), "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n").unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        dir.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
+    fs::create_dir(dir.join("empty")).unwrap();
+    fs::create_dir(dir.join(".GIT")).unwrap();
+    fs::write(dir.join(".GIT/config"), "x").unwrap();
+    for (name, commits) in [("nested", true), ("unborn", false)] {
+        fs::create_dir(dir.join(name)).unwrap();
+        git.ok(dir.join(name), "init -q");
+        if commits {
+            git.commit(&dir.join(name), "file", "content", "inside");
+        }
+    }
+    symlink("/etc/passwd", dir.join("link")).unwrap();
+    let workspace = Workspace::open_with(&dir, &strict).unwrap();
+    let mut outcome = take(&workspace, "all of it");
+    outcome.skipped.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(
+        skipped(&outcome),
+        [
+            (".GIT", SkipReason::IllegalName),
+            (".env", SkipReason::Secret),
+            ("big", SkipReason::TooLarge),
+            ("nested", SkipReason::NestedRepository),
+            ("notes", SkipReason::Secret),
+            ("pipe", SkipReason::Special),
+            ("socket", SkipReason::Special),
+            ("unborn", SkipReason::EmptyRepository),
+        ]
+        .map(|(path, why)| (path.to_owned(), why))
+    );
+    assert_eq!(paths(&outcome), [".env.example", "link", "nested", "small"]);
+    assert_eq!(git.ok(&dir, "show HEAD:link"), "/etc/passwd");
+    // What is tracked already was somebody's decision.
+    git.ok(&dir, "add -f .env");
+    fs::write(dir.join(".env"), "KEY=other\n").unwrap();
+    assert_eq!(paths(&take(&workspace, "by hand")), [".env"]);
+    // One that grew beyond the limit keeps its last content, and is named.
+    fs::write(dir.join("small"), vec![b'x'; 2_000]).unwrap();
+    let outcome = take(&workspace, "grown");
+    assert_eq!(outcome.changed, 0);
+    assert!(skipped(&outcome).contains(&("small".to_owned(), SkipReason::TooLarge)));
+    git.fsck(&dir);
+}
+
+#[test]
+fn a_directory_that_may_not_be_read_loses_nothing() {
+    if rustix::process::geteuid().is_root() {
+        // To the superuser nothing is unreadable; a file that is replaced by a pipe is the same to a scan.
+        return;
+    }
+    let git = Git::new();
+    let dir = git.init("work");
+    fs::create_dir(dir.join("d")).unwrap();
+    fs::write(dir.join("d/a"), "a").unwrap();
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    let before = take(&workspace, "one");
+    fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0)).unwrap();
+    let after = take(&workspace, "two");
+    fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(before.tree, after.tree);
+    assert_eq!(skipped(&after), [("d".to_owned(), SkipReason::Unreadable)]);
+}
+
+#[test]
+fn no_filter_driver_is_ever_started() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let trace = git.path("started");
+    let command = format!("touch {}; cat", trace.display());
+    for key in [
+        "filter.evil.clean",
+        "filter.evil.smudge",
+        "filter.evil.process",
+        "core.fsmonitor",
+    ] {
+        git.ok_args(&dir, ["config", key, &command]);
+    }
+    fs::write(dir.join(".gitattributes"), "* filter=evil diff=evil merge=evil\n").unwrap();
+    fs::write(dir.join("a"), "as it is\n").unwrap();
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    take(&workspace, "one");
+    assert!(
+        !trace.exists(),
+        "a program of the repository's configuration was started"
+    );
+    git.ok_args(&dir, ["config", "--unset", "core.fsmonitor"]);
+    assert_eq!(git.ok(&dir, "cat-file blob HEAD:a"), "as it is");
+}
+
+#[test]
+fn attributes_convert_as_git_converts() {
+    let git = Git::new();
+    let dir = git.init("work");
+    fs::write(
+        dir.join(".gitattributes"),
+        "*.txt text\n*.crlf text eol=crlf\n*.bin binary\n*.id ident\n*.u16 working-tree-encoding=UTF-16LE text\n* text=auto\n",
+    )
+    .unwrap();
+    fs::create_dir(dir.join("sub")).unwrap();
+    fs::write(dir.join("sub/.gitattributes"), "*.txt -text\n").unwrap();
+    fs::write(dir.join("a.txt"), "one\r\ntwo\r\n").unwrap();
+    fs::write(dir.join("sub/a.txt"), "one\r\ntwo\r\n").unwrap();
+    fs::write(dir.join("a.crlf"), "one\r\ntwo\r\n").unwrap();
+    fs::write(dir.join("a.bin"), "one\r\ntwo\r\n").unwrap();
+    fs::write(dir.join("a.id"), "$Id: 0123 $\n").unwrap();
+    fs::write(dir.join("auto"), "one\r\ntwo\r\n").unwrap();
+    fs::write(dir.join("a.u16"), "h\0i\0\r\0\n\0").unwrap();
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    let expected = gits_tree(&git, &dir);
+    assert_eq!(take(&workspace, "one").tree.to_string(), expected);
+    assert_eq!(git.ok(&dir, "status --porcelain"), "");
+    git.ok(&dir, "config core.autocrlf true");
+    fs::write(dir.join("later"), "three\r\n").unwrap();
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    let expected = gits_tree(&git, &dir);
+    assert_eq!(take(&workspace, "two").tree.to_string(), expected);
+}
+
+/// Something that an agent does to its files, or to its repository.
+#[derive(Debug, Clone)]
+enum Step {
+    Write(PathBuf, Vec<u8>),
+    Remove(PathBuf),
+    MakeDir(PathBuf),
+    Link(PathBuf, PathBuf),
+    Executable(PathBuf, bool),
+    Rename(PathBuf, PathBuf),
+    Ignore(PathBuf, Vec<String>),
+    ForceAdd(PathBuf),
+    Unindex(PathBuf),
+    Commit,
+    Reset,
+    Checkpoint,
+    Reopen,
+}
+
+const NAMES: &[&[u8]] = &[
+    b"a",
+    b"b",
+    b"a.b",
+    b"a-b",
+    b"x y",
+    b"\xc3\xa9",
+    b"\xff\xfe",
+    b"target",
+    b"A",
+];
+
+fn path() -> impl Strategy<Value = PathBuf> {
+    prop::collection::vec(prop::sample::select(NAMES), 1..4)
+        .prop_map(|names| names.into_iter().map(OsStr::from_bytes).collect())
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let pattern = prop::sample::select(vec![
+        "a", "/b", "*.b", "!a", "target/", "a/*", "**/b", "!x y", "A", "# no",
+    ]);
+    prop_oneof![
+        8 => (path(), prop::collection::vec(any::<u8>(), 0..6)).prop_map(|(path, bytes)| Step::Write(path, bytes)),
+        3 => path().prop_map(Step::Remove),
+        1 => path().prop_map(Step::MakeDir),
+        1 => (path(), path()).prop_map(|(path, to)| Step::Link(path, to)),
+        2 => (path(), any::<bool>()).prop_map(|(path, on)| Step::Executable(path, on)),
+        3 => (path(), path()).prop_map(|(from, to)| Step::Rename(from, to)),
+        2 => (path(), prop::collection::vec(pattern, 1..3))
+            .prop_map(|(path, lines)| Step::Ignore(path, lines.into_iter().map(str::to_owned).collect())),
+        1 => path().prop_map(Step::ForceAdd),
+        1 => path().prop_map(Step::Unindex),
+        1 => Just(Step::Commit),
+        1 => Just(Step::Reset),
+        6 => Just(Step::Checkpoint),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+fn remove(path: &Path) {
+    let Ok(meta) = fs::symlink_metadata(path) else { return };
+    let _ = match meta.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
+}
+
+/// Makes room for a file: what is a file above it goes, and so does what has its name.
+fn make_room(root: &Path, path: &Path) {
+    let mut at = root.to_owned();
+    for part in path.parent().into_iter().flat_map(Path::components) {
+        at.push(part);
+        if fs::symlink_metadata(&at).is_ok_and(|meta| !meta.is_dir()) {
+            remove(&at);
+        }
+    }
+    fs::create_dir_all(&at).unwrap();
+    remove(&root.join(path));
+}
+
+fn do_step(git: &Git, root: &Path, step: &Step) {
+    match step {
+        Step::Write(path, bytes) => {
+            // In place where there is a file: its inode stays.
+            if !fs::symlink_metadata(root.join(path)).is_ok_and(|meta| meta.is_file()) {
+                make_room(root, path);
+            }
+            fs::write(root.join(path), bytes).unwrap();
+        }
+        Step::Remove(path) => remove(&root.join(path)),
+        Step::MakeDir(path) => {
+            make_room(root, path);
+            fs::create_dir_all(root.join(path)).unwrap();
+        }
+        Step::Link(path, to) => {
+            make_room(root, path);
+            symlink(to, root.join(path)).unwrap();
+        }
+        Step::Executable(path, on) => {
+            let path = root.join(path);
+            if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+                let mode = if *on { 0o755 } else { 0o644 };
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            }
+        }
+        Step::Rename(from, to) => {
+            if fs::symlink_metadata(root.join(from)).is_ok() && !to.starts_with(from) && !from.starts_with(to) {
+                make_room(root, to);
+                // Making room may have taken it away.
+                let _ = fs::rename(root.join(from), root.join(to));
+            }
+        }
+        Step::Ignore(path, lines) => {
+            let file = path.parent().unwrap_or(Path::new("")).join(".gitignore");
+            make_room(root, &file);
+            fs::write(root.join(file), lines.join("\n")).unwrap();
+        }
+        Step::ForceAdd(path) => {
+            git.run(
+                root,
+                [OsStr::new("add"), OsStr::new("-f"), OsStr::new("--"), path.as_os_str()],
+            );
+        }
+        Step::Unindex(path) => {
+            git.run(
+                root,
+                [
+                    OsStr::new("rm"),
+                    OsStr::new("-rfq"),
+                    OsStr::new("--cached"),
+                    OsStr::new("--"),
+                    path.as_os_str(),
+                ],
+            );
+        }
+        Step::Commit => {
+            git.run(root, ["commit", "-qam", "by hand"]);
+        }
+        Step::Reset => {
+            git.run(root, ["reset", "-q", "--hard"]);
+        }
+        Step::Checkpoint | Step::Reopen => {}
+    }
+}
+
+/// More of them where somebody asks for more.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_an_agent_does_the_tree_is_gits(steps in prop::collection::vec(step(), 1..40)) {
+        let git = Git::new();
+        let dir = git.init("work");
+        let mut workspace = Workspace::open_with(&dir, &options()).unwrap();
+        for step in steps.iter().chain([&Step::Checkpoint]) {
+            do_step(&git, &dir, step);
+            match step {
+                Step::Reopen => workspace = Workspace::open_with(&dir, &options()).unwrap(),
+                Step::Checkpoint => {
+                    let expected = gits_tree(&git, &dir);
+                    let outcome = take(&workspace, "a step");
+                    prop_assert_eq!(outcome.tree.to_string(), expected);
+                    prop_assert_eq!(git.ok(&dir, "status --porcelain"), "");
+                }
+                _ => {}
+            }
+        }
+        git.fsck(&dir);
+    }
+}
