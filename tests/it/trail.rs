@@ -5,10 +5,10 @@ use std::{collections::HashSet, path::Path};
 use bstr::ByteSlice;
 use gitstead::{
     checkpoint::{
-        ChangeKind, Checkpoint, DiffOptions, LogCursor, LogOrder, LogQuery, PatchContent, ReadError, changes, compose,
-        diff, list_tree, log, read_file, show, tree_of,
+        ChangeKind, Checkpoint, DiffOptions, LogCursor, LogOrder, LogQuery, Merge, PatchContent, ReadError, changes,
+        compose, diff, list_tree, log, merge_trees, read_file, show, tree_of,
     },
-    repo::{OpenOptions, Repository},
+    repo::{OpenOptions, Repository, SinkForm},
 };
 use gix::{hash::ObjectId, objs::tree::EntryKind};
 use proptest::prelude::*;
@@ -108,10 +108,7 @@ fn unchanged_commits_are_known_and_can_be_left_out() {
     for entry in &page.entries {
         let commit = entry.commit.id;
         let parent = git.run(&repo, ["rev-parse".to_owned(), format!("{commit}^^{{tree}}")]);
-        assert_eq!(
-            entry.changed,
-            !parent.ok || parent.text() != entry.commit.tree.to_string()
-        );
+        assert_eq!(entry.changed, !parent.ok || id(&parent.text()) != entry.commit.tree);
     }
     let mut query = LogQuery::default();
     query.only_changed = true;
@@ -532,10 +529,12 @@ proptest! {
         let git = Git::new();
         let repo = git.init("repo");
         let names: Vec<String> = (0..texts.len()).map(|n| format!("f{n:03}")).collect();
-        let side = |pick: fn(&(Vec<u8>, Vec<u8>)) -> &Vec<u8>| -> Vec<(&str, &str, Vec<u8>)> {
-            names.iter().zip(&texts).map(|(name, pair)| ("100644", name.as_str(), pick(pair).clone())).collect()
-        };
-        let (from, to) = (tree(&git, &repo, &side(|pair| &pair.0)), tree(&git, &repo, &side(|pair| &pair.1)));
+        let (old, new): (Vec<_>, Vec<_>) = names
+            .iter()
+            .zip(texts)
+            .map(|(name, (old, new))| (("100644", name.as_str(), old), ("100644", name.as_str(), new)))
+            .unzip();
+        let (from, to) = (tree(&git, &repo, &old), tree(&git, &repo, &new));
         same_as_git(&git, &repo, &from, &to);
     }
 
@@ -566,5 +565,95 @@ proptest! {
         };
         let (from, to) = (borrowed(&old), borrowed(&new));
         same_as_git(&git, &repo, &from, &to);
+    }
+}
+
+/// Files of three sides, few names and few contents, so that they meet.
+fn sides() -> impl Strategy<Value = Vec<Vec<(usize, usize, bool)>>> {
+    // What each side does to a path: nothing, take it away, one of several contents; and whether it is executable.
+    let act = (0..24usize, 0..3usize, proptest::bool::weighted(0.2));
+    proptest::collection::vec(proptest::collection::vec(act, 3), 6)
+}
+
+/// Merges with git: the tree, or nothing when there are conflicts.
+fn merged_by_git(git: &Git, repo: &Path, base: &str, ours: &str, theirs: &str) -> Option<String> {
+    let base = format!("--merge-base={base}");
+    let out = git.run(repo, ["merge-tree", "--write-tree", &base, ours, theirs]);
+    let text = out.text();
+    assert!(out.ok || text.contains("CONFLICT"), "{text}{}", out.stderr);
+    out.ok.then_some(text)
+}
+
+fn merged_by_us(repo: &Path, base: &str, ours: &str, theirs: &str) -> Option<String> {
+    let repository = open(&repo.join(".git"));
+    let odb = repository.odb().expect("an odb");
+    let sink = repository.object_sink(SinkForm::Loose).expect("a sink");
+    let merge = merge_trees(&odb, &sink, Some(&id(base)), Some(&id(ours)), Some(&id(theirs))).expect("a merge");
+    sink.publish(false).expect("written");
+    match merge {
+        Merge::Clean(tree) => Some(tree.to_string()),
+        Merge::Conflicts(conflicts) => {
+            assert!(!conflicts.is_empty());
+            None
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 40, ..ProptestConfig::default() })]
+    #[test]
+    fn trees_are_merged_as_git_merges_them(acts in sides()) {
+        let git = Git::new();
+        let repo = git.init("repo");
+        let paths = ["a", "a/b", "a/c", "d", "d/e/f", "g"];
+        // No path's content is like another's: git would find renames.
+        let content = |path: &str, n: usize| -> Vec<u8> {
+            let changed: Vec<_> = match n {
+                0 => vec![],
+                1 => vec![2],
+                2 => vec![8],
+                3 => vec![3],
+                4 => vec![2, 8],
+                _ => return format!("{path}\0{n}").into_bytes(),
+            };
+            let mark = |line| if changed.contains(&line) { "!" } else { "" };
+            (0..10).flat_map(|line| format!("{path} {line}{}\n", mark(line)).into_bytes()).collect()
+        };
+        let side = |which: usize| -> String {
+            let mut files: Vec<(&str, &str, Vec<u8>)> = Vec::new();
+            for (path, acts) in paths.iter().zip(&acts) {
+                // Most often a side leaves a path as it was.
+                let (act, gone, exec) = if acts[which].0 < 9 { acts[which] } else { acts[0] };
+                // A directory wins over a file of its name.
+                let above = |file: &&str| path.starts_with(&format!("{file}/"));
+                files.retain(|(_, file, _)| !above(file));
+                if gone == 0 {
+                    continue;
+                }
+                let (mode, content) = match act {
+                    6 => ("120000", path.as_bytes().to_vec()),
+                    7..9 => ("100644", content(path, which)),
+                    n => (if exec { "100755" } else { "100644" }, content(path, n % 6)),
+                };
+                files.push((mode, path, content));
+            }
+            tree(&git, &repo, &files)
+        };
+        let (base, ours, theirs) = (side(0), side(1), side(2));
+        prop_assert_eq!(merged_by_us(&repo, &base, &ours, &theirs), merged_by_git(&git, &repo, &base, &ours, &theirs));
+    }
+
+    #[test]
+    fn lines_are_merged_as_git_merges_them(texts in proptest::collection::vec((edited(), edited()), 12)) {
+        let git = Git::new();
+        let repo = git.init("repo");
+        for ((base, ours), (_, other)) in texts {
+            // Two edits of one text.
+            let cut = other.len().min(12);
+            let theirs = [&other[..cut], &base[..]].concat();
+            let one = |content: &[u8]| tree(&git, &repo, &[("100644", "f", content.to_vec())]);
+            let (base, ours, theirs) = (one(&base), one(&ours), one(&theirs));
+            prop_assert_eq!(merged_by_us(&repo, &base, &ours, &theirs), merged_by_git(&git, &repo, &base, &ours, &theirs));
+        }
     }
 }
