@@ -46,6 +46,16 @@ impl Depot {
 
     /// Creates an empty bare repository at `<root>/<name>.git`. It appears whole or not at all, and is on disk when this returns.
     pub fn create(&self, name: &RepoName, options: &CreateOptions) -> Result<(), DepotError> {
+        self.create_filled(name, options, |_| Ok(()))
+    }
+
+    /// As [`create`](Self::create), with something in it from the start.
+    pub(super) fn create_filled(
+        &self,
+        name: &RepoName,
+        options: &CreateOptions,
+        fill: impl FnOnce(&Path) -> Result<(), DepotError>,
+    ) -> Result<(), DepotError> {
         name.check_creatable()?;
         check_branch(&options.default_branch)?;
         let guard = self.changes();
@@ -56,7 +66,7 @@ impl Depot {
             export_ok: options.export_ok || self.requires_export_ok(),
             ..options.clone()
         };
-        let result = self.create_at(&target, &options);
+        let result = self.create_at(&target, &options, fill);
         if result.is_err() {
             self.prune_parents(&made);
         }
@@ -64,9 +74,16 @@ impl Depot {
         result
     }
 
-    fn create_at(&self, target: &Path, options: &CreateOptions) -> Result<(), DepotError> {
+    fn create_at(
+        &self,
+        target: &Path,
+        options: &CreateOptions,
+        fill: impl FnOnce(&Path) -> Result<(), DepotError>,
+    ) -> Result<(), DepotError> {
         let temp = fresh_dir(parent(target))?;
-        let result = layout::write_bare(&temp, options).and_then(|()| publish(&temp, target));
+        let result = layout::write_bare(&temp, options)
+            .and_then(|()| fill(&temp))
+            .and_then(|()| publish(&temp, target));
         if result.is_err() {
             let _ = fs::remove_dir_all(&temp);
         }
@@ -77,6 +94,13 @@ impl Depot {
     pub fn delete(&self, name: &RepoName) -> Result<(), DepotError> {
         let guard = self.changes();
         let located = self.ours(name)?;
+        if has_worktrees(&located.git_dir) {
+            let why = "has workspaces, or other linked worktrees, with files in them; remove those first";
+            return Err(DepotError::Foreign {
+                name: name.clone(),
+                why,
+            });
+        }
         let temp = self.take_away(&located.git_dir)?;
         drop(guard);
         self.remove_taken(&temp);
@@ -118,7 +142,7 @@ impl Depot {
         let guard = self.changes();
         let located = self.ours(name)?;
         let source = &located.git_dir;
-        if !is_empty_dir(&source.join("worktrees")) && source.join("worktrees").exists() {
+        if has_worktrees(source) {
             let why = "has linked worktrees, which would lose it";
             return Err(DepotError::Foreign {
                 name: name.clone(),
@@ -356,6 +380,12 @@ fn is_as_made(dir: &Path) -> bool {
         && only("refs", &["heads", "tags"])
         && only("objects", &["info", "pack"])
         && only("", &files)
+}
+
+/// Whether files in other places belong to a repository.
+fn has_worktrees(git_dir: &Path) -> bool {
+    let worktrees = git_dir.join("worktrees");
+    worktrees.exists() && !is_empty_dir(&worktrees)
 }
 
 fn is_empty_dir(path: &Path) -> bool {

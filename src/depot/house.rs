@@ -25,6 +25,8 @@ pub struct DepotOptions {
     pub open: OpenOptions,
     /// Whether only repositories with a file `git-daemon-export-ok` in their git directory are there for anyone.
     pub require_export_ok: bool,
+    /// Where workspaces are made, in a directory per repository. `None` is `work` beside the directory of repositories.
+    pub work: Option<PathBuf>,
 }
 
 /// What a new repository is like.
@@ -55,6 +57,7 @@ impl Default for CreateOptions {
 #[derive(Debug)]
 pub struct Depot {
     pub(super) root: PathBuf,
+    work: PathBuf,
     pub(super) names: Mutex<()>,
     options: DepotOptions,
     opened: Mutex<Opened>,
@@ -133,8 +136,13 @@ impl Depot {
         let root = root
             .canonicalize()
             .map_err(|source| DepotError::io("find", root.to_owned(), source))?;
+        let work = match &options.work {
+            Some(work) => work.clone(),
+            None => root.parent().unwrap_or(&root).join("work"),
+        };
         Ok(Depot {
             root,
+            work,
             names: Mutex::new(()),
             options,
             opened: Mutex::default(),
@@ -146,6 +154,11 @@ impl Depot {
     /// The directory of repositories, absolute.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The directory of workspaces. It need not be there.
+    pub fn work_dir(&self) -> &Path {
+        &self.work
     }
 
     /// The repository of that name, as it is on disk now.

@@ -5,6 +5,7 @@
 mod change;
 mod details;
 mod error;
+mod fork;
 mod house;
 mod layout;
 mod list;

@@ -229,6 +229,7 @@ impl Config {
                 ..OpenOptions::default()
             },
             require_export_ok: self.require_export_ok,
+            ..DepotOptions::default()
         }
     }
 

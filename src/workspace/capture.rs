@@ -206,21 +206,36 @@ impl Held<'_> {
             });
             self.state.attributes = Some(files);
         }
-        let known = self.state.attributes.get_or_insert_default();
-        known.extend(found);
-        if known.is_empty() {
-            return Ok(Filters::new(&workspace.repository, &workspace.root, Vec::new()));
-        }
-        let root = sys::open(&workspace.root, scan::DIRECTORY, Mode::empty())
-            .map_err(|err| WorkspaceError::io("open", &workspace.root)(err.into()))?;
-        let files = known
-            .iter()
-            .filter_map(|path| {
-                let bytes = scan::read_small(&root, path.as_bstr(), filter::MAX_BYTES)?;
-                Some((path.clone(), bytes))
-            })
-            .collect();
+        self.state.attributes.get_or_insert_default().extend(found);
+        let files = self.attributes_with(Default::default())?;
         Ok(Filters::new(&workspace.repository, &workspace.root, files))
+    }
+
+    /// The attributes that are known, those in `other` instead of those in files of that path; `None` for a file that is not to count.
+    pub(super) fn attributes_with(
+        &self,
+        mut other: std::collections::HashMap<BString, Option<Vec<u8>>>,
+    ) -> Result<Vec<(BString, Vec<u8>)>, WorkspaceError> {
+        let workspace = self.workspace();
+        let mut files = Vec::new();
+        let mut root = None;
+        for path in self.state.attributes.iter().flatten() {
+            if other.contains_key(path) {
+                continue;
+            }
+            let root = match &root {
+                Some(root) => root,
+                None => root.insert(
+                    sys::open(&workspace.root, scan::DIRECTORY, Mode::empty())
+                        .map_err(|err| WorkspaceError::io("open", &workspace.root)(err.into()))?,
+                ),
+            };
+            if let Some(bytes) = scan::read_small(root, path.as_bstr(), filter::MAX_BYTES) {
+                files.push((path.clone(), bytes));
+            }
+        }
+        files.extend(other.drain().filter_map(|(path, bytes)| Some((path, bytes?))));
+        Ok(files)
     }
 
     fn read_all(

@@ -49,36 +49,72 @@ const INDEX_WAIT: Duration = Duration::from_secs(2);
 /// Why the files of a workspace cannot follow a commit. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum TransitionError {
+pub enum TransitionError {
+    /// Something that is not tracked, or is ignored, is where something shall come.
     #[error("'{path}' is in the way and is saved nowhere")]
-    InTheWay { path: BString },
+    InTheWay {
+        /// What is in the way.
+        path: BString,
+    },
+    /// A file is not as the commit that the workspace is at has it.
     #[error("'{path}' has changes that are saved nowhere")]
-    Unsaved { path: BString },
+    Unsaved {
+        /// The file.
+        path: BString,
+    },
+    /// A name that git refuses, or that is `.git` on some system.
     #[error("'{path}' is not a path that a workspace may have")]
-    Illegal { path: BString },
+    Illegal {
+        /// The path.
+        path: BString,
+    },
+    /// A link could lead anywhere.
     #[error("'{path}' is a symbolic link where a directory is needed")]
-    Link { path: BString },
+    Link {
+        /// The link.
+        path: BString,
+    },
+    /// The permissions of a directory forbid it.
     #[error("the directory of '{path}' cannot be written to")]
-    Denied { path: BString },
+    Denied {
+        /// The file.
+        path: BString,
+    },
+    /// Something is mounted in the workspace.
     #[error("'{path}' is on another file system")]
-    Elsewhere { path: BString },
+    Elsewhere {
+        /// The file.
+        path: BString,
+    },
+    /// The repository lacks an object of the commit.
     #[error("the content of '{path}' ({id}) is missing")]
-    Missing { path: BString, id: ObjectId },
+    Missing {
+        /// The file.
+        path: BString,
+        /// What it should hold.
+        id: ObjectId,
+    },
+    /// The workspace could not be read.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
+    /// The objects could not be read.
     #[error("the objects of the workspace's repository")]
     Objects(#[from] OdbError),
+    /// A file operation failed.
     #[error("{doing} {path}", path = path.display())]
     Io {
+        /// What was being done.
         doing: &'static str,
+        /// To which directory.
         path: PathBuf,
+        /// What the system said.
         source: io::Error,
     },
 }
 
 impl TransitionError {
     /// Whose move it is.
-    pub(crate) fn fault(&self) -> Fault {
+    pub fn fault(&self) -> Fault {
         match self {
             TransitionError::InTheWay { .. }
             | TransitionError::Unsaved { .. }
@@ -94,7 +130,7 @@ impl TransitionError {
     }
 
     /// What a client may be told: no path of ours.
-    pub(crate) fn public_text(&self) -> String {
+    pub fn public_text(&self) -> String {
         match self {
             TransitionError::Workspace(WorkspaceError::Busy { .. }) => "the workspace is in use".to_owned(),
             TransitionError::Workspace(_) | TransitionError::Objects(_) | TransitionError::Io { .. } => {
@@ -147,7 +183,7 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, TransitionError> {
     let (root, git_dir) = (held.root().to_owned(), held.git_dir().to_owned());
     let place = Place::open(&root, &git_dir)?;
-    let mut contents = super::contents::Stored::new(held)?;
+    let mut contents = super::contents::Stored::new(held, changes)?;
     match stage(&place, &mut contents, changes, to_commit, reference, from_commit) {
         Ok(plan) => Ok(Prepared { plan }),
         Err(err) => {
@@ -881,6 +917,9 @@ impl Apply<'_> {
 fn track(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Result<Applied, TransitionError> {
     let mut applied = Applied::default();
     let now = SystemTime::now();
+    if plan.moves.iter().any(|a_move| a_move.path.ends_with(b".gitattributes")) {
+        held.state.attributes = None;
+    }
     let tracked = held.tracked()?;
     for (a_move, fate) in plan.moves.iter().zip(fates) {
         let path = a_move.path.as_bstr();

@@ -29,3 +29,4 @@ mod support;
 mod tidy;
 mod trail;
 mod wire;
+mod workspaces;

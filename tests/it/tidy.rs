@@ -7,13 +7,14 @@ use std::{
 };
 
 /// Which rooms a room may name. `server` and `cli` may name any.
-const DOORS: [(&str, &[&str]); 9] = [
+const DOORS: [(&str, &[&str]); 10] = [
     ("base", &[]),
     ("protocol", &["base"]),
     ("pack", &["base"]),
     ("repo", &["base", "pack"]),
     ("depot", &["base", "repo"]),
     ("service", &["base", "protocol", "repo"]),
+    ("workspace", &["base", "repo", "depot"]),
     ("checkpoint", &["base", "repo", "workspace"]),
     ("worker", &["base"]),
     ("web", &["base", "protocol", "repo", "depot", "service", "worker"]),
