@@ -26,7 +26,7 @@ impl Depot {
     ///
     /// # Errors
     /// `NotFound` for the source; as [`create`](Self::create) for the new one.
-    pub fn fork(&self, source: &RepoName, name: &RepoName) -> Result<(), DepotError> {
+    pub fn create_fork_of(&self, source: &RepoName, name: &RepoName) -> Result<(), DepotError> {
         let from = self.open(source)?;
         let refs_error = |source_error| DepotError::Refs {
             name: source.clone(),

@@ -54,7 +54,7 @@ impl Depot {
                 self.open(repository)?
             }
             Start::Fork { source, .. } if !self.contains(repository)? => {
-                self.fork(source, repository)?;
+                self.create_fork_of(source, repository)?;
                 self.open(repository)?
             }
             _ => self.open(repository)?,
@@ -352,7 +352,7 @@ fn check_out(repo: &Repository, workspace: &Workspace, name: &WorkspaceName) -> 
     let changes = changes_to(repo, head.tree)?;
     let files = |source| ManageError::Files {
         name: name.clone(),
-        source,
+        source: Box::new(source),
     };
     let prepared = transition::prepare(&mut held, &changes, &commit, branch.as_bstr(), None).map_err(files)?;
     prepared.finish(&mut held).map_err(files)?;

@@ -250,7 +250,7 @@ pub enum ManageError {
         /// The workspace.
         name: WorkspaceName,
         /// Why.
-        source: TransitionError,
+        source: Box<TransitionError>,
     },
     /// The depot could not.
     #[error(transparent)]
