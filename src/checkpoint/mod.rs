@@ -13,6 +13,7 @@ mod message;
 mod outcome;
 mod read_error;
 mod record;
+mod restore;
 mod show;
 mod tree_edit;
 
@@ -25,5 +26,6 @@ pub use merge::{Conflict, ConflictKind, Merge, merge_trees};
 pub use message::{Checkpoint, CheckpointMessage, ToolOutcome, compose, parse, subject_of};
 pub use outcome::{Looked, Outcome, Placed};
 pub use read_error::ReadError;
+pub use restore::{RestoreError, RestoreOptions, Restored, Undone};
 pub use show::{Shown, show};
 pub use tree_edit::TreeEditError;

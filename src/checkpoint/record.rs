@@ -19,12 +19,12 @@ const BASE: &str = "Checkpoint-Base";
 const ATTEMPTS: usize = 8;
 
 /// Where a commit goes.
-struct Target {
-    reference: BString,
+pub(super) struct Target {
+    pub(super) reference: BString,
     /// What the ref names now.
-    old: Option<ObjectId>,
-    parents: Vec<ObjectId>,
-    placed: Placed,
+    pub(super) old: Option<ObjectId>,
+    pub(super) parents: Vec<ObjectId>,
+    pub(super) placed: Placed,
     /// HEAD, if the commit is beside it.
     base: Option<ObjectId>,
 }
@@ -138,9 +138,7 @@ impl Held<'_> {
         if let Err(moved) = self.move_ref(&target, commit, checkpoint)? {
             return Ok(Err(moved));
         }
-        let ref_file = self.repository().common_dir().join(target.reference.to_string());
-        let ref_dir = ref_file.parent().map(std::path::Path::to_owned);
-        self.flush_later(written.unflushed.into_iter().chain([ref_file]).chain(ref_dir));
+        self.flush_ref_later(&target, written.unflushed);
         outcome.commit = Some(commit);
         if target.placed == Placed::Branch
             && let Err(age) = self.write_index()?
@@ -193,7 +191,7 @@ impl Held<'_> {
         published
     }
 
-    fn target(&self, head: &HeadState) -> Result<Target, CheckpointError> {
+    pub(super) fn target(&self, head: &HeadState) -> Result<Target, CheckpointError> {
         let placed = match (self.options().placement, &head.branch, head.in_progress) {
             (Placement::Shadow, ..) => Placed::Shadow,
             (_, _, Some(what)) => Placed::InProgress(what),
@@ -245,7 +243,7 @@ impl Held<'_> {
         Ok(base)
     }
 
-    fn write_commit(
+    pub(super) fn write_commit(
         &self,
         sink: &ObjectSink,
         tree: ObjectId,
@@ -309,8 +307,15 @@ impl Held<'_> {
         out
     }
 
+    /// Sees to it that a commit and the ref that names it survive a loss of power, as soon as the options promise it.
+    pub(super) fn flush_ref_later(&self, target: &Target, objects: Vec<std::path::PathBuf>) {
+        let file = self.repository().common_dir().join(target.reference.to_string());
+        let dir = file.parent().map(std::path::Path::to_owned);
+        self.flush_later(objects.into_iter().chain([file]).chain(dir));
+    }
+
     /// `Ok(Err(ref))` when it has another value by now.
-    fn move_ref(
+    pub(super) fn move_ref(
         &self,
         target: &Target,
         commit: ObjectId,

@@ -23,6 +23,7 @@ mod no_exec;
 mod push;
 mod refs;
 mod repack;
+mod restore;
 mod send;
 mod store;
 mod support;

@@ -194,6 +194,10 @@ fn track(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Res
         let file = TrackedFile { id, stat, kind, flags };
         tracked.set(path, file);
     }
+    // The index is that of the branch: what happens beside it is not in it.
+    if held.head()?.branch.as_ref() != Some(&plan.reference) {
+        return Ok(applied);
+    }
     let deadline = Instant::now() + INDEX_WAIT;
     loop {
         match held.write_index()? {
