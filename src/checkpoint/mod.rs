@@ -17,6 +17,7 @@ mod restore;
 mod show;
 mod tree_edit;
 
+pub use crate::workspace::Looked;
 pub use browse::{FileContent, ListedEntry, Listing, list_tree, read_file};
 pub use commit::{CommitInfo, Signature, tree_of};
 pub use diff::{ChangeKind, Changes, Diff, DiffOptions, FileChange, FileDiff, PatchContent, changes, diff};
@@ -24,7 +25,7 @@ pub use error::CheckpointError;
 pub use log::{LogCursor, LogEntry, LogOrder, LogPage, LogQuery, log};
 pub use merge::{Conflict, ConflictKind, Merge, merge_trees};
 pub use message::{Checkpoint, CheckpointMessage, ToolOutcome, compose, parse, subject_of};
-pub use outcome::{Looked, Outcome, Placed};
+pub use outcome::{Outcome, Placed};
 pub use read_error::ReadError;
 pub use restore::{RestoreError, RestoreOptions, Restored, Undone};
 pub use show::{Shown, show};

@@ -4,7 +4,7 @@ use bstr::BString;
 use gix::hash::ObjectId;
 
 use super::FileChange;
-use crate::workspace::SkipReason;
+use crate::workspace::{Looked, SkipReason};
 
 /// What a checkpoint made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,16 +52,4 @@ pub enum Placed {
     Detached,
     /// Beside it, since git is in the middle of a merge, a rebase, …
     InProgress(&'static str),
-}
-
-/// How changes were found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Looked {
-    /// A watch knew where to look.
-    Watch,
-    /// Every file was looked at.
-    Scan,
-    /// Every file was looked at, since the watch had lost track.
-    ScanAfterOverflow,
 }

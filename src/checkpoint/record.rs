@@ -5,10 +5,10 @@ use std::{ops::ControlFlow, time::Instant};
 use bstr::{BStr, BString, ByteSlice};
 use gix::{hash::ObjectId, objs::Kind};
 
-use super::{Checkpoint, CheckpointError, FileChange, Looked, Outcome, Placed, compose};
+use super::{Checkpoint, CheckpointError, FileChange, Outcome, Placed, compose};
 use crate::{
     repo::{ObjectSink, RefLog, RefOutcome, RefUpdate, RefValue, diff_trees},
-    workspace::{Captured, Durability, Found, HeadState, Held, Placement, Scope, SkipReason, Unchanged, Workspace},
+    workspace::{Captured, Durability, Found, HeadState, Held, IndexLeft, Placement, SkipReason, Unchanged, Workspace},
 };
 
 /// Below this are the checkpoints that are on no branch.
@@ -112,7 +112,10 @@ impl Held<'_> {
             skipped,
             read,
             seen: _,
-        } = self.capture_with_rules(&Scope::Everything)?;
+            looked,
+            warnings: said,
+        } = self.capture_with_rules()?;
+        warnings.extend(said);
         let mut outcome = Outcome {
             commit: None,
             tree,
@@ -122,7 +125,7 @@ impl Held<'_> {
             changes: Vec::new(),
             changed: 0,
             skipped,
-            looked: Looked::Scan,
+            looked,
             read,
             warnings,
             took: started.elapsed(),
@@ -141,12 +144,13 @@ impl Held<'_> {
         self.flush_ref_later(&target, written.unflushed);
         outcome.commit = Some(commit);
         if target.placed == Placed::Branch
-            && let Err(age) = self.write_index()?
+            && let Err(left) = self.index_follows()?
         {
-            let text = format!(
-                "the index stays behind: index.lock has been there for {} s",
-                age.as_secs()
-            );
+            let why = match left {
+                IndexLeft::Locked(age) => format!("index.lock has been there for {} s", age.as_secs()),
+                IndexLeft::Changed => "git changed it meanwhile".to_owned(),
+            };
+            let text = format!("the index stays behind until the next checkpoint: {why}");
             outcome.warnings.push(text);
         }
         if parent_tree != Some(tree) {
@@ -164,7 +168,7 @@ impl Held<'_> {
     }
 
     /// The state of the workspace as objects, by the workspace's own rules about what is left out.
-    pub(crate) fn capture_with_rules(&mut self, scope: &Scope) -> Result<Captured, CheckpointError> {
+    pub(crate) fn capture_with_rules(&mut self) -> Result<Captured, CheckpointError> {
         let rules = self.options().secrets.clone();
         let policy = |found: &Found, content: Option<&[u8]>| {
             let secret = match content {
@@ -173,7 +177,7 @@ impl Held<'_> {
             };
             secret.then_some(SkipReason::Secret)
         };
-        Ok(self.capture(scope, &policy)?)
+        Ok(self.capture(&policy)?)
     }
 
     /// The state of the workspace as a tree that is in the repository, and what is not in it. No commit is made, no ref moves.
@@ -181,7 +185,7 @@ impl Held<'_> {
     /// # Errors
     /// When the workspace cannot be read, or objects cannot be written.
     pub fn live_tree(&mut self) -> Result<(ObjectId, Vec<(BString, SkipReason)>), CheckpointError> {
-        let published = self.capture_with_rules(&Scope::Everything).and_then(|captured| {
+        let published = self.capture_with_rules().and_then(|captured| {
             captured.sink.publish(false)?;
             Ok((captured.tree, captured.skipped))
         });

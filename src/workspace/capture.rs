@@ -21,8 +21,10 @@ use rustix::{
 
 use super::{
     Filters, Held, Tracked, WorkspaceError, filter,
+    index_file::IndexStamp,
     scan::{self, Found, Scan, ScanResult, Scope, SkipReason},
     tracked::{Dir, FileStat, Node, TrackedFile},
+    watch::Changed,
 };
 use crate::repo::{ObjectSink, SinkForm, WriteError};
 
@@ -47,6 +49,20 @@ pub(crate) struct Captured {
     pub(crate) read: usize,
     /// How many names were looked at.
     pub(crate) seen: usize,
+    pub(crate) looked: Looked,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// How changes were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Looked {
+    /// A watch knew where to look.
+    Watch,
+    /// Every file was looked at.
+    Scan,
+    /// Every file was looked at, since the watch had lost track.
+    ScanAfterOverflow,
 }
 
 /// What became of a file that was to be read.
@@ -62,10 +78,11 @@ impl Held<'_> {
     ///
     /// # Errors
     /// When the index or the root cannot be read; when objects cannot be written. What keeps a single file from being read is in the result.
-    pub(crate) fn capture(&mut self, scope: &Scope, policy: Policy<'_>) -> Result<Captured, CaptureError> {
+    pub(crate) fn capture(&mut self, policy: Policy<'_>) -> Result<Captured, CaptureError> {
         let seen = AtomicUsize::new(0);
-        let mut scope = scope.clone();
-        let (mut skipped, mut read) = (Vec::new(), 0);
+        let mut warnings = Vec::new();
+        let (mut scope, looked) = self.plan(&mut warnings)?;
+        let mut read = 0;
         let mut sink = None;
         // A second time if the index names objects that are nowhere: their files are read anew.
         for _ in 0..2 {
@@ -80,17 +97,26 @@ impl Held<'_> {
                 None => self.repository().object_sink(form)?,
             };
             read += result.found.len();
-            self.take_over(result, &sink, policy, &mut skipped)?;
-            let tracked = self.tracked()?;
+            self.forget_skipped(&scope);
+            self.take_over(result, &sink, policy)?;
+            let tracked = self.known();
             let mut missing = Vec::new();
             let tree = write_trees(&mut tracked.root, &sink, &mut BString::default(), &mut missing)?;
             if missing.is_empty() {
+                self.state.complete = true;
                 return Ok(Captured {
                     sink,
                     tree,
-                    skipped,
+                    skipped: self
+                        .state
+                        .skipped
+                        .iter()
+                        .map(|(path, why)| (path.clone(), *why))
+                        .collect(),
                     read,
                     seen: seen.load(Ordering::Relaxed),
+                    looked,
+                    warnings,
                 });
             }
             for path in &missing {
@@ -104,6 +130,76 @@ impl Held<'_> {
             path: self.workspace().index_path(),
             why: "it names objects that the repository does not have".to_owned(),
         }))
+    }
+
+    /// Where to look: where the watch has seen something, if it has always been there and nothing else has changed.
+    fn plan(&mut self, warnings: &mut Vec<String>) -> Result<(Scope, Looked), WorkspaceError> {
+        self.tracked()?;
+        let excludes = IndexStamp::at(&self.repository().common_dir().join("info/exclude"))?;
+        let same_rules = self.state.excludes == excludes;
+        self.state.excludes = excludes;
+        let complete = std::mem::take(&mut self.state.complete) && same_rules;
+        let Some(watch) = &self.state.watch else {
+            return Ok((Scope::Everything, Looked::Scan));
+        };
+        match watch.take() {
+            Changed::Paths(mut paths) if complete => {
+                // What could not be read in peace is tried again.
+                let again = self
+                    .state
+                    .skipped
+                    .iter()
+                    .filter(|(_, why)| **why == SkipReason::Changing);
+                paths.extend(again.map(|(path, _)| path.clone()));
+                Ok((Scope::Paths(paths), Looked::Watch))
+            }
+            Changed::Paths(_) => Ok((Scope::Everything, Looked::Scan)),
+            Changed::Lost => {
+                warnings.push("more changed at once than the watch could follow: everything was looked at".to_owned());
+                Ok((Scope::Everything, Looked::ScanAfterOverflow))
+            }
+            Changed::Unwatched(errno) => {
+                self.state.watch = None;
+                let hint = match errno {
+                    Errno::NOSPC | Errno::MFILE => {
+                        "; raise fs.inotify.max_user_watches (sysctl) to make checkpoints fast"
+                    }
+                    _ => "",
+                };
+                warnings.push(format!(
+                    "the system does not watch all directories ({errno}): every file is looked at{hint}"
+                ));
+                Ok((Scope::Everything, Looked::Scan))
+            }
+        }
+    }
+
+    /// What was said about paths that are looked at again does not hold any more.
+    fn forget_skipped(&mut self, scope: &Scope) {
+        match scope {
+            Scope::Everything => self.state.skipped.clear(),
+            Scope::Paths(paths) => {
+                for path in paths {
+                    if path.is_empty() {
+                        self.state.skipped.clear();
+                    }
+                    self.state.skipped.remove(path);
+                    let mut prefix = path.clone();
+                    prefix.push(b'/');
+                    let below: Vec<_> = self
+                        .state
+                        .skipped
+                        .range(prefix.clone()..)
+                        .map(|(path, _)| path)
+                        .take_while(|path| path.starts_with(&prefix))
+                        .cloned()
+                        .collect();
+                    for path in below {
+                        self.state.skipped.remove(&path);
+                    }
+                }
+            }
+        }
     }
 
     fn scan(&mut self, scope: &Scope, seen: &AtomicUsize) -> Result<ScanResult, WorkspaceError> {
@@ -122,8 +218,14 @@ impl Held<'_> {
             is("core.filemode", true),
             (is("core.protecthfs", false), is("core.protectntfs", true)),
         );
-        let enter = |_: &bstr::BStr| {};
-        let tracked: &Tracked = self.tracked()?;
+        let (Some(tracked), watch) = (&self.state.tracked, &self.state.watch) else {
+            return Ok(ScanResult::default());
+        };
+        let enter = |dir: &bstr::BStr| {
+            if let Some(watch) = watch {
+                watch.enter(dir);
+            }
+        };
         Scan {
             root: &workspace.root,
             common_dir: workspace.repository.common_dir(),
@@ -140,13 +242,7 @@ impl Held<'_> {
     }
 
     /// Reads what was found, and makes the resident index say so.
-    fn take_over(
-        &mut self,
-        result: ScanResult,
-        sink: &ObjectSink,
-        policy: Policy<'_>,
-        skipped: &mut Vec<(BString, SkipReason)>,
-    ) -> Result<(), CaptureError> {
+    fn take_over(&mut self, result: ScanResult, sink: &ObjectSink, policy: Policy<'_>) -> Result<(), CaptureError> {
         let ScanResult {
             found,
             removed,
@@ -154,12 +250,13 @@ impl Held<'_> {
             skipped: passed,
             attributes,
         } = result;
-        skipped.extend(passed);
+        self.state.skipped.extend(passed);
         let filters = self.filters(attributes)?;
         let root = sys::open(&self.workspace().root, scan::DIRECTORY, Mode::empty())
             .map_err(|err| WorkspaceError::io("open", self.root())(err.into()))?;
         let taken = self.read_all(&root, found, sink, policy, &filters)?;
-        let tracked = self.tracked()?;
+        let mut skipped = Vec::new();
+        let tracked = self.known();
         for path in removed {
             tracked.remove(path.as_bstr());
         }
@@ -190,6 +287,7 @@ impl Held<'_> {
             };
             tracked.set(path.as_bstr(), file);
         }
+        self.state.skipped.extend(skipped);
         Ok(())
     }
 
@@ -199,7 +297,7 @@ impl Held<'_> {
         let known = &mut self.state.attributes;
         if known.is_none() {
             let mut files = std::collections::BTreeSet::new();
-            self.tracked()?.for_each(&mut |path, _| {
+            self.known().for_each(&mut |path, _| {
                 if path == ".gitattributes" || path.ends_with(b"/.gitattributes") {
                     files.insert(path.to_owned());
                 }
@@ -250,7 +348,7 @@ impl Held<'_> {
         let limit = self.workspace().options.file_bytes;
         let threads = self.workspace().options.threads.max(1);
         let repository = self.repository().clone();
-        let tracked: &Tracked = self.tracked()?;
+        let tracked: &Tracked = self.known();
         let bytes: u64 = found.iter().map(|found| found.size).sum();
         let threads = match found.len() > WORTH_A_THREAD.0 || (found.len() > 1 && bytes > WORTH_A_THREAD.1) {
             true => threads,

@@ -264,7 +264,8 @@ fn encode_entry(path: &BStr, file: &TrackedFile, out: &mut Vec<u8>) {
     let start = out.len();
     let stat = &file.stat;
     // What git would take for clean by its seconds alone is made to look changed.
-    let size = if file.has(TrackedFile::RACY) { 0 } else { stat.size };
+    let unsure = TrackedFile::RACY | TrackedFile::SAME_SECOND;
+    let size = if file.has(unsure) { 0 } else { stat.size };
     let mode: u32 = match file.kind {
         EntryKind::Blob | EntryKind::Tree => 0o100_644,
         EntryKind::BlobExecutable => 0o100_755,

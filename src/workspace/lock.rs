@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     ops::Deref,
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bstr::BString;
+use bstr::{BString, ByteSlice};
 use gix::{
     hash::ObjectId,
     objs::{CommitRefIter, Kind},
@@ -16,14 +16,20 @@ use gix::{
 use rustix::fs::FlockOperation;
 
 use super::{
-    Tracked, Workspace, WorkspaceError,
+    FileStat, SkipReason, Tracked, TrackedFile, Workspace, WorkspaceError,
     index_file::{self, IndexLock, IndexStamp},
+    scan,
+    watch::Watch,
 };
 use crate::repo::Head;
 
 /// Beside HEAD. The lock is the system's (flock), so it is gone with its owner; what the file says is for those who wait.
 const LOCK: &str = "gitstead.lock";
 const POLL: Duration = Duration::from_millis(2);
+/// An index of fewer files is written at once: it takes less than a millisecond.
+const WRITTEN_AT_ONCE: usize = 2_000;
+/// Files that are looked at once more before the index is written.
+const UNSURE: usize = 1_000;
 
 /// What is known about a workspace between two uses.
 #[derive(Debug, Default)]
@@ -34,6 +40,15 @@ pub(super) struct State {
     pub(super) stamp: Option<IndexStamp>,
     /// Every `.gitattributes` there is.
     pub(super) attributes: Option<BTreeSet<BString>>,
+    /// What was left out of the state that is known, and why.
+    pub(super) skipped: BTreeMap<BString, SkipReason>,
+    pub(super) watch: Option<Watch>,
+    /// Whether what is known was the whole truth when the watch was asked last.
+    pub(super) complete: bool,
+    /// The `info/exclude` that it was true under.
+    pub(super) excludes: Option<IndexStamp>,
+    /// Whether the index on disk is older than what is known.
+    pub(super) behind: bool,
 }
 
 /// A workspace that nobody else changes while this lives, be it another thread or another process of Gitstead. The agent itself is not kept from anything.
@@ -56,6 +71,15 @@ impl Drop for Held<'_> {
             let _ = rustix::fs::flock(file, FlockOperation::Unlock);
         }
     }
+}
+
+/// Why the index on disk was left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IndexLeft {
+    /// Git has it locked, and has had for so long.
+    Locked(Duration),
+    /// Git has changed it meanwhile.
+    Changed,
 }
 
 /// Where a workspace is in its history.
@@ -252,13 +276,20 @@ impl<'w> Held<'w> {
             let (tracked, stamp) = index_file::load(&path, self.workspace.repository.hash_kind())?;
             (self.state.tracked, self.state.stamp) = (Some(tracked), stamp);
             self.state.attributes = None;
+            (self.state.complete, self.state.behind) = (false, false);
         }
         Ok(self.state.tracked.get_or_insert_default())
+    }
+
+    /// What is tracked, as far as it is known. The index on disk may be another one by now.
+    pub(super) fn known(&mut self) -> &mut Tracked {
+        self.state.tracked.get_or_insert_default()
     }
 
     /// Takes nothing for known that is not on disk.
     pub(crate) fn forget(&mut self) {
         (self.state.tracked, self.state.stamp, self.state.attributes) = (None, None, None);
+        (self.state.complete, self.state.behind) = (false, false);
     }
 
     /// Waits until no git is at work in the index, at most as long as the options say. Whether there is none.
@@ -283,22 +314,92 @@ impl<'w> Held<'w> {
         }
     }
 
-    /// Makes what is tracked the index on disk. `Ok(Err(age))` when git has the index locked, and for how long; nothing is written then.
+    /// Makes what is tracked the index on disk, unless git is about to change it, or has.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn write_index(&mut self) -> Result<Result<(), Duration>, WorkspaceError> {
+    pub(crate) fn write_index(&mut self) -> Result<Result<(), IndexLeft>, WorkspaceError> {
         let path = self.workspace.index_path();
-        let Some(tracked) = &self.state.tracked else {
+        self.look_again()?;
+        if self.state.tracked.is_none() {
             return Ok(Ok(()));
-        };
+        }
         let lock = match IndexLock::acquire(&path)? {
             Ok(lock) => lock,
-            Err(age) => return Ok(Err(age)),
+            Err(age) => return Ok(Err(IndexLeft::Locked(age))),
+        };
+        // Nobody changes it while we have the lock.
+        if IndexStamp::at(&path)? != self.state.stamp {
+            drop(lock);
+            self.forget();
+            return Ok(Err(IndexLeft::Changed));
+        }
+        let Some(tracked) = &self.state.tracked else {
+            return Ok(Ok(()));
         };
         let durable = self.workspace.options.durability == super::Durability::Each;
         let stamp = lock.commit(tracked, &path, self.workspace.repository.hash_kind(), durable)?;
         self.state.stamp = Some(stamp);
+        self.state.behind = false;
         Ok(Ok(()))
+    }
+
+    /// Brings the index on disk up to date: now, or for a large one in a moment, if there is somebody to do it then.
+    ///
+    /// # Errors
+    /// As [`write_index`](Self::write_index).
+    pub(crate) fn index_follows(&mut self) -> Result<Result<(), IndexLeft>, WorkspaceError> {
+        let files = self.state.tracked.as_ref().map_or(0, Tracked::len);
+        let delay = self.workspace.options.index_delay;
+        if self.state.watch.is_none() || files < WRITTEN_AT_ONCE || delay.is_zero() {
+            return self.write_index();
+        }
+        if !self.state.behind {
+            let Some(me) = self.workspace.me.get().cloned() else {
+                return self.write_index();
+            };
+            if !super::pending::write_index_later(me, delay) {
+                return self.write_index();
+            }
+            self.state.behind = true;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Writes the index if it is behind.
+    pub(super) fn catch_up(&mut self) -> Result<(), WorkspaceError> {
+        if self.state.behind {
+            // What git writes meanwhile is read before the next checkpoint, which brings it up to date.
+            let _ = self.write_index()?;
+        }
+        Ok(())
+    }
+
+    /// Files that were hashed too soon after they had been written to be sure of them are looked at once more: if they are as they were, they are sure now.
+    fn look_again(&mut self) -> Result<(), WorkspaceError> {
+        let Some(tracked) = &mut self.state.tracked else {
+            return Ok(());
+        };
+        let mut unsure: Vec<(BString, FileStat, u8)> = Vec::new();
+        let flags = TrackedFile::RACY | TrackedFile::SAME_SECOND;
+        tracked.for_each(&mut |path, file| {
+            if file.has(flags) && unsure.len() < UNSURE {
+                unsure.push((path.to_owned(), file.stat, file.flags & !flags));
+            }
+        });
+        if unsure.is_empty() {
+            return Ok(());
+        }
+        let root = &self.workspace.root;
+        let dir = rustix::fs::open(root, scan::DIRECTORY, rustix::fs::Mode::empty())
+            .map_err(|err| WorkspaceError::io("open", root)(err.into()))?;
+        for (path, stat, sure) in unsure {
+            let now = SystemTime::now();
+            let there = scan::stat(&dir, path.as_bstr()).map(|stat| FileStat::of(&stat));
+            if there == Some(stat) && !stat.is_fresh(now) {
+                tracked.restat(path.as_bstr(), stat, sure);
+            }
+        }
+        Ok(())
     }
 }

@@ -24,11 +24,13 @@ mod tracked;
 mod transition;
 #[cfg(test)]
 mod transition_tests;
+mod watch;
 
-pub use capture::CaptureError;
+pub use capture::{CaptureError, Looked};
 pub(crate) use capture::{Captured, Policy};
 pub use error::WorkspaceError;
 pub(crate) use filter::{FilterWorker, Filters};
+pub(crate) use lock::IndexLeft;
 pub use lock::{HeadState, Held};
 pub use manage::{CreateWorkspace, ManageError, SaveFn, Start, Unsaved, WorkspaceEntry, WorkspaceState};
 pub use open::{Durability, Placement, Unchanged, Workspace, WorkspaceOptions};

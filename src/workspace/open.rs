@@ -2,13 +2,13 @@ use std::{
     fs,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock, Weak},
     time::Duration,
 };
 
 use bstr::{BStr, BString, ByteSlice};
 
-use super::{SecretRules, WorkspaceError, lock::State, pending::Pending};
+use super::{SecretRules, WorkspaceError, lock::State, pending::Pending, watch::Watch};
 use crate::{
     base::{Clock, SystemClock},
     repo::{OpenOptions, Repository},
@@ -71,6 +71,9 @@ pub struct WorkspaceOptions {
     pub secrets: SecretRules,
     /// Name and address of the committer; the author is the agent.
     pub committer: (String, String),
+    /// How long the index on disk may be behind a checkpoint in a large workspace that is watched. Git in the workspace sees what was recorded as not yet committed
+    /// until then.
+    pub index_delay: Duration,
     /// How long to wait for a git that is at work in the index.
     pub git_wait: Duration,
     /// What time it is.
@@ -101,6 +104,7 @@ impl Default for WorkspaceOptions {
             unchanged: Unchanged::default(),
             secrets: SecretRules::default(),
             committer: ("Gitstead".to_owned(), "gitstead@gitstead.invalid".to_owned()),
+            index_delay: Duration::from_millis(200),
             git_wait: Duration::from_secs(2),
             clock: Arc::new(SystemClock),
         }
@@ -118,6 +122,8 @@ pub struct Workspace {
     pub(super) options: WorkspaceOptions,
     pub(super) state: Mutex<State>,
     pub(super) pending: Arc<Pending>,
+    /// Itself, where it is shared.
+    pub(super) me: OnceLock<Weak<Workspace>>,
 }
 
 impl Workspace {
@@ -166,6 +172,7 @@ impl Workspace {
             options: options.clone(),
             state: Mutex::default(),
             pending: Arc::default(),
+            me: OnceLock::new(),
         })
     }
 
@@ -194,6 +201,34 @@ impl Workspace {
         &self.options
     }
 
+    /// Watches the files from now on, so that a checkpoint costs what has changed and not what there is. The next checkpoint still looks at everything.
+    ///
+    /// What is written through a shared memory mapping is not seen by the watch; it is when the file is next changed otherwise, or [`look_at_everything`] is called.
+    ///
+    /// [`look_at_everything`]: Self::look_at_everything
+    ///
+    /// # Errors
+    /// When the system does not watch. Checkpoints work all the same, at the cost of a scan.
+    pub fn watch(self: &Arc<Self>) -> Result<(), WorkspaceError> {
+        let _ = self.me.set(Arc::downgrade(self));
+        let mut held = self.lock()?;
+        if held.state.watch.is_none() {
+            let watch = Watch::over(&self.root).map_err(|err| WorkspaceError::io("watch", &self.root)(err.into()))?;
+            held.state.watch = Some(watch);
+            held.state.complete = false;
+        }
+        Ok(())
+    }
+
+    /// Makes the next checkpoint look at everything, whatever a watch has seen.
+    ///
+    /// # Errors
+    /// When the workspace is in use for too long.
+    pub fn look_at_everything(&self) -> Result<(), WorkspaceError> {
+        self.lock()?.state.complete = false;
+        Ok(())
+    }
+
     /// Brings every acknowledged checkpoint to the disk now.
     ///
     /// # Errors
@@ -209,6 +244,10 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
+        let behind = self.state.get_mut().is_ok_and(|state| state.behind);
+        if behind && let Err(error) = self.lock().and_then(|mut held| held.catch_up()) {
+            tracing::warn!(workspace = %self.root.display(), %error, "the index stays behind");
+        }
         if let Err(error) = self.pending.flush() {
             tracing::warn!(workspace = %self.root.display(), %error, "checkpoints may not survive a loss of power");
         }

@@ -1,15 +1,15 @@
-//! What is on its way to the disk: one thread for all workspaces of the process, a second behind.
+//! What is on its way to the disk, objects and large indices: one thread for all workspaces of the process, a moment behind.
 
 use std::{
     collections::BTreeSet,
     fs::File,
     io,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
-use super::WorkspaceError;
+use super::{Workspace, WorkspaceError};
 
 /// How long a checkpoint may be taken back by a loss of power.
 const BEHIND: Duration = Duration::from_millis(900);
@@ -35,7 +35,7 @@ impl Pending {
         known.extend(paths);
         let is_empty = known.is_empty();
         drop(known);
-        if was_empty && !is_empty && !Flusher::take(self) {
+        if was_empty && !is_empty && !Flusher::take(BEHIND, Errand::Flush(self.clone())) {
             // Without a thread it is done at once.
             let _ = self.flush();
         }
@@ -73,7 +73,17 @@ struct Flusher {
 
 struct Due {
     has_thread: bool,
-    when: Vec<(Instant, Arc<Pending>)>,
+    when: Vec<(Instant, Errand)>,
+}
+
+enum Errand {
+    Flush(Arc<Pending>),
+    Index(Weak<Workspace>),
+}
+
+/// Has the index of a workspace written in a while. `false` when there is nobody to do it.
+pub(super) fn write_index_later(workspace: Weak<Workspace>, delay: Duration) -> bool {
+    Flusher::take(delay, Errand::Index(workspace))
 }
 
 static FLUSHER: Flusher = Flusher {
@@ -84,9 +94,27 @@ static FLUSHER: Flusher = Flusher {
     more: Condvar::new(),
 };
 
+impl Errand {
+    fn run(self) {
+        match self {
+            Errand::Flush(pending) => {
+                if let Err(error) = pending.flush() {
+                    tracing::error!(%error, "checkpoints may not survive a loss of power");
+                }
+            }
+            Errand::Index(workspace) => {
+                let Some(workspace) = workspace.upgrade() else { return };
+                if let Err(error) = workspace.lock().and_then(|mut held| held.catch_up()) {
+                    tracing::warn!(workspace = %workspace.root.display(), %error, "the index stays behind");
+                }
+            }
+        }
+    }
+}
+
 impl Flusher {
-    /// Takes a workspace on. `false` when there can be no thread.
-    fn take(pending: &Arc<Pending>) -> bool {
+    /// Takes something on. `false` when there can be no thread.
+    fn take(delay: Duration, errand: Errand) -> bool {
         let mut due = locked(&FLUSHER.due);
         if !due.has_thread {
             let thread = std::thread::Builder::new().name("gitstead-flush".into());
@@ -95,7 +123,7 @@ impl Flusher {
             }
             due.has_thread = true;
         }
-        due.when.push((Instant::now() + BEHIND, pending.clone()));
+        due.when.push((Instant::now() + delay, errand));
         FLUSHER.more.notify_one();
         true
     }
@@ -114,10 +142,8 @@ impl Flusher {
                 Some(_) => {
                     let ready: Vec<_> = due.when.extract_if(.., |(at, _)| *at <= now).collect();
                     drop(due);
-                    for (_, pending) in ready {
-                        if let Err(error) = pending.flush() {
-                            tracing::error!(%error, "checkpoints may not survive a loss of power");
-                        }
+                    for (_, errand) in ready {
+                        errand.run();
                     }
                     locked(&self.due)
                 }

@@ -670,7 +670,7 @@ pub(super) fn open_beneath(root: &impl AsFd, path: &BStr, flags: OFlags) -> Resu
 }
 
 /// What is at a path beneath a directory; `None` if nothing, or nothing that could be reached.
-fn stat(root: &OwnedFd, path: &BStr) -> Option<sys::Stat> {
+pub(super) fn stat(root: &OwnedFd, path: &BStr) -> Option<sys::Stat> {
     let (dir, name) = match path.rfind_byte(b'/') {
         Some(slash) => (&path.as_bytes()[..slash], &path.as_bytes()[slash + 1..]),
         None => (&b""[..], path.as_bytes()),

@@ -8,10 +8,11 @@ use std::{
         fs::{PermissionsExt, symlink},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use gitstead::{
-    checkpoint::{Checkpoint, Outcome, Placed},
+    checkpoint::{Checkpoint, Looked, Outcome, Placed},
     workspace::{Placement, SecretRules, SkipReason, Unchanged, Workspace, WorkspaceOptions},
 };
 use proptest::prelude::*;
@@ -274,7 +275,7 @@ fn a_directory_that_may_not_be_read_loses_nothing() {
     fs::write(dir.join("d/a"), "a").unwrap();
     let workspace = Workspace::open_with(&dir, &options()).unwrap();
     let before = take(&workspace, "one");
-    fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0o000)).unwrap();
     let after = take(&workspace, "two");
     fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(before.tree, after.tree);
@@ -495,14 +496,21 @@ proptest! {
     })]
 
     #[test]
-    fn whatever_an_agent_does_the_tree_is_gits(steps in prop::collection::vec(step(), 1..40)) {
+    fn whatever_an_agent_does_the_tree_is_gits(steps in prop::collection::vec(step(), 1..40), watched in any::<bool>()) {
         let git = Git::new();
         let dir = git.init("work");
-        let mut workspace = Workspace::open_with(&dir, &options()).unwrap();
+        let open = || {
+            let workspace = Arc::new(Workspace::open_with(&dir, &options()).unwrap());
+            if watched {
+                workspace.watch().unwrap();
+            }
+            workspace
+        };
+        let mut workspace = open();
         for step in steps.iter().chain([&Step::Checkpoint]) {
             do_step(&git, &dir, step);
             match step {
-                Step::Reopen => workspace = Workspace::open_with(&dir, &options()).unwrap(),
+                Step::Reopen => workspace = open(),
                 Step::Checkpoint => {
                     let expected = gits_tree(&git, &dir);
                     let outcome = take(&workspace, "a step");
@@ -514,4 +522,85 @@ proptest! {
         }
         git.fsck(&dir);
     }
+}
+
+#[test]
+fn a_watch_knows_where_to_look() {
+    let git = Git::new();
+    let dir = git.init("work");
+    for n in 0..100 {
+        let sub = dir.join(format!("d{}", n % 10));
+        fs::create_dir_all(&sub).unwrap();
+        fs::write(sub.join(format!("f{n}")), format!("{n}\n")).unwrap();
+    }
+    fs::write(dir.join(".gitignore"), "ignored/\n").unwrap();
+    let workspace = Arc::new(Workspace::open_with(&dir, &options()).unwrap());
+    workspace.watch().unwrap();
+    assert_eq!(take(&workspace, "first").looked, Looked::Scan);
+    let idle = take(&workspace, "idle");
+    assert_eq!((idle.looked, idle.read, idle.changed), (Looked::Watch, 0, 0));
+    fs::write(dir.join("d3/f3"), "changed\n").unwrap();
+    fs::create_dir_all(dir.join("new/deep")).unwrap();
+    fs::write(dir.join("new/deep/file"), "new\n").unwrap();
+    fs::create_dir(dir.join("ignored")).unwrap();
+    fs::write(dir.join("ignored/file"), "no\n").unwrap();
+    fs::remove_file(dir.join("d4/f4")).unwrap();
+    let outcome = take(&workspace, "some");
+    assert_eq!((outcome.looked, outcome.read), (Looked::Watch, 2));
+    assert_eq!(paths(&outcome), ["d3/f3", "d4/f4", "new/deep/file"]);
+    // In a directory that came later, too.
+    fs::write(dir.join("new/deep/file"), "newer\n").unwrap();
+    fs::rename(dir.join("d5"), dir.join("moved")).unwrap();
+    fs::write(dir.join("moved/f5"), "moved\n").unwrap();
+    let outcome = take(&workspace, "later");
+    assert_eq!((outcome.looked, outcome.changed), (Looked::Watch, 21));
+    // No longer ignored.
+    fs::write(dir.join(".gitignore"), "\n").unwrap();
+    assert_eq!(paths(&take(&workspace, "unignored")), [".gitignore", "ignored/file"]);
+    fs::write(dir.join(".git/info/exclude"), "d6\n").unwrap();
+    fs::write(dir.join("d6/another"), "\n").unwrap();
+    let outcome = take(&workspace, "excluded");
+    assert_eq!((outcome.looked, outcome.changed), (Looked::Scan, 0));
+    // An index that git has changed is read again.
+    git.ok(&dir, "add -f d6/another");
+    assert_eq!(paths(&take(&workspace, "forced")), ["d6/another"]);
+    assert_eq!(take(&workspace, "steady").looked, Looked::Watch);
+    assert_eq!(git.ok(&dir, "status --porcelain"), "");
+    git.fsck(&dir);
+}
+
+#[test]
+fn what_was_left_out_is_named_for_as_long_as_it_is_left_out() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let workspace = Arc::new(Workspace::open(&dir).unwrap());
+    workspace.watch().unwrap();
+    fs::create_dir(dir.join("d")).unwrap();
+    fs::write(dir.join("d/.env"), "KEY=1\n").unwrap();
+    let secret = [("d/.env".to_owned(), SkipReason::Secret)];
+    assert_eq!(skipped(&take(&workspace, "one")), secret);
+    fs::write(dir.join("a"), "a").unwrap();
+    assert_eq!(skipped(&take(&workspace, "two")), secret);
+    fs::remove_dir_all(dir.join("d")).unwrap();
+    assert_eq!(skipped(&take(&workspace, "three")), []);
+}
+
+#[test]
+fn a_large_index_follows_a_moment_later() {
+    let git = Git::new();
+    let dir = git.init("work");
+    for n in 0..2_500 {
+        let sub = dir.join(format!("d{}", n / 100));
+        fs::create_dir_all(&sub).unwrap();
+        fs::write(sub.join(format!("f{n}")), "").unwrap();
+    }
+    let workspace = Arc::new(Workspace::open_with(&dir, &options()).unwrap());
+    workspace.watch().unwrap();
+    take(&workspace, "first");
+    fs::write(dir.join("d1/f100"), "changed").unwrap();
+    take(&workspace, "second");
+    // Whoever lets go of the workspace leaves no index behind.
+    drop(workspace);
+    assert_eq!(git.ok(&dir, "diff --cached --name-only"), "");
+    assert_eq!(git.ok(&dir, "status --porcelain"), "");
 }
