@@ -35,7 +35,12 @@ fn main() {
                 let list = args.next().expect("--files needs a list");
                 sizes = list.split(',').map(|n| n.parse().expect("a number")).collect();
             }
-            "--rounds" => rounds = args.next().and_then(|n| n.parse().ok()).expect("--rounds needs a number"),
+            "--rounds" => {
+                rounds = args
+                    .next()
+                    .and_then(|n| n.parse().ok())
+                    .expect("--rounds needs a number")
+            }
             // cargo's own.
             "--bench" => {}
             other => panic!("unknown argument {other}"),
@@ -92,7 +97,12 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 fn resident() -> usize {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split_whitespace().nth(1).and_then(|n| n.parse::<usize>().ok()).unwrap() * 4096
+    statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse::<usize>().ok())
+        .unwrap()
+        * 4096
 }
 
 fn measure(files: usize, rounds: usize) {
@@ -163,11 +173,8 @@ fn measure(files: usize, rounds: usize) {
     if monitored {
         git(&path("monitored"), &["fsmonitor--daemon", "stop"]);
     }
-    let ms = |time: Option<Duration>| {
-        time.map_or("-".to_owned(), |time| format!("{:.2} ms", time.as_secs_f64() * 1e3))
-    };
-    let [plain, with_monitor, watched, each, cold] =
-        times.map(|times| (!times.is_empty()).then(|| median(times)));
+    let ms = |time: Option<Duration>| time.map_or("-".to_owned(), |time| format!("{:.2} ms", time.as_secs_f64() * 1e3));
+    let [plain, with_monitor, watched, each, cold] = times.map(|times| (!times.is_empty()).then(|| median(times)));
     let best = match (plain, with_monitor) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

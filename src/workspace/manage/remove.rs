@@ -15,7 +15,7 @@ use crate::{
     base::{RepoName, WorkspaceName},
     depot::Depot,
     repo::{RefLog, RefQuery, RefUpdate, Repository, is_ancestor},
-    workspace::{Held, Scope, SkipReason, Workspace, WorkspaceError, WorkspaceOptions},
+    workspace::{Held, SkipReason, Workspace, WorkspaceError, WorkspaceOptions},
 };
 
 impl Depot {
@@ -191,13 +191,13 @@ fn unsaved_work(held: &mut Held<'_>) -> Result<Option<String>, ManageError> {
         return Ok(Some(format!("a {what} in progress")));
     }
     // What a checkpoint would leave out is all the more unsaved.
-    let captured = held
-        .capture(&Scope::Everything, &|_, _| None)
-        .map_err(|err| WorkspaceError::Damaged {
-            what: "the workspace",
-            path: held.root().to_owned(),
-            why: err.to_string(),
-        })?;
+    let captured = held.capture(&|_, _| None).map_err(|err| WorkspaceError::Damaged {
+        what: "the workspace",
+        path: held.root().to_owned(),
+        why: err.to_string(),
+    })?;
+    // Its objects are not published, so nothing may be taken for known that names them.
+    held.forget();
     let empty = ObjectId::empty_tree(held.repository().hash_kind());
     if captured.tree != head.tree.unwrap_or(empty) {
         return Ok(Some("changes that are in no commit".to_owned()));
