@@ -14,7 +14,9 @@ mod outcome;
 mod read_error;
 mod record;
 mod restore;
+mod rev;
 mod show;
+mod squash;
 mod tree_edit;
 
 pub use crate::workspace::Looked;
@@ -28,5 +30,7 @@ pub use message::{Checkpoint, CheckpointMessage, ToolOutcome, compose, parse, su
 pub use outcome::{Outcome, Placed};
 pub use read_error::ReadError;
 pub use restore::{RestoreError, RestoreOptions, Restored, Undone};
+pub use rev::resolve;
 pub use show::{Shown, show};
+pub use squash::{Squash, SquashError, SquashOptions, Squashed, create_branch, squash};
 pub use tree_edit::TreeEditError;

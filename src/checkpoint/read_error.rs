@@ -21,6 +21,12 @@ pub enum ReadError {
         /// What was given.
         name: String,
     },
+    /// The caller named several objects by one abbreviation.
+    #[error("'{name}' is ambiguous")]
+    Ambiguous {
+        /// What was given.
+        name: String,
+    },
     /// There is nothing at that path.
     #[error("there is no '{path}' in {tree}")]
     NoSuchPath {
@@ -89,6 +95,7 @@ impl ReadError {
             ReadError::NotFound { .. } | ReadError::Unknown { .. } | ReadError::NoSuchPath { .. } => Fault::NotFound,
             ReadError::WrongKind { .. }
             | ReadError::Cursor
+            | ReadError::Ambiguous { .. }
             | ReadError::NotACommit { .. }
             | ReadError::NotATree { .. } => Fault::Client,
             ReadError::Missing { .. } | ReadError::Malformed { .. } => Fault::Corrupt,

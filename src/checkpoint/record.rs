@@ -363,7 +363,7 @@ impl Held<'_> {
 }
 
 /// A name or an address as a commit may have it.
-fn person(text: &str) -> String {
+pub(super) fn person(text: &str) -> String {
     let clean: String = text
         .chars()
         .map(|c| {

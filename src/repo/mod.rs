@@ -3,6 +3,7 @@
 //! Opens what git made and nothing it could serve only in part; reads its objects and refs while git itself repacks beside us; writes nothing but whole files
 //! that are renamed into place. Starts no process, reads no configuration but the repository's own, holds no file descriptor for a pack.
 
+mod abbrev;
 mod base_cache;
 mod checked_out;
 mod config;

@@ -255,6 +255,11 @@ impl Odb {
         self.set().packs()
     }
 
+    /// The directories of objects, alternates included.
+    pub(super) fn object_dirs(&self) -> &[PathBuf] {
+        self.set().object_dirs()
+    }
+
     /// The commit-graph of the repository or of the first alternate that has one. `None` when there is none, when it is damaged or switched off, or when the
     /// repository has a shallow boundary or grafts, which such a file knows nothing of.
     ///

@@ -25,6 +25,7 @@ mod refs;
 mod repack;
 mod restore;
 mod send;
+mod squash;
 mod store;
 mod support;
 mod tidy;
