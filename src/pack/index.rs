@@ -2,7 +2,7 @@ use std::io::{self, Write};
 
 use gix::hash::{Kind as HashKind, ObjectId, oid};
 
-use super::FormatError;
+use super::{Checksum, FormatError};
 
 const WHAT: &str = "pack index";
 const MAGIC: &[u8; 4] = b"\xfftOc";
@@ -237,9 +237,7 @@ pub fn write_index(
     }
     bytes.extend_from_slice(&large);
     bytes.extend_from_slice(pack_checksum.as_bytes());
-    let mut hasher = gix::hash::hasher(hash);
-    hasher.update(&bytes);
-    let checksum = hasher.try_finalize().map_err(io::Error::other)?;
+    let checksum = Checksum::of(hash, &bytes);
     bytes.extend_from_slice(checksum.as_slice());
     out.write_all(&bytes)?;
     Ok(checksum)

@@ -5,6 +5,7 @@
 //!
 //! Format sources: gitformat-pack(5), gitformat-chunk(5).
 
+mod checksum;
 mod delta;
 mod delta_encode;
 mod entry;
@@ -14,6 +15,7 @@ mod midx;
 mod rev;
 mod zlib;
 
+pub use checksum::Checksum;
 pub use delta::{DeltaSizes, apply_delta, delta_sizes};
 pub use delta_encode::{DeltaBase, encode_delta};
 pub use entry::{EntryHeader, EntryKind, PACK_HEADER_LEN, pack_header, parse_pack_header, write_entry_header};

@@ -2,7 +2,7 @@ use std::io::{self, Write};
 
 use gix::hash::{Kind as HashKind, ObjectId, oid};
 
-use super::FormatError;
+use super::{Checksum, FormatError};
 
 const WHAT: &str = "reverse index";
 
@@ -68,9 +68,7 @@ pub fn write_rev(positions: &[u32], pack_checksum: &oid, hash: HashKind, out: &m
         bytes.extend_from_slice(&pos.to_be_bytes());
     }
     bytes.extend_from_slice(pack_checksum.as_bytes());
-    let mut hasher = gix::hash::hasher(hash);
-    hasher.update(&bytes);
-    let checksum = hasher.try_finalize().map_err(io::Error::other)?;
+    let checksum = Checksum::of(hash, &bytes);
     bytes.extend_from_slice(checksum.as_slice());
     out.write_all(&bytes)?;
     Ok(checksum)

@@ -18,7 +18,7 @@ use gix::{
 use super::{Location, Odb, OdbError, Repository, loose_path, settings::shared_mode};
 use crate::{
     base::Fault,
-    pack::{Deflater, EntryKind, IndexEntry, pack_header, write_entry_header, write_index},
+    pack::{Checksum, Deflater, EntryKind, IndexEntry, pack_header, write_entry_header, write_index},
 };
 
 /// How new objects lie on disk.
@@ -339,7 +339,7 @@ impl ObjectSink {
         let count = u32::try_from(entries.len()).map_err(|_| io("count")(io::Error::other("too many objects")))?;
         file.write_all_at(&pack_header(count), 0).map_err(io("write"))?;
         file.seek(SeekFrom::Start(0)).map_err(io("read"))?;
-        let mut hasher = gix::hash::hasher(self.hash);
+        let mut hasher = Checksum::new(self.hash);
         let mut buffer = vec![0; 256 << 10];
         loop {
             match file.read(&mut buffer).map_err(io("read"))? {
@@ -347,7 +347,7 @@ impl ObjectSink {
                 n => hasher.update(&buffer[..n]),
             }
         }
-        let checksum = hasher.try_finalize().map_err(|_| WriteError::Collision)?;
+        let checksum = hasher.finish();
         file.write_all(checksum.as_slice()).map_err(io("write"))?;
         self.adjust(&file, &path)?;
         entries.sort();

@@ -19,6 +19,7 @@ use super::{
     WorkspaceError,
     tracked::{Dir, FileStat, Node, Tracked, TrackedFile},
 };
+use crate::pack::Checksum;
 
 /// No path of a file that the system would open is longer.
 const MAX_PATH: usize = 4096;
@@ -78,7 +79,8 @@ pub(crate) fn load(path: &Path, hash: HashKind) -> Result<(Tracked, Option<Index
         thread_limit: Some(1),
         ..index::decode::Options::default()
     };
-    let file = index::File::at(path, hash, false, options).map_err(|err| damaged(err.to_string()))?;
+    // As git does by default, its checksum is not asked for: every entry is held against the files anyway.
+    let file = index::File::at(path, hash, true, options).map_err(|err| damaged(err.to_string()))?;
     let written = u32::try_from(file.timestamp().unix_seconds()).unwrap_or(u32::MAX);
     let mut entries: Vec<(&BStr, TrackedFile)> = Vec::with_capacity(file.entries().len());
     for entry in file.entries() {
@@ -206,7 +208,7 @@ impl IndexLock {
         hash: HashKind,
         durable: bool,
     ) -> Result<IndexStamp, WorkspaceError> {
-        let bytes = encode(tracked, hash)?;
+        let bytes = encode(tracked, hash);
         let lock = self.lock.clone();
         self.file
             .write_all(&bytes)
@@ -230,7 +232,7 @@ impl Drop for IndexLock {
 }
 
 /// The index file of what is tracked.
-fn encode(tracked: &Tracked, hash: HashKind) -> Result<Vec<u8>, WorkspaceError> {
+fn encode(tracked: &Tracked, hash: HashKind) -> Vec<u8> {
     let mut extended = false;
     let mut count: u32 = 0;
     tracked.for_each(&mut |_, file| {
@@ -249,15 +251,9 @@ fn encode(tracked: &Tracked, hash: HashKind) -> Result<Vec<u8>, WorkspaceError> 
         out.extend_from_slice(&len.to_be_bytes());
         out.extend_from_slice(&tree);
     }
-    let mut hasher = gix::hash::hasher(hash);
-    hasher.update(&out);
-    let digest = hasher.try_finalize().map_err(|err| WorkspaceError::Damaged {
-        what: "the index",
-        path: "index".into(),
-        why: err.to_string(),
-    })?;
-    out.extend_from_slice(digest.as_slice());
-    Ok(out)
+    let checksum = Checksum::of(hash, &out);
+    out.extend_from_slice(checksum.as_slice());
+    out
 }
 
 fn encode_entry(path: &BStr, file: &TrackedFile, out: &mut Vec<u8>) {
@@ -335,10 +331,4 @@ fn encode_tree(name: &[u8], dir: &Dir, out: &mut Vec<u8>) {
     for (name, dir) in below {
         encode_tree(name, dir, out);
     }
-}
-
-/// What [`encode`] makes of `tracked`, for tests elsewhere.
-#[cfg(test)]
-pub(super) fn bytes_of(tracked: &Tracked, hash: HashKind) -> Vec<u8> {
-    encode(tracked, hash).expect("encodes")
 }

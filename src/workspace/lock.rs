@@ -26,8 +26,6 @@ use crate::repo::Head;
 /// Beside HEAD. The lock is the system's (flock), so it is gone with its owner; what the file says is for those who wait.
 const LOCK: &str = "gitstead.lock";
 const POLL: Duration = Duration::from_millis(2);
-/// An index of fewer files is written at once: it takes less than a millisecond.
-const WRITTEN_AT_ONCE: usize = 2_000;
 /// Files that are looked at once more before the index is written.
 const UNSURE: usize = 1_000;
 
@@ -344,14 +342,14 @@ impl<'w> Held<'w> {
         Ok(Ok(()))
     }
 
-    /// Brings the index on disk up to date: now, or for a large one in a moment, if there is somebody to do it then.
+    /// Brings the index on disk up to date: now, or in a watched workspace in a moment: replacing a file is what a small
+    /// checkpoint would cost most.
     ///
     /// # Errors
     /// As [`write_index`](Self::write_index).
     pub(crate) fn index_follows(&mut self) -> Result<Result<(), IndexLeft>, WorkspaceError> {
-        let files = self.state.tracked.as_ref().map_or(0, Tracked::len);
         let delay = self.workspace.options.index_delay;
-        if self.state.watch.is_none() || files < WRITTEN_AT_ONCE || delay.is_zero() {
+        if self.state.watch.is_none() || delay.is_zero() {
             return self.write_index();
         }
         if !self.state.behind {

@@ -71,7 +71,7 @@ pub struct WorkspaceOptions {
     pub secrets: SecretRules,
     /// Name and address of the committer; the author is the agent.
     pub committer: (String, String),
-    /// How long the index on disk may be behind a checkpoint in a large workspace that is watched. Git in the workspace sees what was recorded as not yet committed
+    /// How long the index on disk may be behind a checkpoint in a workspace that is watched. Git in the workspace sees what was recorded as not yet committed
     /// until then.
     pub index_delay: Duration,
     /// How long to wait for a git that is at work in the index.
@@ -104,7 +104,7 @@ impl Default for WorkspaceOptions {
             unchanged: Unchanged::default(),
             secrets: SecretRules::default(),
             committer: ("Gitstead".to_owned(), "gitstead@gitstead.invalid".to_owned()),
-            index_delay: Duration::from_millis(200),
+            index_delay: Duration::from_millis(100),
             git_wait: Duration::from_secs(2),
             clock: Arc::new(SystemClock),
         }

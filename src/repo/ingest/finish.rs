@@ -1,7 +1,7 @@
 use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, sync::MutexGuard};
 
 use gix::{
-    hash::{Kind as HashKind, ObjectId, hasher},
+    hash::{Kind as HashKind, ObjectId},
     objs::Kind,
 };
 
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     pack::{
-        Deflater, EntryHeader, EntryKind, IndexEntry, StreamInflater, pack_header, write_entry_header, write_index,
-        write_rev,
+        Checksum, Deflater, EntryHeader, EntryKind, IndexEntry, StreamInflater, pack_header, write_entry_header,
+        write_index, write_rev,
     },
     repo::mmap::Mmap,
 };
@@ -167,7 +167,7 @@ impl Tail {
         match self {
             Tail::Memory(mut bytes) => {
                 bytes[..header.len()].copy_from_slice(&header);
-                let trailer = digest(hash, &bytes)?;
+                let trailer = Checksum::of(hash, &bytes);
                 bytes.extend_from_slice(trailer.as_slice());
                 Ok((Received::Memory(bytes), trailer))
             }
@@ -175,7 +175,7 @@ impl Tail {
                 let doing = "write a pack to the quarantine";
                 file.write_all_at(&header, 0).map_err(IngestError::io(doing, &path))?;
                 let map = Mmap::of(&file).map_err(IngestError::io("map a pack in the quarantine", &path))?;
-                let trailer = digest(hash, &map)?;
+                let trailer = Checksum::of(hash, &map);
                 drop(map);
                 file.write_all_at(trailer.as_slice(), at)
                     .map_err(IngestError::io(doing, &path))?;
@@ -183,12 +183,6 @@ impl Tail {
             }
         }
     }
-}
-
-fn digest(hash: HashKind, bytes: &[u8]) -> Result<ObjectId, IngestError> {
-    let mut hashed = hasher(hash);
-    hashed.update(bytes);
-    hashed.try_finalize().map_err(|_| IngestError::Trailer { hash })
 }
 
 /// The ids of a pack, sorted, with their kinds.

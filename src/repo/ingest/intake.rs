@@ -5,9 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use gix::hash::{Hasher, ObjectId, hasher};
+use gix::hash::ObjectId;
 
 use super::IngestError;
+use crate::pack::Checksum;
 
 /// Bytes of input that are looked at together.
 pub(super) const WINDOW: usize = 512 << 10;
@@ -70,7 +71,7 @@ pub(super) struct Intake<'a> {
     base: u64,
     eof: bool,
     crc: crc32fast::Hasher,
-    hasher: Hasher,
+    hasher: Checksum,
     sink: Sink,
     place: &'a mut Place<'a>,
     max_bytes: u64,
@@ -94,7 +95,7 @@ impl<'a> Intake<'a> {
             base: 0,
             eof: false,
             crc: crc32fast::Hasher::new(),
-            hasher: hasher(hash),
+            hasher: Checksum::new(hash),
             sink: Sink::Memory(Vec::new()),
             place,
             max_bytes,
@@ -180,9 +181,8 @@ impl<'a> Intake<'a> {
             Some(bytes) => ObjectId::from_bytes_or_panic(bytes),
             None => return Err(IngestError::Eof),
         };
-        // Marks of an attack in the bytes of a whole pack mean nothing; whatever is wrong with them, they are not what the client hashed.
-        let computed = std::mem::replace(&mut self.hasher, hasher(hash)).try_finalize();
-        if computed.ok() != Some(trailer) {
+        let computed = std::mem::replace(&mut self.hasher, Checksum::new(hash)).finish();
+        if computed != trailer {
             return Err(IngestError::Trailer { hash });
         }
         self.advance(raw);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use gix::{
-    hash::{Hasher, Kind as HashKind, ObjectId},
+    hash::{Kind as HashKind, ObjectId},
     objs::Kind,
 };
 
@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     pack::{
-        Deflater, EntryHeader, EntryKind, IndexEntry, PACK_HEADER_LEN, apply_delta, encode_delta, pack_header,
-        write_entry_header, write_index, write_rev,
+        Checksum, Deflater, EntryHeader, EntryKind, IndexEntry, PACK_HEADER_LEN, apply_delta, encode_delta,
+        pack_header, write_entry_header, write_index, write_rev,
     },
     repo::{LooseReader, Odb, ingest::create_read_only, loose_path, mmap::Mmap},
 };
@@ -72,7 +72,7 @@ pub(super) fn write(
             file,
             path: target.path,
             buffer: Vec::with_capacity(BUFFER + PIECE),
-            hasher: gix::hash::hasher(odb.hash_kind()),
+            hasher: Checksum::new(odb.hash_kind()),
             crc: crc32fast::Hasher::new(),
             position: 0,
         },
@@ -251,10 +251,7 @@ impl Writer<'_> {
     fn finish(mut self, order: Vec<u32>, hash: HashKind) -> Result<NewPack, Trouble> {
         drop(order);
         self.output.drain()?;
-        let unsound = |_| RepackError::Unsound {
-            why: "its checksum cannot be made",
-        };
-        let trailer = self.output.hasher.try_finalize().map_err(unsound)?;
+        let trailer = self.output.hasher.finish();
         let (file, path) = (self.output.file, self.output.path);
         (&file)
             .write_all(trailer.as_slice())
@@ -327,7 +324,7 @@ struct Output<'a> {
     file: File,
     path: &'a Path,
     buffer: Vec<u8>,
-    hasher: Hasher,
+    hasher: Checksum,
     /// Of the present entry.
     crc: crc32fast::Hasher,
     position: u64,

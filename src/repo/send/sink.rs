@@ -5,11 +5,11 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use gix::hash::{Hasher, ObjectId};
+use gix::hash::ObjectId;
 
 use super::{SendError, walk::check};
 use crate::{
-    pack::FormatError,
+    pack::{Checksum, FormatError},
     repo::{Odb, Pack},
 };
 
@@ -21,7 +21,7 @@ pub(super) struct Sink<'a> {
     buf: Vec<u8>,
     position: u64,
     /// `None` as long as the output is the beginning of `mirror`.
-    hasher: Option<Hasher>,
+    hasher: Option<Checksum>,
     mirror: Option<Arc<Pack>>,
     stop: &'a AtomicBool,
 }
@@ -46,7 +46,7 @@ impl<'a> Sink<'a> {
 
     pub(super) fn start(&mut self, header: &[u8], odb: &Odb) -> Result<(), SendError> {
         if self.mirror.is_none() {
-            self.hasher = Some(gix::hash::hasher(odb.hash_kind()));
+            self.hasher = Some(Checksum::new(odb.hash_kind()));
         }
         self.copy(header)
     }
@@ -54,7 +54,7 @@ impl<'a> Sink<'a> {
     /// Writes bytes that differ from those of the mirror.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         if let Some(mirror) = self.mirror.take() {
-            let mut hasher = gix::hash::hasher(mirror.hash_kind());
+            let mut hasher = Checksum::new(mirror.hash_kind());
             hasher.update(&mirror.data()?[..self.position as usize]);
             self.hasher = Some(hasher);
         }
@@ -93,11 +93,7 @@ impl<'a> Sink<'a> {
     pub(super) fn finish(mut self) -> Result<u64, SendError> {
         match (self.hasher.take(), self.mirror.take()) {
             (Some(hasher), _) => {
-                let trailer = hasher.try_finalize().map_err(|_| SendError::Corrupt {
-                    oid: ObjectId::null(gix::hash::Kind::Sha1),
-                    why: "a hash collision attack was found in the pack",
-                })?;
-                self.copy(trailer.as_slice())?;
+                self.copy(hasher.finish().as_slice())?;
             }
             (None, Some(mirror)) => {
                 let data = mirror.data()?;
