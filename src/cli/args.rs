@@ -18,6 +18,8 @@ pub(super) enum Command {
     Serve(Box<Serve>),
     /// Create, list, show, delete and rename repositories on this machine.
     Repo(Repo),
+    /// Pack loose objects and small packs, beside a running server or without one.
+    Maintain(Maintain),
     /// Make access tokens.
     #[command(subcommand)]
     Token(Token),
@@ -110,6 +112,24 @@ pub(super) struct Repo {
     pub json: bool,
     #[command(subcommand)]
     pub command: RepoCommand,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Maintain {
+    #[command(flatten)]
+    pub place: Place,
+    /// The name of a repository
+    #[arg(value_name = "REPO", required_unless_present = "all", conflicts_with = "all")]
+    pub name: Option<String>,
+    /// Every repository
+    #[arg(long)]
+    pub all: bool,
+    /// Put everything into one pack and look for deltas anew: slow, and as small as it gets
+    #[arg(long)]
+    pub full: bool,
+    /// Leave alone what has only a few loose objects and packs, as the server does
+    #[arg(long, conflicts_with = "full")]
+    pub auto: bool,
 }
 
 #[derive(Debug, Subcommand)]

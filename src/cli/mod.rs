@@ -3,6 +3,7 @@
 
 mod args;
 mod debug;
+mod maintain;
 mod repo;
 mod token;
 
@@ -55,6 +56,13 @@ fn execute(command: args::Command) -> anyhow::Result<()> {
             let config = Config::load(&overrides)?;
             server::start_telemetry(&config.log)?;
             repo::run(&config, command.command, command.json)
+        }
+        args::Command::Maintain(command) => {
+            let mut overrides = command.place.overrides();
+            overrides.log.get_or_insert_with(|| "warn".to_owned());
+            let config = Config::load(&overrides)?;
+            server::start_telemetry(&config.log)?;
+            maintain::run(&config, &command)
         }
         args::Command::Token(args::Token::New { name, repos, access }) => token::new(&name, &repos, access),
         args::Command::Debug(args::Debug::PktLine) => debug::pkt_line(),

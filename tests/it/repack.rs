@@ -5,13 +5,13 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
 use gitstead::repo::{CompactOptions, CompactOutcome, OpenOptions, Repository};
 
-use crate::support::Git;
+use crate::support::{Git, Server};
 
 fn open(dir: &Path) -> Repository {
     let dot = dir.join(".git");
@@ -225,6 +225,225 @@ fn a_full_search_is_about_as_good_as_that_of_git() {
     accepted(&git, &dir);
     let (ours, theirs) = (pack_bytes(&dir), repacked_by_git(&git, &dir));
     let ratio = ours as f64 / theirs as f64;
+    assert_eq!(outcome.reused, 0);
     println!("generated history: {ours} bytes, git {theirs}, ratio {ratio:.3}; {outcome:?}");
     assert!(ratio < 1.25, "{ratio}");
+}
+
+#[test]
+fn indices_over_several_packs_and_bitmaps_do_not_name_what_is_gone() {
+    let git = Git::new();
+    let dir = git.init_bare("r");
+    for batch in 0..3 {
+        import(&git, &dir, &trail(batch * 10, batch * 10 + 10, 30), false);
+    }
+    git.ok(&dir, "multi-pack-index write --bitmap");
+    assert!(dir.join("objects/pack/multi-pack-index").exists());
+    let before = objects(&git, &dir);
+    let outcome = compact(&dir);
+    assert!(outcome.packs_deleted > 0, "{outcome:?}");
+    assert_eq!(objects(&git, &dir), before);
+    accepted(&git, &dir);
+    let names = |part: &str| {
+        fs::read_dir(dir.join("objects/pack"))
+            .expect("listed")
+            .filter(|entry| {
+                entry
+                    .as_ref()
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .contains(part)
+            })
+            .count()
+    };
+    assert_eq!(names("multi-pack-index"), 0);
+    // One whose packs all stay, stays.
+    git.ok(&dir, "multi-pack-index write --bitmap");
+    git.ok(&dir, "commit-graph write --reachable");
+    import(&git, &dir, &trail(30, 31, 30), true);
+    assert_eq!(compact(&dir).packs_deleted, 0);
+    assert!(names("multi-pack-index") > 0);
+    accepted(&git, &dir);
+    git.ok(&dir, "multi-pack-index verify");
+    git.ok(&dir, "rev-list --all --objects --use-bitmap-index --count");
+}
+
+#[test]
+fn unreachable_objects_are_kept_and_git_gc_goes_on_with_what_we_made() {
+    let git = Git::new();
+    let dir = git.init_bare("r");
+    import(&git, &dir, &trail(0, 30, 20), true);
+    git.ok(&dir, "update-ref refs/heads/side refs/heads/main");
+    git.ok(&dir, "update-ref refs/heads/main refs/heads/main~10");
+    git.ok(&dir, "update-ref -d refs/heads/side");
+    let before = objects(&git, &dir);
+    compact(&dir);
+    assert_eq!(objects(&git, &dir), before);
+    import(&git, &dir, &trail(30, 35, 20), true);
+    git.ok(&dir, "gc -q --prune=now");
+    accepted(&git, &dir);
+    compact(&dir);
+    accepted(&git, &dir);
+    assert!(objects(&git, &dir).len() < before.len(), "what git prunes stays pruned");
+}
+
+/// The command line on a repository in a directory of repositories.
+fn maintain(git: &Git, args: &[&str]) -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gitstead"));
+    command.env_clear().env("PATH", "").env("HOME", git.dir());
+    command
+        .arg("maintain")
+        .arg("--repos")
+        .arg(git.dir())
+        .arg("--data")
+        .arg(git.path("data"));
+    command.args(args);
+    command
+}
+
+#[test]
+fn killed_at_any_moment_it_loses_nothing_and_leaves_nothing_for_long() {
+    let git = Git::new();
+    let dir = git.init_bare("r");
+    let moments = [
+        "maintenance.lock",
+        "tmp_objdir-",
+        "tmp_pack_incoming",
+        ".keep",
+        "pack/pack-",
+        "",
+        "",
+    ];
+    for (round, moment) in moments.iter().enumerate() {
+        import(&git, &dir, &trail(round * 60, round * 60 + 60, 400), true);
+        import(&git, &dir, &trail(round * 60 + 60, round * 60 + 61, 400), false);
+        let before = objects(&git, &dir);
+        let mut names = names_beneath(&dir);
+        names.retain(|name| !name.contains("lock"));
+        let mut child = maintain(&git, &["r"])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let start = Instant::now();
+        let mut ended = false;
+        while !ended {
+            let now = match *moment {
+                // Somewhere in the middle of deleting.
+                "" => names.iter().filter(|name| !dir.join(name).exists()).count() > 20 * (round - 4),
+                part => names_beneath(&dir)
+                    .iter()
+                    .any(|name| name.contains(part) && !names.contains(name)),
+            };
+            if now {
+                child.kill().expect("killed");
+                break;
+            }
+            ended = child.try_wait().expect("asked").is_some();
+            assert!(start.elapsed().as_secs() < 60, "{moment} does not come");
+        }
+        child.wait().expect("ended");
+        assert_eq!(objects(&git, &dir), before, "killed at {moment:?}");
+        git.fsck(&dir);
+        let out = maintain(&git, &["r"]).output().expect("it runs");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(objects(&git, &dir), before, "after {moment:?}");
+        let left: Vec<String> = names_beneath(&dir)
+            .into_iter()
+            .filter(|name| name.contains("tmp_") || name.ends_with(".keep"))
+            .collect();
+        assert!(left.is_empty(), "{left:?} after {moment:?}");
+        assert_eq!(count(&git, &dir)["count"], 0, "after {moment:?}");
+        accepted(&git, &dir);
+    }
+}
+
+fn names_beneath(dir: &Path) -> Vec<String> {
+    crate::support::wire::files_beneath(dir)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[test]
+fn clones_and_pushes_do_not_notice() {
+    let git = Git::new();
+    let server = Server::start();
+    let work = git.init("work");
+    for n in 0..150 {
+        git.commit(
+            &work,
+            &format!("d{}/f{n}", n % 5),
+            format!("content {n}\n").repeat(50),
+            &format!("step {n}"),
+        );
+    }
+    let url = server.repo_url("r");
+    git.ok_args(&work, ["push", "-q", &url, "main"]);
+    let bare = server.repos().join("r");
+    let bare = if bare.exists() {
+        bare
+    } else {
+        server.repos().join("r.git")
+    };
+    let done = AtomicBool::new(false);
+    let finished = std::thread::scope(|scope| {
+        let cloning: Vec<_> = (0..2)
+            .map(|thread| {
+                let (done, url) = (&done, &url);
+                scope.spawn(move || {
+                    let git = Git::new();
+                    let mut clones = 0;
+                    while !done.load(Ordering::Relaxed) || clones == 0 {
+                        let name = format!("clone-{thread}-{clones}");
+                        git.ok_args(git.dir(), ["clone", "-q", "--bare", url, &name]);
+                        git.fsck(git.path(&name));
+                        clones += 1;
+                    }
+                    clones
+                })
+            })
+            .collect();
+        let compacting = scope.spawn(|| {
+            let repo = open(&bare);
+            let mut compactions = 0;
+            while !done.load(Ordering::Relaxed) || compactions == 0 {
+                let options = CompactOptions::default();
+                let outcome = repo.compact(&options, &AtomicBool::new(false), &mut |_| ());
+                compactions += usize::from(outcome.expect("compacted").pack.is_some());
+            }
+            compactions
+        });
+        let repacking = scope.spawn(|| {
+            let git = Git::new();
+            let mut repacks = 0;
+            while !done.load(Ordering::Relaxed) || repacks == 0 {
+                git.ok(&bare, "repack -q -d");
+                git.ok(&bare, "cat-file --batch-check --batch-all-objects --unordered");
+                repacks += 1;
+            }
+            repacks
+        });
+        for n in 0..25 {
+            git.commit(
+                &work,
+                &format!("d{}/f{n}", n % 5),
+                format!("changed {n}\n").repeat(50),
+                &format!("more {n}"),
+            );
+            git.ok_args(&work, ["push", "-q", &url, "main"]);
+        }
+        done.store(true, Ordering::Relaxed);
+        let clones: usize = cloning.into_iter().map(|thread| thread.join().expect("clones")).sum();
+        (
+            clones,
+            compacting.join().expect("compacts"),
+            repacking.join().expect("repacks"),
+        )
+    });
+    println!("{finished:?} clones, compactions and repacks");
+    assert!(finished.1 > 0);
+    accepted(&git, &bare);
+    assert_eq!(git.ok(&bare, "rev-parse main"), git.ok(&work, "rev-parse main"));
+    server.terminate();
 }

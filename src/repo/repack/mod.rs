@@ -55,7 +55,7 @@ const LARGEST: u64 = 32 << 20;
 pub struct CompactOptions {
     /// Take all packs, not only those that are too small beside the next larger one.
     pub all: bool,
-    /// Look for deltas between all objects, not only those that are new to a pack.
+    /// Give up the deltas there are and look for new ones between all objects: slow.
     pub search_again: bool,
     /// Objects that each one is compared with.
     pub window: usize,
@@ -234,7 +234,7 @@ impl Repository {
             match attempt.run(&avoid) {
                 Ok(outcome) => {
                     return Ok(CompactOutcome {
-                        damaged: avoided as u32,
+                        damaged: outcome.damaged + avoided as u32,
                         ..outcome
                     });
                 }
@@ -275,21 +275,30 @@ impl Attempt<'_> {
         }
         self.check_room(&chosen)?;
         let total = self.count(&chosen)?;
+        let settings = repo.settings();
+        let largest = settings.core.big_file_threshold.min(LARGEST);
         let mut objects = objects::gather(
             odb,
             objects_dir,
             &chosen,
+            self.options.search_again.then_some(largest),
             stop,
             &mut self.tell(CompactPhase::Counting, total),
         )?;
+        let count = objects.items.len() as u32;
+        if count == 0 {
+            return Ok(CompactOutcome {
+                damaged: objects.damaged,
+                ..CompactOutcome::default()
+            });
+        }
         names::name(&mut objects, odb, stop, &mut self.tell(CompactPhase::Naming, 0))?;
-        let settings = repo.settings();
         let search = Search {
             window: self.options.window,
             depth: self.options.depth.min(4_095),
             window_bytes: self.options.window_bytes,
             threads: self.options.threads.max(1),
-            largest: settings.core.big_file_threshold.min(LARGEST),
+            largest,
             again: self.options.search_again,
             level: settings.pack.compression,
         };
@@ -309,17 +318,18 @@ impl Attempt<'_> {
             level: settings.pack.compression,
             write_reverse: settings.pack.write_reverse_index,
         };
-        let count = objects.items.len() as u32;
         let new = {
             let mut told = self.tell(CompactPhase::Writing, u64::from(count));
             write::write(&objects, &found, odb, &target, stop, &mut told)?
         };
+        let damaged = objects.damaged;
         drop((objects, found));
         let outcome = CompactOutcome {
             objects: count,
             deltas: new.deltas,
             reused: new.reused,
             bytes: new.bytes,
+            damaged,
             ..CompactOutcome::default()
         };
         self.publish(quarantine, new, &chosen, outcome)

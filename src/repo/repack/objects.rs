@@ -53,6 +53,8 @@ pub(super) struct Objects {
     pub(super) items: Vec<Item>,
     /// All packs of the view, by number.
     pub(super) packs: Vec<Arc<Pack>>,
+    /// Loose objects that were damaged and are not among them.
+    pub(super) damaged: u32,
     held: HashMap<u32, Arc<Vec<u8>>>,
 }
 
@@ -139,10 +141,13 @@ struct Copy {
 /// Finds out what there is to pack: each object once, from the largest pack that has it. So a delta and its base never come from packs that disagree: the base
 /// is in the pack of the delta, and if it is taken from elsewhere then from a larger one, where the deltas on the way to a whole object again lead to larger
 /// ones only. No circle comes of that.
+///
+/// Deltas stay what they are, but with `anew` only those that make more than so many bytes.
 pub(super) fn gather(
     odb: &Odb,
     objects_dir: &Path,
     chosen: &Chosen,
+    anew: Option<u64>,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Objects, Trouble> {
@@ -156,11 +161,13 @@ pub(super) fn gather(
             pos,
         }));
     }
-    let loose = chosen.packs.len() as u32;
-    copies.extend(chosen.loose.iter().map(|id| Copy {
-        id: *id,
-        rank: loose,
-        pos: NONE,
+    let mut damaged = 0;
+    let mut loose = read_loose(odb, objects_dir, chosen, &mut damaged, stop, progress)?;
+    // Their place in that list is their position.
+    copies.extend(loose.iter().enumerate().map(|(pos, one)| Copy {
+        id: one.id,
+        rank: chosen.packs.len() as u32,
+        pos: pos as u32,
     }));
     check(stop)?;
     copies.sort_unstable_by(|a, b| (&a.id, a.rank, a.pos).cmp(&(&b.id, b.rank, b.pos)));
@@ -171,6 +178,7 @@ pub(super) fn gather(
     let mut objects = Objects {
         items: Vec::new(),
         packs,
+        damaged,
         held: HashMap::new(),
     };
     // Which item an entry of a chosen pack is.
@@ -181,12 +189,19 @@ pub(super) fn gather(
     }
     for copy in copies {
         if objects.items.last().is_none_or(|last| last.id != copy.id) {
+            let number = objects.items.len() as u32;
+            let pack = chosen.packs.get(copy.rank as usize).copied().unwrap_or(NONE);
+            let one = loose.get_mut(copy.pos as usize).filter(|_| pack == NONE);
+            let (kind, size) = one.as_ref().map_or((Kind::Blob, 0), |one| (one.kind, one.size));
+            if let Some(content) = one.and_then(|one| one.content.take()) {
+                objects.held.insert(number, content);
+            }
             objects.items.push(Item {
                 id: copy.id,
-                pack: chosen.packs.get(copy.rank as usize).copied().unwrap_or(NONE),
+                pack,
                 pos: copy.pos,
-                kind: Kind::Blob,
-                size: 0,
+                kind,
+                size,
                 base: NONE,
                 height: 0,
                 was_delta: false,
@@ -199,28 +214,18 @@ pub(super) fn gather(
         }
     }
     order_by_age(&mut objects, chosen, &places)?;
-    let mut buffers = Buffers {
-        stream: StreamInflater::new(),
-        held: 0,
-    };
+    let mut stream = StreamInflater::new();
     for number in 0..objects.items.len() as u32 {
         if number.is_multiple_of(1024) {
             check(stop)?;
             progress(u64::from(number));
         }
-        if objects.item(number).pack == NONE {
-            look_at_loose(&mut objects, odb, objects_dir, number, &mut buffers)?;
-        } else {
-            look_at_packed(&mut objects, chosen, &places, number, &mut buffers)?;
+        if objects.item(number).pack != NONE {
+            look_at_packed(&mut objects, chosen, &places, number, &mut stream)?;
         }
     }
-    settle_chains(&mut objects)?;
+    settle_chains(&mut objects, anew)?;
     Ok(objects)
-}
-
-struct Buffers {
-    stream: StreamInflater,
-    held: usize,
 }
 
 /// The order of packs, the newest first, and in them as they lie: what lies in front was made last. Loose objects are newer than all.
@@ -249,29 +254,66 @@ fn order_by_age(objects: &mut Objects, chosen: &Chosen, places: &[Vec<u32>]) -> 
     Ok(())
 }
 
-/// Kind and size of a loose object, and its content if that is small. It is what its name says, or trouble.
-fn look_at_loose(
-    objects: &mut Objects,
+/// A loose object that is what its name says, with its content if that is small.
+struct Loose {
+    id: ObjectId,
+    kind: Kind,
+    size: u64,
+    content: Option<Arc<Vec<u8>>>,
+}
+
+/// Reads the loose objects that no chosen pack has. Those that are damaged, or gone, are not among what is returned.
+fn read_loose(
     odb: &Odb,
     objects_dir: &Path,
-    number: u32,
-    buffers: &mut Buffers,
-) -> Result<(), Trouble> {
-    let id = objects.item(number).id;
-    let trouble = |_| Trouble::Loose(id);
-    let mut reader = match LooseReader::open(loose_path(objects_dir, &id)).map_err(trouble)? {
-        Some(reader) => reader,
-        // Somebody packed it meanwhile; wherever it is now, it is not ours to pack.
-        None => return Err(Trouble::Loose(id)),
+    chosen: &Chosen,
+    damaged: &mut u32,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<Loose>, Trouble> {
+    let (mut found, mut held) = (Vec::new(), 0);
+    for (done, id) in chosen.loose.iter().enumerate() {
+        if done % 256 == 0 {
+            check(stop)?;
+            progress(done as u64);
+        }
+        let mut packed = false;
+        for number in &chosen.packs {
+            packed |= odb.packs()[*number as usize].index()?.lookup(id).is_some();
+        }
+        if packed {
+            continue;
+        }
+        match one_loose(odb, objects_dir, id, HELD_BYTES - held) {
+            Ok(Some(one)) => {
+                held += one.content.as_ref().map_or(0, |content| content.len());
+                found.push(one);
+            }
+            // Somebody packed it meanwhile; wherever it is now, it is not ours to pack.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%id, %error, "a loose object cannot be read and stays as it is");
+                *damaged += 1;
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn one_loose(odb: &Odb, objects_dir: &Path, id: &ObjectId, room: usize) -> Result<Option<Loose>, RepackError> {
+    let path = loose_path(objects_dir, id);
+    let io = |source| RepackError::io("read", &path)(source);
+    let Some(mut reader) = LooseReader::open(path.clone())? else {
+        return Ok(None);
     };
     let (kind, size) = (reader.kind(), reader.size());
+    let mut kept = None;
     let actual = if size <= HELD_EACH {
         let mut content = Vec::new();
-        reader.read_all(&mut content).map_err(trouble)?;
+        reader.read_all(&mut content)?;
         let actual = gix::objs::compute_hash(odb.hash_kind(), kind, &content);
-        if buffers.held + content.len() <= HELD_BYTES {
-            buffers.held += content.len();
-            objects.held.insert(number, Arc::new(content));
+        if content.len() <= room {
+            kept = Some(Arc::new(content));
         }
         actual
     } else {
@@ -279,20 +321,22 @@ fn look_at_loose(
         hasher.update(&gix::objs::encode::loose_header(kind, size));
         let mut piece = vec![0; PIECE];
         loop {
-            match reader.read(&mut piece) {
-                Ok(0) => break,
-                Ok(n) => hasher.update(&piece[..n]),
-                Err(_) => return Err(Trouble::Loose(id)),
+            match reader.read(&mut piece).map_err(io)? {
+                0 => break,
+                n => hasher.update(&piece[..n]),
             }
         }
         hasher.try_finalize()
     };
-    if !actual.is_ok_and(|actual| actual == id) {
-        return Err(Trouble::Loose(id));
+    match actual {
+        Ok(actual) if actual == *id => Ok(Some(Loose {
+            id: *id,
+            kind,
+            size,
+            content: kept,
+        })),
+        _ => Err(RepackError::Corrupt { id: *id }),
     }
-    let item = &mut objects.items[number as usize];
-    (item.kind, item.size) = (kind, size);
-    Ok(())
 }
 
 /// Kind and size of a packed object; of a delta its base instead of its kind, which is its base's.
@@ -301,7 +345,7 @@ fn look_at_packed(
     chosen: &Chosen,
     places: &[Vec<u32>],
     number: u32,
-    buffers: &mut Buffers,
+    stream: &mut StreamInflater,
 ) -> Result<(), Trouble> {
     let item = objects.item(number);
     let (pack_number, pos) = (item.pack, item.pos);
@@ -328,13 +372,10 @@ fn look_at_packed(
         .and_then(|(rank, pos)| places[rank].get(pos as usize));
     let base = *base.ok_or_else(damaged)?;
     let mut head = [0; 32];
-    buffers.stream.reset();
+    stream.reset();
     let (mut at, mut filled) = (0, 0);
     while filled < head.len() {
-        let step = buffers
-            .stream
-            .step(&rest[at..], &mut head[filled..])
-            .map_err(|_| damaged())?;
+        let step = stream.step(&rest[at..], &mut head[filled..]).map_err(|_| damaged())?;
         at += step.consumed;
         filled += step.written;
         if step.done || step.consumed + step.written == 0 {
@@ -347,8 +388,8 @@ fn look_at_packed(
     Ok(())
 }
 
-/// Gives every delta the kind of what it is made of, cuts chains that are too long, and counts what hangs on each object.
-fn settle_chains(objects: &mut Objects) -> Result<(), Trouble> {
+/// Gives every delta the kind of what it is made of, cuts chains that are too long or shall be made anew, and counts what hangs on each object.
+fn settle_chains(objects: &mut Objects, anew: Option<u64>) -> Result<(), Trouble> {
     const UNKNOWN: u16 = u16::MAX;
     const BEING_ASKED: u16 = u16::MAX - 1;
     let items = &mut objects.items;
@@ -376,6 +417,11 @@ fn settle_chains(objects: &mut Objects) -> Result<(), Trouble> {
                 depth = 0;
             }
             depths[at] = depth;
+        }
+    }
+    for item in items.iter_mut() {
+        if anew.is_some_and(|largest| item.size <= largest) {
+            item.base = NONE;
         }
     }
     // From the ends of the chains inwards.

@@ -161,7 +161,22 @@ impl Slot {
 struct Best {
     base: u32,
     depth: u16,
+    /// What lying deeper by one costs, in bytes of delta.
+    level: usize,
     delta: Vec<u8>,
+}
+
+impl Best {
+    fn price(&self, depth: u16) -> usize {
+        self.level * usize::from(depth)
+    }
+}
+
+/// A chain of versions ends when it is as deep as it may be, and then one is whole again. If the next version costs `c` as a delta on the one before, and `k` versions
+/// share a base, they cost about `ck/2` each, and their part of the whole one `W/(Dk)` with `D` for the depth. That is least when `k` is the root of `2W/(cD)`,
+/// and `k` versions will share a base if another level costs `ck`. `W` is taken for half of the size.
+fn price_of_a_level(size: u64, delta: usize, depth: u16) -> usize {
+    (size.saturating_mul(delta as u64) / u64::from(depth.max(1))).isqrt() as usize
 }
 
 struct Worker<'a> {
@@ -237,6 +252,10 @@ impl<'a> Worker<'a> {
                 }
                 found.push((*number, self.keep(best)));
             }
+            // Nothing can be made of what lies deepest: it shall not take the place of what lies higher.
+            if target.depth >= shared.search.depth {
+                continue;
+            }
             self.window.push(target);
             let mut held: usize = self.window.iter().map(Slot::bytes).sum();
             while self.window.len() > shared.search.window
@@ -248,8 +267,7 @@ impl<'a> Worker<'a> {
         Ok(found)
     }
 
-    /// The smallest delta that makes an object from one in the window. Where two are alike the one with more room beneath it is taken: so a chain grows by
-    /// one link for a whole window of objects, not for each.
+    /// The best delta that makes an object from one in the window: a small one that does not lie deep.
     fn best(&mut self, target: &mut Slot) -> Result<Option<Best>, Trouble> {
         let (objects, search) = (self.shared.objects, self.shared.search);
         let item = objects.item(target.number);
@@ -264,16 +282,14 @@ impl<'a> Worker<'a> {
             if slot.depth >= room || (!search.again && base.pack == item.pack && item.pack != NONE) {
                 continue;
             }
-            // What a delta may cost here: less the deeper the base lies.
-            let (most, depth) = match &best {
-                Some(best) => (best.delta.len(), best.depth),
-                None => ((item.size as usize / 2).saturating_sub(id_len), 1),
+            let depth = slot.depth + 1;
+            // A large delta is worth less the deeper it lies.
+            let most = (item.size as usize / 2).saturating_sub(id_len) * usize::from(search.depth - slot.depth)
+                / usize::from(search.depth);
+            let most = match &best {
+                Some(best) => most.min((best.delta.len() + best.price(best.depth)).saturating_sub(best.price(depth))),
+                None => most,
             };
-            let (left, had) = (
-                usize::from(search.depth - slot.depth),
-                usize::from(search.depth - depth) + 1,
-            );
-            let most = most * left / had;
             let grows = item.size.saturating_sub(base.size) as usize;
             if grows >= most || item.size < base.size / 32 {
                 continue;
@@ -294,16 +310,18 @@ impl<'a> Worker<'a> {
             if !base_data.encode(target_data.data(), most, &mut self.spare) {
                 continue;
             }
-            let better = best
-                .as_ref()
-                .is_none_or(|best| (self.spare.len(), slot.depth + 1) < (best.delta.len(), best.depth));
-            if better {
-                best = Some(Best {
-                    base: slot.number,
-                    depth: slot.depth + 1,
-                    delta: self.spare.clone(),
-                });
-            }
+            let len = self.spare.len();
+            let level = match &best {
+                Some(best) if best.delta.len() + best.price(best.depth) <= len + best.price(depth) => continue,
+                Some(best) => best.level,
+                None => price_of_a_level(item.size, len, search.depth),
+            };
+            best = Some(Best {
+                base: slot.number,
+                depth,
+                level,
+                delta: self.spare.clone(),
+            });
         }
         if let Some(best) = &best {
             self.prove(target, best)?;
