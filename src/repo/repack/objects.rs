@@ -73,6 +73,9 @@ impl Objects {
     /// The whole entry of a packed object if it is what it was when it was written.
     pub(super) fn entry(&self, number: u32) -> Result<(EntryHeader, &[u8]), Trouble> {
         let item = self.item(number);
+        if item.pack == NONE {
+            return Err(Trouble::Loose(item.id));
+        }
         let pack = &self.packs[item.pack as usize];
         let damaged = |_| Trouble::Pack(item.pack);
         let bytes = pack.raw_entry(item.pos).map_err(damaged)?;

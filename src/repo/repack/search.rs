@@ -19,6 +19,8 @@ use crate::{
 
 /// Bytes of an object for which a delta is looked for.
 const SMALLEST: u64 = 50;
+/// Objects up to this size may become deltas of more than half of it, if that saves something.
+const DOUBTED: usize = 64 << 10;
 /// A list is shared out in pieces of at least so many objects.
 const PIECE: usize = 1_000;
 /// Deltas that are kept until they are written: of at most so many bytes each, and all together. Others are made a second time.
@@ -274,7 +276,10 @@ impl<'a> Worker<'a> {
         let Some(room) = search.depth.checked_sub(item.height).filter(|room| *room > 0) else {
             return Ok(None);
         };
-        let id_len = item.id.as_slice().len();
+        let size = item.size as usize;
+        // Of small objects also what is hardly smaller may be: that is looked at when it is compressed.
+        let most = if size <= DOUBTED { size / 16 * 15 } else { size / 2 };
+        let most = most.saturating_sub(item.id.as_slice().len());
         let mut best: Option<Best> = None;
         for at in (0..self.window.len()).rev() {
             let slot = &mut self.window[at];
@@ -284,8 +289,7 @@ impl<'a> Worker<'a> {
             }
             let depth = slot.depth + 1;
             // A large delta is worth less the deeper it lies.
-            let most = (item.size as usize / 2).saturating_sub(id_len) * usize::from(search.depth - slot.depth)
-                / usize::from(search.depth);
+            let most = (most * usize::from(search.depth - slot.depth)) / usize::from(search.depth);
             let most = match &best {
                 Some(best) => most.min((best.delta.len() + best.price(best.depth)).saturating_sub(best.price(depth))),
                 None => most,
@@ -323,10 +327,31 @@ impl<'a> Worker<'a> {
                 delta: self.spare.clone(),
             });
         }
-        if let Some(best) = &best {
-            self.prove(target, best)?;
+        let Some(best) = best else { return Ok(None) };
+        if best.delta.len() > size / 2 && !self.is_smaller_packed(target, &best) {
+            return Ok(None);
         }
-        Ok(best)
+        self.prove(target, &best)?;
+        Ok(Some(best))
+    }
+
+    /// Whether a delta saves something worth a longer way to the object: what it leaves out may be what compresses well.
+    fn is_smaller_packed(&mut self, target: &Slot, best: &Best) -> bool {
+        let objects = self.shared.objects;
+        let item = objects.item(target.number);
+        self.made.clear();
+        self.deflater.deflate(&best.delta, &mut self.made);
+        let delta = self.made.len();
+        let whole = match objects.entry(target.number) {
+            Ok((header, bytes)) if !item.was_delta => bytes.len() - header.header_len,
+            _ => {
+                let Some(data) = &target.data else { return false };
+                self.made.clear();
+                self.deflater.deflate(data.data(), &mut self.made);
+                self.made.len()
+            }
+        };
+        delta < whole / 8 * 7
     }
 
     /// Everything else will be deleted: so it is made sure that the delta makes the object.
