@@ -365,6 +365,15 @@ fn names_beneath(dir: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Whatever happens, the others shall end.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn clones_and_pushes_do_not_notice() {
     let git = Git::new();
@@ -419,11 +428,12 @@ fn clones_and_pushes_do_not_notice() {
             let mut repacks = 0;
             while !done.load(Ordering::Relaxed) || repacks == 0 {
                 git.ok(&bare, "repack -q -d");
-                git.ok(&bare, "cat-file --batch-check --batch-all-objects --unordered");
+                git.ok(&bare, "rev-list --objects --all");
                 repacks += 1;
             }
             repacks
         });
+        let ends = SetOnDrop(&done);
         for n in 0..25 {
             git.commit(
                 &work,
@@ -433,7 +443,7 @@ fn clones_and_pushes_do_not_notice() {
             );
             git.ok_args(&work, ["push", "-q", &url, "main"]);
         }
-        done.store(true, Ordering::Relaxed);
+        drop(ends);
         let clones: usize = cloning.into_iter().map(|thread| thread.join().expect("clones")).sum();
         (
             clones,

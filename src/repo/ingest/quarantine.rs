@@ -24,6 +24,8 @@ const KEEP: &[u8] = b"gitstead ";
 /// Bytes of loose objects that wait in memory. Making and removing files and directories is most of what a small push costs, so what is small is not written
 /// before it is accepted, and then only once.
 const HELD_BYTES: usize = 1 << 20;
+/// Times that a directory may be removed before a file is in it.
+const DIRECTORY_RACES: usize = 10;
 /// Threads that flush files for one push, beside its own.
 const FLUSHES: usize = 3;
 
@@ -245,17 +247,21 @@ impl Quarantine {
             // The name is the content's; what is there already may be in use and stays.
             let there = fs::metadata(&to).is_ok_and(|meta| meta.is_file() && meta.len() == len);
             if !there || one.rank == Rank::Loose {
-                fs::rename(dir.join(&one.name), &to)
-                    .map_err(IngestError::io("move a file out of the quarantine", &to))?;
+                self.move_out(&dir.join(&one.name), &to, &mut changed)?;
             }
             changed.insert(holds);
         }
         // Deeper directories sort behind the one that holds them.
         let mut dirs = Vec::with_capacity(changed.len());
         for dir in changed.iter().rev() {
-            dirs.push(File::open(dir).map_err(IngestError::io("open a directory of objects", dir))?);
+            match File::open(dir) {
+                Ok(file) => dirs.push((file, dir.as_path())),
+                // Empty, and so removed: somebody has packed already what was in it.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                Err(err) => return Err(IngestError::io("open a directory of objects", dir)(err)),
+            }
         }
-        flush_together(dirs.iter().zip(changed.iter().rev().map(PathBuf::as_path)))?;
+        flush_together(dirs.iter().map(|(file, dir)| (file, *dir)))?;
         Ok(published)
     }
 
@@ -278,7 +284,7 @@ impl Quarantine {
         self.make_durable(files.iter().zip(names.iter().map(|(draft, _)| draft.as_path())))?;
         for (draft, to) in &names {
             let holds = self.final_dir(to, changed)?;
-            fs::rename(draft, to).map_err(IngestError::io("move a file out of the quarantine", to))?;
+            self.move_out(draft, to, changed)?;
             changed.insert(holds);
         }
         Ok(())
@@ -296,6 +302,20 @@ impl Quarantine {
             }
         }
         flush_together(files)
+    }
+
+    /// Gives a file its place. git removes the directories of loose objects when they are empty, perhaps just now.
+    fn move_out(&self, from: &Path, to: &Path, changed: &mut BTreeSet<PathBuf>) -> Result<(), IngestError> {
+        let mut tries = 0;
+        loop {
+            match fs::rename(from, to) {
+                Err(err) if err.kind() == io::ErrorKind::NotFound && tries < DIRECTORY_RACES => {
+                    tries += 1;
+                    self.final_dir(to, changed)?;
+                }
+                moved => return moved.map_err(IngestError::io("move a file out of the quarantine", to)),
+            }
+        }
     }
 
     /// The directory that a file of the repository is in, made if there is none.
