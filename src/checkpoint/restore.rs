@@ -375,3 +375,7 @@ fn exists(odb: &Odb, tree: &ObjectId, path: &BString) -> Result<bool, ReadError>
     let path = super::commit::trimmed(path.as_bstr());
     Ok(crate::repo::entry_at(odb, tree, path)?.is_some())
 }
+
+#[cfg(test)]
+#[path = "restore_tests.rs"]
+mod tests;

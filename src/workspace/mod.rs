@@ -26,6 +26,8 @@ mod transition;
 mod transition_tests;
 mod watch;
 
+#[cfg(test)]
+pub(crate) use beneath::kill;
 pub use capture::{CaptureError, Looked};
 pub(crate) use capture::{Captured, Policy};
 pub use error::WorkspaceError;
