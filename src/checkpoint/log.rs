@@ -144,6 +144,27 @@ pub struct LogPage {
 ///
 /// What a page costs is bounded by the query. History ends at a shallow boundary.
 ///
+/// ```
+/// use gitstead::checkpoint::{LogQuery, log};
+/// # use gitstead::{checkpoint::Checkpoint, workspace::Workspace};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let git = dir.path().join(".git");
+/// # for sub in ["objects", "refs/heads"] { std::fs::create_dir_all(git.join(sub))?; }
+/// # std::fs::write(git.join("HEAD"), "ref: refs/heads/main\n")?;
+/// # let workspace = Workspace::open(dir.path())?;
+/// # workspace.checkpoint(Checkpoint::initial("Analyze sales data"))?;
+/// # workspace.checkpoint(Checkpoint::after("Bash", "Ran it"))?;
+/// let repository = workspace.repository();
+/// let tip = repository.head(None)?.id().expect("there are commits");
+/// let mut query = LogQuery::default();
+/// query.tool = Some("Bash".to_owned());
+/// let page = log(repository, &tip, None, &query)?;
+/// assert_eq!(page.entries[0].commit.subject(), "[Bash] Ran it");
+/// assert!(page.next.is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// `NotFound` when there is no such commit, `Cursor` when `after` is not from this repository, and what reading objects brings.
 pub fn log(

@@ -144,6 +144,29 @@ impl Workspace {
     /// What is unsaved becomes a checkpoint first, so a restore can itself be undone. Files that no checkpoint has, because they are ignored or withheld, are never
     /// overwritten or removed. History is not rewritten.
     ///
+    /// ```
+    /// use gitstead::checkpoint::RestoreOptions;
+    /// # use gitstead::{checkpoint::Checkpoint, workspace::Workspace};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let git = dir.path().join(".git");
+    /// # for sub in ["objects", "refs/heads"] { std::fs::create_dir_all(git.join(sub))?; }
+    /// # std::fs::write(git.join("HEAD"), "ref: refs/heads/main\n")?;
+    /// # let path = dir.path();
+    /// # let workspace = Workspace::open(path)?;
+    /// std::fs::write(path.join("report.md"), "# Report\n")?;
+    /// let good = workspace.checkpoint(Checkpoint::after("Write", "Created report.md"))?;
+    /// std::fs::write(path.join("report.md"), "overwritten by mistake\n")?;
+    ///
+    /// let mut options = RestoreOptions::default();
+    /// options.paths = vec!["report.md".into()];
+    /// let restored = workspace.restore(&good.commit.expect("recorded"), &options)?;
+    /// assert_eq!(std::fs::read_to_string(path.join("report.md"))?, "# Report\n");
+    /// // The mistake is a checkpoint, too: nothing is lost.
+    /// assert!(restored.saved.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `Read` when there is no such commit or path; `Files` when something that is saved nowhere is in the way. Nothing has changed then, but that unsaved work may
     /// have been saved.
@@ -152,6 +175,28 @@ impl Workspace {
     }
 
     /// Takes back what one commit changed, as a new checkpoint, and keeps what was done since.
+    ///
+    /// ```
+    /// use gitstead::checkpoint::{RestoreOptions, Undone};
+    /// # use gitstead::{checkpoint::Checkpoint, workspace::Workspace};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let git = dir.path().join(".git");
+    /// # for sub in ["objects", "refs/heads"] { std::fs::create_dir_all(git.join(sub))?; }
+    /// # std::fs::write(git.join("HEAD"), "ref: refs/heads/main\n")?;
+    /// # let path = dir.path();
+    /// # let workspace = Workspace::open(path)?;
+    /// std::fs::write(path.join("mistake"), "x")?;
+    /// let mistake = workspace.checkpoint(Checkpoint::after("Write", "A mistake"))?;
+    /// std::fs::write(path.join("report.md"), "# Report\n")?;
+    ///
+    /// match workspace.undo(&mistake.commit.expect("recorded"), &RestoreOptions::default())? {
+    ///     Undone::Done(restored) => assert_eq!(restored.changes[0].path, "mistake"),
+    ///     Undone::Conflicts(conflicts) => println!("later work needs it: {conflicts:?}"),
+    /// }
+    /// assert!(path.join("report.md").exists() && !path.join("mistake").exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`restore`](Self::restore).

@@ -149,6 +149,28 @@ impl SquashError {
 ///
 /// Where the new commit is put on something else than `from`, the range is merged with that; conflicts leave everything as it is.
 ///
+/// ```
+/// use gitstead::checkpoint::{Squash, SquashOptions, resolve, squash};
+/// # use gitstead::{checkpoint::Checkpoint, workspace::Workspace};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let git = dir.path().join(".git");
+/// # for sub in ["objects", "refs/heads"] { std::fs::create_dir_all(git.join(sub))?; }
+/// # std::fs::write(git.join("HEAD"), "ref: refs/heads/main\n")?;
+/// # let path = dir.path();
+/// # let workspace = Workspace::open(path)?;
+/// # workspace.checkpoint(Checkpoint::initial("Analyze sales data"))?;
+/// # std::fs::write(path.join("report.md"), "# Report\n")?;
+/// # workspace.checkpoint(Checkpoint::after("Write", "Created report.md"))?;
+/// let repository = workspace.repository();
+/// let to = resolve(repository, "main")?;
+/// if let Squash::Done(squashed) = squash(repository, &to, "for-people", &SquashOptions::default())? {
+///     assert_eq!(resolve(repository, "for-people")?, squashed.commit);
+///     assert_eq!(squashed.commits, 2);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// `Exists` when there is such a branch that is not to be continued, `CheckedOut` when a workspace is on it, `NotInRange`, `Empty`; nothing has changed then.
 pub fn squash(repository: &Repository, to: &oid, branch: &str, options: &SquashOptions) -> Result<Squash, SquashError> {

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use gitstead::{
@@ -390,9 +391,13 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn whatever_is_done_the_files_are_those_of_the_last_checkpoint(acts in acts()) {
+    fn whatever_is_done_the_files_are_those_of_the_last_checkpoint(acts in acts(), watched in any::<bool>()) {
         let git = Git::new();
         let (dir, workspace) = workspace(&git);
+        let workspace = Arc::new(workspace);
+        if watched {
+            workspace.watch().unwrap();
+        }
         let paths = ["a", "a/b", "a/c/d", "e", "f/g", "f"];
         let repository = workspace.repository();
         let mut commits = vec![take(&workspace, "first")];

@@ -87,6 +87,28 @@ impl Diff {
 /// The difference between two trees, line by line; `None` is a tree without files. Attributes and drivers of the repository are not looked at: a file is binary when
 /// there is a NUL in its first 8,000 bytes.
 ///
+/// ```
+/// use gitstead::checkpoint::{DiffOptions, diff, tree_of};
+/// # use gitstead::{checkpoint::Checkpoint, workspace::Workspace};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let git = dir.path().join(".git");
+/// # for sub in ["objects", "refs/heads"] { std::fs::create_dir_all(git.join(sub))?; }
+/// # std::fs::write(git.join("HEAD"), "ref: refs/heads/main\n")?;
+/// # let path = dir.path();
+/// # let workspace = Workspace::open(path)?;
+/// # std::fs::write(path.join("report.md"), "# Report\n")?;
+/// # let before = workspace.checkpoint(Checkpoint::after("Write", "x"))?.commit.expect("recorded");
+/// // From a checkpoint to what is in the workspace now.
+/// std::fs::write(path.join("report.md"), "# Report\ntext\n")?;
+/// let (live, _) = workspace.lock()?.live_tree()?;
+/// let odb = workspace.repository().odb()?;
+/// let from = tree_of(&odb, &before)?;
+/// let diff = diff(&odb, Some(&from), Some(&live), &DiffOptions::default())?;
+/// assert_eq!(diff.numstat(), "1\t0\treport.md\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// When a tree or a file cannot be read.
 pub fn diff(odb: &Odb, from: Option<&oid>, to: Option<&oid>, options: &DiffOptions) -> Result<Diff, ReadError> {
