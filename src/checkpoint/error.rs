@@ -33,6 +33,10 @@ pub enum CheckpointError {
         /// What stood in the way.
         why: String,
     },
+    /// The commit could not be signed.
+    #[cfg(feature = "ssh-signatures")]
+    #[error(transparent)]
+    Sign(#[from] crate::workspace::SignError),
     /// The branch moved again and again while the checkpoint was made.
     #[error("'{reference}' keeps moving")]
     Moving {
@@ -50,6 +54,8 @@ impl CheckpointError {
             CheckpointError::Objects(source) => source.fault(),
             CheckpointError::Compare(source) => source.fault(),
             CheckpointError::Refs(source) => source.fault(),
+            #[cfg(feature = "ssh-signatures")]
+            CheckpointError::Sign(_) => Fault::Ours,
             CheckpointError::Refused { .. } => Fault::Ours,
             CheckpointError::Moving { .. } => Fault::Busy,
         }

@@ -259,7 +259,7 @@ impl Held<'_> {
             None => compose(checkpoint),
         };
         let author = checkpoint.agent_name().unwrap_or("agent");
-        let data = self.commit_object(tree, &target.parents, author, message.as_bstr());
+        let data = self.commit_object(tree, &target.parents, author, message.as_bstr())?;
         Ok(sink.write(Kind::Commit, &data)?)
     }
 
@@ -275,7 +275,7 @@ impl Held<'_> {
         checkpoint: &Checkpoint,
     ) -> Result<ObjectId, CheckpointError> {
         let author = checkpoint.agent_name().unwrap_or("Gitstead");
-        let data = self.commit_object(tree, parents, author, compose(checkpoint).as_bstr());
+        let data = self.commit_object(tree, parents, author, compose(checkpoint).as_bstr())?;
         let sink = self.repository().object_sink(crate::repo::SinkForm::Loose)?;
         let commit = sink.write(Kind::Commit, &data)?;
         let written = sink.publish(self.options().durability == Durability::Each)?;
@@ -284,7 +284,13 @@ impl Held<'_> {
     }
 
     /// The bytes of a commit (gitformat: `tree`, `parent`, `author`, `committer`, an empty line, the message).
-    fn commit_object(&self, tree: ObjectId, parents: &[ObjectId], author: &str, message: &BStr) -> Vec<u8> {
+    fn commit_object(
+        &self,
+        tree: ObjectId,
+        parents: &[ObjectId],
+        author: &str,
+        message: &BStr,
+    ) -> Result<Vec<u8>, CheckpointError> {
         let (name, email) = &self.options().committer;
         let seconds = self.options().clock.seconds();
         let author = person(author);
@@ -305,10 +311,33 @@ impl Held<'_> {
         let (name, email) = (person(name), person(email));
         let domain = "agents.gitstead.invalid";
         out.push_str(&format!("author {author} <{address}@{domain}> {seconds} +0000\n"));
-        out.push_str(&format!("committer {name} <{email}> {seconds} +0000\n\n"));
+        out.push_str(&format!("committer {name} <{email}> {seconds} +0000\n"));
+        let signature = self.signature(&out, message)?;
         let mut out = out.into_bytes();
+        out.extend_from_slice(signature.as_bytes());
+        out.push(b'\n');
         out.extend_from_slice(message);
-        out
+        Ok(out)
+    }
+
+    /// The header with the signature of a commit of these headers and this message, or nothing.
+    #[cfg(feature = "ssh-signatures")]
+    fn signature(&self, headers: &str, message: &BStr) -> Result<String, CheckpointError> {
+        let Some(signer) = &self.options().signer else {
+            return Ok(String::new());
+        };
+        let signature = signer.sign(&[headers.as_bytes(), b"\n", message.as_bytes()].concat())?;
+        let key = match self.repository().hash_kind() {
+            gix::hash::Kind::Sha256 => "gpgsig-sha256",
+            _ => "gpgsig",
+        };
+        // Further lines of a header begin with a space.
+        Ok(format!("{key} {}\n", signature.trim_end().replace('\n', "\n ")))
+    }
+
+    #[cfg(not(feature = "ssh-signatures"))]
+    fn signature(&self, _headers: &str, _message: &BStr) -> Result<String, CheckpointError> {
+        Ok(String::new())
     }
 
     /// Sees to it that a commit and the ref that names it survive a loss of power, as soon as the options promise it.

@@ -20,6 +20,8 @@ mod open;
 mod pending;
 mod scan;
 mod secrets;
+#[cfg(feature = "ssh-signatures")]
+mod sign;
 mod tracked;
 mod transition;
 #[cfg(test)]
@@ -39,6 +41,8 @@ pub use open::{Durability, Placement, Unchanged, Workspace, WorkspaceOptions};
 pub use scan::SkipReason;
 pub(crate) use scan::{Found, Scan, ScanResult, Scope};
 pub use secrets::SecretRules;
+#[cfg(feature = "ssh-signatures")]
+pub use sign::{CommitSigner, SignError};
 pub(crate) use tracked::{FileStat, Tracked, TrackedFile};
 pub use transition::TransitionError;
 pub(crate) use transition::{Applied, Prepared, prepare};

@@ -76,6 +76,9 @@ pub struct WorkspaceOptions {
     pub index_delay: Duration,
     /// How long to wait for a git that is at work in the index.
     pub git_wait: Duration,
+    /// Signs commits.
+    #[cfg(feature = "ssh-signatures")]
+    pub signer: Option<Arc<super::CommitSigner>>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }
@@ -106,6 +109,8 @@ impl Default for WorkspaceOptions {
             committer: ("Gitstead".to_owned(), "gitstead@gitstead.invalid".to_owned()),
             index_delay: Duration::from_millis(100),
             git_wait: Duration::from_secs(2),
+            #[cfg(feature = "ssh-signatures")]
+            signer: None,
             clock: Arc::new(SystemClock),
         }
     }

@@ -14,7 +14,7 @@ use std::{
 
 use gitstead::{
     checkpoint::{Checkpoint, Looked, Outcome, Placed},
-    workspace::{Placement, SecretRules, SkipReason, Unchanged, Workspace, WorkspaceOptions},
+    workspace::{CommitSigner, Placement, SecretRules, SkipReason, Unchanged, Workspace, WorkspaceOptions},
 };
 use proptest::prelude::*;
 
@@ -337,6 +337,51 @@ fn attributes_convert_as_git_converts() {
     let workspace = Workspace::open_with(&dir, &options()).unwrap();
     let expected = gits_tree(&git, &dir);
     assert_eq!(take(&workspace, "two").tree.to_string(), expected);
+}
+
+#[test]
+fn a_signed_checkpoint_is_one_that_git_verifies() {
+    for format in ["sha1", "sha256"] {
+        for kind in ["ed25519", "ecdsa"] {
+            let git = Git::new();
+            let dir = git.path("work");
+            git.ok_args(git.dir(), ["init", "-q", &format!("--object-format={format}"), "work"]);
+            let key = git.path("key");
+            let made = std::process::Command::new("ssh-keygen")
+                .args(["-q", "-t", kind, "-N", "", "-C", "agent", "-f"])
+                .arg(&key)
+                .status()
+                .unwrap();
+            assert!(made.success());
+            let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+            let allowed = git.path("allowed");
+            fs::write(&allowed, format!("gitstead@gitstead.invalid {public}")).unwrap();
+            git.ok(&dir, "config gpg.format ssh");
+            git.ok_args(
+                &dir,
+                ["config", "gpg.ssh.allowedSignersFile", allowed.to_str().unwrap()],
+            );
+            let signed = WorkspaceOptions {
+                signer: Some(Arc::new(CommitSigner::from_file(&key).unwrap())),
+                ..options()
+            };
+            let workspace = Workspace::open_with(&dir, &signed).unwrap();
+            fs::write(dir.join("a"), "a").unwrap();
+            let outcome = take(&workspace, "signed");
+            git.ok(&dir, "verify-commit HEAD");
+            assert_eq!(git.ok(&dir, "log -1 --format=%s"), "[Write] signed");
+            git.fsck(&dir);
+            // Another commit with the same signature is not verified.
+            let forged = git
+                .ok(&dir, "cat-file commit HEAD")
+                .replace("[Write] signed", "[Write] forged");
+            let file = git.path("forged");
+            fs::write(&file, forged + "\n").unwrap();
+            let id = git.ok_args(&dir, ["hash-object", "-t", "commit", "-w", file.to_str().unwrap()]);
+            assert_ne!(Some(id.trim().to_owned()), outcome.commit.map(|id| id.to_string()));
+            git.fails(&dir, &format!("verify-commit {id}"));
+        }
+    }
 }
 
 /// Something that an agent does to its files, or to its repository.
