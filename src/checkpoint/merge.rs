@@ -1,4 +1,4 @@
-use std::ops::ControlFlow;
+use std::{collections::HashMap, ops::ControlFlow};
 
 use bstr::BString;
 use gix::{
@@ -8,7 +8,7 @@ use gix::{
 };
 
 use super::{
-    ReadError, TreeEditError,
+    DiffOptions, FileChange, ReadError, TreeEditError, changes,
     diff::is_binary,
     tree_edit::{Edits, edit_tree},
 };
@@ -74,7 +74,8 @@ pub enum Merge {
 /// Merges what became of `base` on two sides, path by path, and text files line by line. Changes that touch one another are a conflict unless they are the same. New
 /// objects go to `sink`, which is the caller's to publish; after a conflict there may be some in it that nothing needs.
 ///
-/// Renames are not followed: a file that one side moved and the other changed is a conflict. Attributes and drivers of the repository are not looked at.
+/// A file that one side moved and the other changed has the change in its new place; one that was moved and removed, or moved to two places, is a conflict.
+/// Directories are not followed. Attributes and drivers of the repository are not looked at.
 ///
 /// # Errors
 /// When objects cannot be read or written. Conflicts are not errors.
@@ -86,14 +87,16 @@ pub fn merge_trees(
     theirs: Option<&oid>,
 ) -> Result<Merge, TreeEditError> {
     let mut edits = Edits::new();
-    let mut conflicts = Vec::new();
+    let (mut conflicts, mut moved, mut both_gone) = (Vec::new(), Vec::new(), Vec::new());
     let mut failed = None;
     let walked = diff_trees(odb, base, theirs, &mut |change| {
         match merge_path(odb, sink, ours, &change) {
             Ok(Resolved::Ours) => {}
+            Ok(Resolved::BothGone) => both_gone.push(change.path),
             Ok(Resolved::To(to)) => {
                 edits.insert(change.path, to);
             }
+            Ok(Resolved::Conflict(ConflictKind::ChangedAndGone)) if moved.len() < CONFLICTS => moved.push(change),
             Ok(Resolved::Conflict(kind)) => {
                 let path = change.path;
                 conflicts.push(Conflict { path, kind });
@@ -112,6 +115,29 @@ pub fn merge_trees(
         return Err(err);
     }
     walked.map_err(ReadError::from)?;
+    // Were they only moved? It is not asked when it does not matter any more.
+    if conflicts.is_empty() {
+        let mut renames = Renames::new(odb, base, ours, theirs);
+        for path in both_gone {
+            if conflicts.len() < CONFLICTS && renames.differ(&path)? {
+                let kind = ConflictKind::ChangedAndGone;
+                conflicts.push(Conflict { path, kind });
+            }
+        }
+        for change in moved {
+            let path = change.path.clone();
+            if let Some(kind) = renames.follow(sink, change, &mut edits)? {
+                conflicts.push(Conflict { path, kind });
+            }
+        }
+    } else {
+        let kind = ConflictKind::ChangedAndGone;
+        conflicts.extend(moved.into_iter().map(|change| Conflict {
+            path: change.path,
+            kind,
+        }));
+        conflicts.sort_by(|a, b| a.path.cmp(&b.path));
+    }
     if !conflicts.is_empty() {
         return Ok(Merge::Conflicts(conflicts));
     }
@@ -129,6 +155,8 @@ pub fn merge_trees(
 enum Resolved {
     /// What we have.
     Ours,
+    /// Both sides have nothing there any more.
+    BothGone,
     /// Something else.
     To(Option<(EntryKind, ObjectId)>),
     /// It is not known.
@@ -148,7 +176,10 @@ fn merge_path(
     };
     let (base, theirs) = (change.from, change.to);
     if ours == theirs {
-        return Ok(Resolved::Ours);
+        return Ok(match ours {
+            Some(_) => Resolved::Ours,
+            None => Resolved::BothGone,
+        });
     }
     if ours == base {
         return Ok(Resolved::To(theirs));
@@ -163,12 +194,32 @@ fn merge_path(
         (None, Some(_)) | (Some(_), None) => return conflict(ConflictKind::ChangedAndGone),
         (None, None) => return Ok(Resolved::Ours),
     };
-    let is_file = |kind: EntryKind| matches!(kind, EntryKind::Blob | EntryKind::BlobExecutable);
     let Some(base) = base else {
         return conflict(ConflictKind::BothNew);
     };
+    match merge_entries(odb, sink, base, ours, theirs)? {
+        Ok(merged) => Ok(Resolved::To(Some(merged))),
+        Err(kind) => conflict(kind),
+    }
+}
+
+/// Merges what two sides made of one file.
+fn merge_entries(
+    odb: &Odb,
+    sink: &ObjectSink,
+    base: (EntryKind, ObjectId),
+    ours: (EntryKind, ObjectId),
+    theirs: (EntryKind, ObjectId),
+) -> Result<Result<(EntryKind, ObjectId), ConflictKind>, TreeEditError> {
+    if ours == base || ours == theirs {
+        return Ok(Ok(theirs));
+    }
+    if theirs == base {
+        return Ok(Ok(ours));
+    }
+    let is_file = |kind: EntryKind| matches!(kind, EntryKind::Blob | EntryKind::BlobExecutable);
     if !(is_file(base.0) && is_file(ours.0) && is_file(theirs.0)) {
-        return conflict(ConflictKind::Kind);
+        return Ok(Err(ConflictKind::Kind));
     }
     let kind = if ours.0 == base.0 { theirs.0 } else { ours.0 };
     let id = if ours.1 == base.1 || ours.1 == theirs.1 {
@@ -178,10 +229,87 @@ fn merge_path(
     } else {
         match merge_files(odb, sink, base.1, ours.1, theirs.1)? {
             Ok(id) => id,
-            Err(kind) => return conflict(kind),
+            Err(kind) => return Ok(Err(kind)),
         }
     };
-    Ok(Resolved::To(Some((kind, id))))
+    Ok(Ok((kind, id)))
+}
+
+/// Where files went, on both sides; found when it is asked for.
+struct Renames<'a> {
+    odb: &'a Odb,
+    base: Option<&'a oid>,
+    ours: Option<&'a oid>,
+    theirs: Option<&'a oid>,
+    found: [Option<HashMap<BString, FileChange>>; 2],
+}
+
+impl<'a> Renames<'a> {
+    fn new(odb: &'a Odb, base: Option<&'a oid>, ours: Option<&'a oid>, theirs: Option<&'a oid>) -> Self {
+        Renames {
+            odb,
+            base,
+            ours,
+            theirs,
+            found: [None, None],
+        }
+    }
+
+    /// The file that was at `path` in the base, where it is now on our side (0) or on theirs (1).
+    fn of(&mut self, side: usize, path: &BString) -> Result<Option<FileChange>, TreeEditError> {
+        if self.found[side].is_none() {
+            let to = [self.ours, self.theirs][side];
+            let all = changes(self.odb, self.base, to, &DiffOptions::default())?;
+            let renames = all.files.into_iter();
+            let renames = renames
+                .filter_map(|file| Some((file.old_path.clone()?, file)))
+                .collect();
+            self.found[side] = Some(renames);
+        }
+        Ok(self.found[side].as_ref().and_then(|renames| renames.get(path)).cloned())
+    }
+
+    /// Both sides have nothing at `path`: whether the file went to different places, one of which may be nowhere.
+    fn differ(&mut self, path: &BString) -> Result<bool, TreeEditError> {
+        let [ours, theirs] = [self.of(0, path)?, self.of(1, path)?];
+        Ok(ours.map(|file| file.path) != theirs.map(|file| file.path))
+    }
+
+    /// One side changed `change.path` and the other has nothing there: brings the change to where the file went. Says what stands against it.
+    fn follow(
+        &mut self,
+        sink: &ObjectSink,
+        change: TreeChange,
+        edits: &mut Edits,
+    ) -> Result<Option<ConflictKind>, TreeEditError> {
+        let gone = Ok(Some(ConflictKind::ChangedAndGone));
+        let odb = self.odb;
+        let at = |tree: Option<&oid>, path: &BString| match tree {
+            Some(tree) => entry_at(odb, tree, path.as_ref()).map_err(ReadError::from),
+            None => Ok(None),
+        };
+        let here = at(self.ours, &change.path)?;
+        // The side that moved it, and what the other one made of it.
+        let (side, stayed) = if change.to.is_none() { (1, here) } else { (0, change.to) };
+        let Some(rename) = self.of(side, &change.path)? else {
+            return gone;
+        };
+        let other = [self.theirs, self.ours][side];
+        if at(self.base, &rename.path)?.is_some() || at(other, &rename.path)?.is_some() {
+            return gone;
+        }
+        let (Some(base), Some(moved), Some(stayed)) = (change.from, rename.to, stayed) else {
+            return gone;
+        };
+        match merge_entries(odb, sink, base, moved, stayed)? {
+            Ok(merged) => {
+                edits.insert(change.path, None);
+                edits.insert(rename.path, Some(merged));
+                Ok(None)
+            }
+            Err(kind) => Ok(Some(kind)),
+        }
+    }
 }
 
 fn merge_files(

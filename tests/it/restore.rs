@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use gitstead::{
@@ -23,6 +24,8 @@ use crate::support::Git;
 fn options() -> WorkspaceOptions {
     WorkspaceOptions {
         secrets: SecretRules::none(),
+        // git is asked right after each act.
+        index_delay: Duration::ZERO,
         ..WorkspaceOptions::default()
     }
 }
@@ -289,6 +292,32 @@ fn an_undo_that_does_not_go_together_with_later_work_changes_nothing() {
         assert_eq!(git.ok(&dir, "status --porcelain"), " M a");
         assert_eq!(read(&dir, "b").as_deref(), Some("one\n"));
     }
+}
+
+#[test]
+fn an_undo_finds_a_file_where_it_was_moved() {
+    let git = Git::new();
+    let (dir, workspace) = workspace(&git);
+    let text = |first: &str| -> String { [first].into_iter().chain((0..20).map(|_| "line\n")).collect() };
+    write(&dir, "a", &text("good\n"));
+    let made = take(&workspace, "made");
+    write(&dir, "a", &text("bad\n"));
+    let mistake = take(&workspace, "mistake");
+    fs::create_dir(dir.join("d")).unwrap();
+    fs::rename(dir.join("a"), dir.join("d/b")).unwrap();
+    let moved = take(&workspace, "moved");
+    let undo = |commit: &ObjectId| workspace.undo(commit, &RestoreOptions::default()).unwrap();
+    assert!(matches!(undo(&mistake), Undone::Done(_)));
+    assert_eq!(read(&dir, "d/b"), Some(text("good\n")));
+    assert!(!dir.join("a").exists());
+    // The move goes back, and takes later changes with it.
+    assert!(matches!(undo(&moved), Undone::Done(_)));
+    assert_eq!(read(&dir, "a"), Some(text("good\n")));
+    assert!(!dir.join("d").exists());
+    clean(&git, &dir);
+    workspace.restore(&moved, &RestoreOptions::default()).unwrap();
+    // Whoever moved it wants it.
+    assert!(matches!(undo(&made), Undone::Conflicts(_)));
 }
 
 #[test]

@@ -657,3 +657,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_change_follows_a_file_that_the_other_side_moved() {
+    let git = Git::new();
+    let repo = git.init("repo");
+    let changed = |at: usize| [text(0..at), b"changed\n".to_vec(), text(at + 1..30)].concat();
+    let one = |files: &[(&str, &str, Vec<u8>)]| tree(&git, &repo, files);
+    let base = one(&[("100644", "a", text(0..30)), ("100644", "keep", b"x\n".to_vec())]);
+    let edited = one(&[("100644", "a", changed(3)), ("100644", "keep", b"x\n".to_vec())]);
+    let moved = one(&[("100644", "d/b", text(0..30)), ("100644", "keep", b"y\n".to_vec())]);
+    let both = one(&[("100755", "d/b", changed(20)), ("100644", "keep", b"x\n".to_vec())]);
+    let clash = one(&[("100644", "d/b", changed(4)), ("100644", "keep", b"x\n".to_vec())]);
+    let taken = one(&[("100644", "a", changed(3)), ("100644", "d/b", b"mine\n".to_vec())]);
+    let gone = one(&[("100644", "keep", b"x\n".to_vec())]);
+    let mut clean = 0;
+    for (ours, theirs) in [
+        (&edited, &moved),
+        (&edited, &both),
+        (&edited, &clash),
+        (&edited, &gone),
+        (&taken, &moved),
+        (&moved, &gone),
+    ] {
+        for (ours, theirs) in [(ours, theirs), (theirs, ours)] {
+            let expected = merged_by_git(&git, &repo, &base, ours, theirs);
+            assert_eq!(merged_by_us(&repo, &base, ours, theirs), expected);
+            clean += usize::from(expected.is_some());
+        }
+    }
+    assert_eq!(clean, 4);
+}
