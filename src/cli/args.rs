@@ -76,6 +76,9 @@ pub(super) struct Serve {
     /// Whether a push to a name that does not exist creates the repository [default: true]
     #[arg(long, value_name = "BOOL", env = "GITSTEAD_CREATE_ON_PUSH", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub create_on_push: Option<bool>,
+    /// Whether repositories are packed in the background when they have many loose objects or small packs [default: true]
+    #[arg(long, value_name = "BOOL", env = "GITSTEAD_MAINTENANCE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub maintenance: Option<bool>,
     /// Let anyone read where tokens or a user header are configured
     #[arg(long, value_name = "BOOL", env = "GITSTEAD_ANONYMOUS_READ", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub anonymous_read: Option<bool>,
@@ -95,6 +98,7 @@ impl Serve {
             require_export_ok: self.require_export_ok,
             namespace: self.namespace.clone(),
             create_on_push: self.create_on_push,
+            maintenance: self.maintenance,
             anonymous_read: self.anonymous_read,
             trusted_user_header: self.trusted_user_header.clone(),
             insecure_open: self.insecure_open,

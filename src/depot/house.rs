@@ -95,6 +95,13 @@ pub struct Lease {
     _using: Using,
 }
 
+impl Lease {
+    /// The repository itself, for whoever needs it for longer.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+}
+
 impl std::ops::Deref for Lease {
     type Target = Repository;
     fn deref(&self) -> &Repository {

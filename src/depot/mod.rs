@@ -9,8 +9,10 @@ mod fork;
 mod house;
 mod layout;
 mod list;
+mod upkeep;
 
 pub use details::Details;
 pub use error::DepotError;
 pub use house::{CreateOptions, Depot, DepotOptions, Lease};
 pub use list::{Listed, Listing};
+pub use upkeep::Upkeep;

@@ -37,6 +37,8 @@ pub struct Settings {
     pub core: CoreSettings,
     /// `pack.*` and `repack.*`
     pub pack: PackSettings,
+    /// `maintenance.auto` (true), unless `gc.auto` is 0: whether it is compacted when it wants to be.
+    pub maintenance_auto: bool,
     config: Config,
 }
 
@@ -324,6 +326,8 @@ impl Settings {
             threads: c.number::<u32>("pack.threads")?.filter(|n| *n != 0),
             use_delta_base_offset: flag("repack.usedeltabaseoffset", true)?,
         };
+        let gc_auto: Option<i64> = c.number("gc.auto")?;
+        let maintenance_auto = flag("maintenance.auto", true)? && gc_auto != Some(0);
         Ok(Settings {
             hide_refs_upload,
             hide_refs_receive,
@@ -336,6 +340,7 @@ impl Settings {
             http,
             core,
             pack,
+            maintenance_auto,
             config,
         })
     }

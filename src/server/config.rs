@@ -31,6 +31,8 @@ pub struct Config {
     pub namespace: Option<BString>,
     /// Whether a push to a name that does not exist makes the repository.
     pub create_on_push: bool,
+    /// Whether repositories are compacted in the background when they want to be.
+    pub maintenance: bool,
     /// The branch HEAD of a new repository names.
     pub default_branch: String,
     /// The object format of a new repository.
@@ -60,6 +62,7 @@ pub struct Overrides {
     pub require_export_ok: Option<bool>,
     pub namespace: Option<String>,
     pub create_on_push: Option<bool>,
+    pub maintenance: Option<bool>,
     pub anonymous_read: Option<bool>,
     pub trusted_user_header: Option<String>,
     pub insecure_open: bool,
@@ -199,6 +202,7 @@ impl Config {
             require_export_ok: over.require_export_ok.or(file.require_export_ok).unwrap_or(false),
             namespace: namespace.map(checked_namespace).transpose()?,
             create_on_push: over.create_on_push.or(file.create_on_push).unwrap_or(true),
+            maintenance: over.maintenance.or(file.maintenance).unwrap_or(true),
             default_branch,
             object_format: object_format(file.object_format.as_deref())?,
             trusted_user_header: header,

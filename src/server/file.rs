@@ -21,6 +21,7 @@ pub(super) struct FileConfig {
     pub require_export_ok: Option<bool>,
     pub namespace: Option<String>,
     pub create_on_push: Option<bool>,
+    pub maintenance: Option<bool>,
     pub default_branch: Option<String>,
     pub object_format: Option<String>,
     pub anonymous_read: Option<bool>,

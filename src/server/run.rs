@@ -1,6 +1,7 @@
 use std::{
     io::{self, Write as _},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -11,10 +12,13 @@ use tokio::{
 use super::{Config, ConfigError};
 use crate::{
     base::SystemClock,
-    depot::{Depot, DepotError},
+    depot::{Depot, DepotError, Upkeep},
     web::{self, Api, DepotHands, House, Options},
     worker::Workers,
 };
+
+/// A compaction looks at its stop flag often; a flush to a slow disk may take longer, and may be cut off.
+const UPKEEP_ENDS: Duration = Duration::from_secs(5);
 
 /// Why the server did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +68,12 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .thread_name("async")
         .build()
         .map_err(io_error("start the runtime"))?;
-    let result = runtime.block_on(serve(&config, address, depot, workers));
+    let upkeep = Upkeep::start().map_err(io_error("start a thread"))?;
+    let upkeep = config.maintenance.then(|| Arc::new(upkeep));
+    let result = runtime.block_on(serve(&config, address, depot, workers, upkeep.clone()));
+    if let Some(upkeep) = upkeep {
+        upkeep.close(UPKEEP_ENDS);
+    }
     // Jobs of clients that were cut off have been told to stop; nothing of ours waits on the runtime any more.
     runtime.shutdown_background();
     result
@@ -75,6 +84,7 @@ async fn serve(
     address: std::net::SocketAddr,
     depot: Arc<Depot>,
     workers: Workers,
+    upkeep: Option<Arc<Upkeep>>,
 ) -> Result<(), RunError> {
     // Before the first line is printed: whoever reads it may send signals.
     let mut terminate = signal(SignalKind::terminate()).map_err(io_error("listen for signals"))?;
@@ -90,7 +100,10 @@ async fn serve(
         name.parse()
             .expect("the configuration has checked that it is the name of a header")
     });
-    let hands = DepotHands::new(Arc::clone(&depot), config.create_options());
+    let mut hands = DepotHands::new(Arc::clone(&depot), config.create_options());
+    if let Some(upkeep) = upkeep {
+        hands = hands.with_upkeep(upkeep);
+    }
     let options = Options {
         url_prefix: config.url_prefix.clone(),
         namespace: config.namespace.clone(),

@@ -8,7 +8,7 @@ use std::{
 use super::hands::{Doors, Failure, Hands, Served};
 use crate::{
     base::{RepoName, Version},
-    depot::{CreateOptions, Depot, DepotError, Lease},
+    depot::{CreateOptions, Depot, DepotError, Lease, Upkeep},
     repo::Repository,
     service::{self, Context, DumbFile, Service, ServiceError},
 };
@@ -18,19 +18,34 @@ use crate::{
 pub struct DepotHands {
     depot: Arc<Depot>,
     create: CreateOptions,
+    upkeep: Option<Arc<Upkeep>>,
 }
 
 impl DepotHands {
     /// `create` says what a push to a new name makes.
     pub fn new(depot: Arc<Depot>, create: CreateOptions) -> Self {
-        DepotHands { depot, create }
+        DepotHands {
+            depot,
+            create,
+            upkeep: None,
+        }
+    }
+
+    /// Has repositories looked after that were pushed to.
+    pub fn with_upkeep(mut self, upkeep: Arc<Upkeep>) -> Self {
+        self.upkeep = Some(upkeep);
+        self
+    }
+
+    fn leased(&self, lease: Lease) -> Arc<dyn Served> {
+        Arc::new(Open::Lease(lease, self.upkeep.clone()))
     }
 }
 
 impl Hands for DepotHands {
     fn find(&self, name: &RepoName) -> Result<Option<Arc<dyn Served>>, Failure> {
         match self.depot.lease(name) {
-            Ok(lease) => Ok(Some(Arc::new(Open::Lease(lease)))),
+            Ok(lease) => Ok(Some(self.leased(lease))),
             Err(DepotError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -48,7 +63,7 @@ impl Hands for DepotHands {
                 Err(error) => return Err(error.into()),
             };
             match self.depot.lease(name) {
-                Ok(lease) => return Ok((Arc::new(Open::Lease(lease)), made)),
+                Ok(lease) => return Ok((self.leased(lease), made)),
                 // The other push has failed meanwhile, and taken it away again.
                 Err(DepotError::NotFound { .. }) if !made && attempt < ATTEMPTS => {}
                 Err(error) => {
@@ -87,14 +102,14 @@ impl Hands for DepotHands {
 
 #[derive(Debug)]
 enum Open {
-    Lease(Lease),
+    Lease(Lease, Option<Arc<Upkeep>>),
     Blank(Arc<Repository>),
 }
 
 impl Open {
     fn repository(&self) -> &Repository {
         match self {
-            Open::Lease(lease) => lease,
+            Open::Lease(lease, _) => lease,
             Open::Blank(repository) => repository,
         }
     }
@@ -140,6 +155,9 @@ impl Served for Open {
             bytes = summary.bytes,
             "push"
         );
+        if let Open::Lease(lease, Some(upkeep)) = self {
+            upkeep.consider(lease.repository());
+        }
         Ok(())
     }
 

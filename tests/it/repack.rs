@@ -11,7 +11,7 @@ use std::{
 
 use gitstead::repo::{CompactOptions, CompactOutcome, OpenOptions, Repository};
 
-use crate::support::{Git, Server};
+use crate::support::{Git, Server, ServerOptions};
 
 fn open(dir: &Path) -> Repository {
     let dot = dir.join(".git");
@@ -456,4 +456,89 @@ fn clones_and_pushes_do_not_notice() {
     accepted(&git, &bare);
     assert_eq!(git.ok(&bare, "rev-parse main"), git.ok(&work, "rev-parse main"));
     server.terminate();
+}
+
+#[test]
+fn many_small_pushes_are_packed_in_the_background_unless_that_is_switched_off() {
+    for on in [true, false] {
+        let git = Git::new();
+        let server = Server::with(ServerOptions {
+            args: if on {
+                Vec::new()
+            } else {
+                vec!["--maintenance=false".to_owned()]
+            },
+            repos: Some(git.path("repos")),
+            ..ServerOptions::default()
+        });
+        let work = git.init_bare("work");
+        let url = server.repo_url("r");
+        // Each is below receive.unpackLimit, and so becomes loose objects, or above, and so a pack.
+        import(&git, &work, &trail(0, 1, 150), false);
+        git.ok_args(&work, ["push", "-q", &url, "main"]);
+        let bare = ["r", "r.git"].map(|name| server.repos().join(name));
+        let bare = bare.iter().find(|path| path.exists()).expect("made by the push");
+        for push in 0..18 {
+            import(&git, &work, &trail(1 + push * 30, 31 + push * 30, 150), false);
+            git.ok_args(&work, ["push", "-q", &url, "main"]);
+        }
+        let start = Instant::now();
+        let many = packs(bare).len();
+        while on && packs(bare).len() >= 16 {
+            assert!(start.elapsed().as_secs() < 60, "{many} packs stay");
+            std::thread::yield_now();
+        }
+        if !on {
+            assert_eq!(packs(bare).len(), 19);
+        }
+        // A git that lists objects and reads them later is not made for packs that go meanwhile.
+        server.terminate();
+        accepted(&git, bare);
+        assert_eq!(git.ok(bare, "rev-parse main"), git.ok(&work, "rev-parse main"));
+    }
+}
+
+#[test]
+fn the_command_line_maintains_one_or_all_and_says_what_it_did() {
+    let git = Git::new();
+    let run = |args: &[&str]| {
+        let out = maintain(&git, args).output().expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code(), text(&out.stdout), text(&out.stderr))
+    };
+    for name in ["a.git", "team/b.git"] {
+        git.init_bare(name);
+        import(&git, &git.path(name), &trail(0, 20, 30), true);
+    }
+    let (code, said, complained) = run(&["a", "--auto"]);
+    assert_eq!(
+        (code, said.as_str(), complained.as_str()),
+        (Some(0), "a: nothing to do\n", "")
+    );
+    let (code, said, _) = run(&["a"]);
+    assert!(
+        code == Some(0) && said.starts_with("a: ") && said.contains("loose objects deleted"),
+        "{said}"
+    );
+    let (code, said, _) = run(&["--all", "--full"]);
+    assert!(
+        code == Some(0) && said.lines().count() == 2 && said.contains("team/b: "),
+        "{said}"
+    );
+    for name in ["a.git", "team/b.git"] {
+        accepted(&git, &git.path(name));
+        assert_eq!(packs(&git.path(name)).len(), 1);
+    }
+    assert_eq!(run(&["absent"]).0, Some(1));
+    assert_eq!(run(&[]).0, Some(2), "which one?");
+    assert_eq!(run(&["a", "--all"]).0, Some(2));
+    // One that cannot be opened is no reason to leave the others alone.
+    fs::write(git.path("a.git/config"), "[core\n").expect("written");
+    import(&git, &git.path("team/b.git"), &trail(20, 30, 30), true);
+    let (code, said, complained) = run(&["--all"]);
+    assert_eq!(code, Some(1), "{said}{complained}");
+    assert!(
+        said.contains("team/b: ") && complained.contains("a: "),
+        "{said}{complained}"
+    );
 }
