@@ -235,15 +235,15 @@ impl Drop for IndexLock {
 fn encode(tracked: &Tracked, hash: HashKind) -> Vec<u8> {
     let mut extended = false;
     let mut count: u32 = 0;
-    tracked.for_each(&mut |_, file| {
+    let mut out = Vec::with_capacity(32 + tracked.len() * 110);
+    out.extend_from_slice(b"DIRC\0\0\0\0\0\0\0\0");
+    tracked.for_each(&mut |path, file| {
         extended |= file.has(TrackedFile::SKIP_WORKTREE | TrackedFile::INTENT);
         count = count.saturating_add(1);
+        encode_entry(path, file, &mut out);
     });
-    let mut out = Vec::with_capacity(32 + count as usize * 100);
-    out.extend_from_slice(b"DIRC");
-    out.extend_from_slice(&(if extended { 3u32 } else { 2 }).to_be_bytes());
-    out.extend_from_slice(&count.to_be_bytes());
-    tracked.for_each(&mut |path, file| encode_entry(path, file, &mut out));
+    out[4..8].copy_from_slice(&(if extended { 3u32 } else { 2 }).to_be_bytes());
+    out[8..12].copy_from_slice(&count.to_be_bytes());
     let mut tree = Vec::new();
     encode_tree(b"", &tracked.root, &mut tree);
     if let Ok(len) = u32::try_from(tree.len()) {

@@ -114,10 +114,17 @@ impl Dir {
     /// The positions of the nodes in the order of tree objects and of the index, where the name of a directory ends in a slash.
     pub(super) fn in_tree_order(&self) -> Vec<u32> {
         let mut order: Vec<u32> = (0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)).collect();
-        order.sort_by(|a, b| {
-            let (a, b) = (&self.nodes[*a as usize], &self.nodes[*b as usize]);
-            tree_order((&a.0, matches!(a.1, Node::Dir(_))), (&b.0, matches!(b.1, Node::Dir(_))))
+        // The two orders differ only where a directory's name begins another name.
+        let may_differ = self.nodes.windows(2).any(|pair| {
+            let [(a, node), (b, _)] = pair else { return false };
+            matches!(node, Node::Dir(_)) && b.starts_with(a)
         });
+        if may_differ {
+            order.sort_by(|a, b| {
+                let (a, b) = (&self.nodes[*a as usize], &self.nodes[*b as usize]);
+                tree_order((&a.0, matches!(a.1, Node::Dir(_))), (&b.0, matches!(b.1, Node::Dir(_))))
+            });
+        }
         order
     }
 
@@ -376,5 +383,85 @@ impl Tracked {
             }
         }
         go(&self.root, &mut BString::default(), visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn file(n: u8) -> TrackedFile {
+        TrackedFile {
+            id: ObjectId::from_bytes_or_panic(&[n; 20]),
+            stat: FileStat::default(),
+            kind: EntryKind::Blob,
+            flags: 0,
+        }
+    }
+
+    fn paths(tracked: &Tracked) -> Vec<BString> {
+        let mut paths = Vec::new();
+        tracked.for_each(&mut |path, _| paths.push(path.to_owned()));
+        paths
+    }
+
+    proptest! {
+        /// Whatever is set and removed: it is what a plain map of paths would hold, in the order of the index.
+        #[test]
+        fn what_is_tracked_is_what_was_set(steps in prop::collection::vec(("[a-c.-]{1,2}(/[a-c.-]{1,2}){0,2}", any::<bool>()), 0..40)) {
+            let mut tracked = Tracked::default();
+            let mut model = std::collections::BTreeMap::new();
+            for (n, (path, set)) in steps.iter().enumerate() {
+                let path = BString::from(path.as_str());
+                let below = |other: &BString, above: &BString| other.starts_with(above) && other.get(above.len()) == Some(&b'/');
+                if *set {
+                    model.retain(|other, _| !below(other, &path) && !below(&path, other));
+                    model.insert(path.clone(), n as u8);
+                    tracked.set(path.as_bstr(), file(n as u8));
+                } else {
+                    let before = model.len();
+                    model.retain(|other, _| *other != path && !below(other, &path));
+                    prop_assert_eq!(tracked.remove(path.as_bstr()), before != model.len());
+                }
+                prop_assert_eq!(tracked.len(), model.len());
+                prop_assert_eq!(tracked.root().files(), model.len());
+            }
+            prop_assert_eq!(paths(&tracked), model.keys().cloned().collect::<Vec<_>>());
+            for (path, n) in &model {
+                prop_assert_eq!(tracked.get(path.as_bstr()), Some(&file(*n)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_is_known_all_the_way_up_and_nowhere_else() {
+        let mut tracked = Tracked::default();
+        for path in ["a/b/c", "a/d/e", "f/g"] {
+            tracked.set(path.into(), file(1));
+        }
+        fn settle(dir: &mut Dir) {
+            dir.tree = Some(ObjectId::from_bytes_or_panic(&[9; 20]));
+            dir.dirs_mut().for_each(|(_, below)| settle(below));
+        }
+        let known = |tracked: &Tracked, path: &str| tracked.dir(path.into()).expect("a directory").tree.is_some();
+        settle(&mut tracked.root);
+        tracked.set("a/b/c".into(), file(1));
+        assert!(known(&tracked, ""), "the same again is no change");
+        tracked.set("a/b/c".into(), file(2));
+        assert_eq!(
+            ["", "a", "a/b", "a/d", "f"].map(|dir| known(&tracked, dir)),
+            [false, false, false, true, true]
+        );
+        settle(&mut tracked.root);
+        tracked.remove("a/d/e".into());
+        assert_eq!(
+            ["", "a", "a/b", "f"].map(|dir| known(&tracked, dir)),
+            [false, false, true, true]
+        );
+        settle(&mut tracked.root);
+        tracked.restat("f/g".into(), FileStat::default(), TrackedFile::RACY);
+        assert!(known(&tracked, ""));
     }
 }
