@@ -298,6 +298,11 @@ impl Odb {
     /// # Errors
     /// When the object was not found but a damaged pack may have it, or a file operation failed.
     pub fn locate(&self, id: &oid) -> Result<Option<Location>, OdbError> {
+        self.search(id, true)
+    }
+
+    /// `sure` looks at the directories again for each object that is not found; without it that is done once, by whoever is first.
+    fn search(&self, id: &oid, sure: bool) -> Result<Option<Location>, OdbError> {
         loop {
             // Asked before the search: a clone may refresh while we search the older view.
             let (view, number) = self.newest();
@@ -308,7 +313,8 @@ impl Odb {
             if self.is_loose(id)? {
                 return Ok(Some(Location::Loose));
             }
-            if !self.refresh(view, number)? {
+            let last = !sure && number > 0 && view.newer.get().is_none() && search.vanished.is_none();
+            if last || !self.refresh(view, number)? {
                 return match search.damage.or(search.vanished) {
                     Some(err) => Err(err),
                     None => Ok(None),
@@ -342,6 +348,20 @@ impl Odb {
     /// Whether there is such an object. Its bytes are not looked at. Errors as [`locate`](Self::locate).
     pub fn contains(&self, id: &oid) -> Result<bool, OdbError> {
         Ok(self.locate(id)?.is_some())
+    }
+
+    /// As [`contains`](Self::contains), for many objects most of which are not here, where it does no harm to take for absent what is moved into a pack just
+    /// now.
+    pub fn contains_probably(&self, id: &oid) -> Result<bool, OdbError> {
+        Ok(self.search(id, false)?.is_some())
+    }
+
+    /// As [`header`](Self::header), with what [`contains_probably`](Self::contains_probably) says of it.
+    pub(crate) fn header_probably(&self, id: &oid) -> Result<Option<(Kind, u64)>, OdbError> {
+        match self.search(id, false)? {
+            Some(location) => self.header_at(location, id).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Kind and size in bytes, without reading the object. `None` when there is none.

@@ -44,7 +44,7 @@ impl<'a> Negotiation<'a> {
 
     /// Takes a `have` and says whether the object is here.
     pub(super) fn have(&mut self, id: &ObjectId) -> Result<bool, ServiceError> {
-        let here = self.odb.contains(id)?;
+        let here = self.odb.contains_probably(id)?;
         if here {
             self.common.push(*id);
         }

@@ -20,6 +20,10 @@ use crate::base::Limits;
 pub(super) trait Existing: Send {
     /// Kind and size of an object, `None` when it is not here.
     fn header(&mut self, id: &ObjectId) -> Result<Option<(Kind, u64)>, IngestError>;
+    /// As `header`, for objects that mostly are not here; one that is being packed just now may seem absent.
+    fn twin(&mut self, id: &ObjectId) -> Result<Option<(Kind, u64)>, IngestError> {
+        self.header(id)
+    }
     /// Replaces `out` by an object, `None` when it is not here.
     fn read(&mut self, id: &ObjectId, out: &mut Vec<u8>) -> Result<Option<Kind>, IngestError>;
 }
@@ -254,7 +258,7 @@ impl<'a> Finisher<'a> {
     pub(super) fn object(&mut self, entry: u32, kind: Kind, data: &[u8], offset: u64) -> Result<ObjectId, IngestError> {
         let id = compute_id(self.job.hash, kind, data).ok_or(IngestError::CollisionAttack { offset })?;
         if let Some(existing) = &mut self.existing
-            && let Some(header) = existing.header(&id)?
+            && let Some(header) = existing.twin(&id)?
         {
             let same = header == (kind, data.len() as u64) && {
                 let room = self.job.room(header.1, &mut || ())?;
@@ -301,7 +305,7 @@ impl<'a> Finisher<'a> {
             .try_finalize()
             .map_err(|_| IngestError::CollisionAttack { offset })?;
         if let Some(existing) = &mut self.existing
-            && existing.header(&id)?.is_some()
+            && existing.twin(&id)?.is_some()
             && let Ok(mut recheck) = self.job.recheck.lock()
         {
             recheck.push(entry);

@@ -148,6 +148,10 @@ impl Existing for Odb {
         damaged_is_absent(Odb::header(self, id))
     }
 
+    fn twin(&mut self, id: &ObjectId) -> Result<Option<(Kind, u64)>, IngestError> {
+        damaged_is_absent(self.header_probably(id))
+    }
+
     fn read(&mut self, id: &ObjectId, out: &mut Vec<u8>) -> Result<Option<Kind>, IngestError> {
         damaged_is_absent(Odb::read(self, id, out))
     }
