@@ -9,7 +9,11 @@ use std::{
     time::Instant,
 };
 
-use gitstead::repo::{CompactOptions, CompactOutcome, OpenOptions, Repository};
+use gitstead::{
+    checkpoint::Checkpoint,
+    repo::{CompactOptions, CompactOutcome, OpenOptions, Repository},
+    workspace::Workspace,
+};
 
 use crate::support::{Git, Server, ServerOptions};
 
@@ -541,4 +545,42 @@ fn the_command_line_maintains_one_or_all_and_says_what_it_did() {
         said.contains("team/b: ") && complained.contains("a: "),
         "{said}{complained}"
     );
+}
+
+#[test]
+fn checkpoints_go_on_beside_it() {
+    let git = Git::new();
+    let dir = git.init("work");
+    for n in 0..40 {
+        let path = dir.join(format!("d{}/f{n}", n % 4));
+        fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+        fs::write(path, format!("content {n}\n").repeat(50)).expect("written");
+    }
+    let workspace = Workspace::open(&dir).expect("a workspace");
+    let done = AtomicBool::new(false);
+    let compactions = std::thread::scope(|scope| {
+        let compacting = scope.spawn(|| {
+            let repo = workspace.repository();
+            let mut compactions = 0;
+            while !done.load(Ordering::Relaxed) || compactions == 0 {
+                let options = CompactOptions::default();
+                let outcome = repo.compact(&options, &AtomicBool::new(false), &mut |_| ());
+                compactions += usize::from(outcome.expect("compacted").pack.is_some());
+            }
+            compactions
+        });
+        let ends = SetOnDrop(&done);
+        for n in 0..60 {
+            let content = format!("changed by step {n}\n").repeat(50);
+            fs::write(dir.join(format!("d{}/f{}", n % 4, n % 40)), content).expect("written");
+            let checkpoint = Checkpoint::after("Write", format!("step {n}"));
+            workspace.checkpoint(checkpoint).expect("a checkpoint");
+        }
+        drop(ends);
+        compacting.join().expect("compacts")
+    });
+    assert!(compactions > 1, "{compactions}");
+    accepted(&git, &dir);
+    assert_eq!(git.ok(&dir, "rev-list --count HEAD"), "60");
+    assert_eq!(git.ok(&dir, "status --porcelain"), "");
 }
