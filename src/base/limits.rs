@@ -51,6 +51,8 @@ pub struct Limits {
     pub queued: usize,
     /// Long transfers of one repository at a time.
     pub per_repository: usize,
+    /// Time a push may wait for a workspace in which a checkpoint is being made.
+    pub workspace_wait: Duration,
     /// Time a request may wait for its turn.
     pub queue_wait: Duration,
     /// Time for a client to send its request head.
@@ -94,6 +96,7 @@ impl Default for Limits {
             short_workers: 8,
             queued: 256,
             per_repository: 24,
+            workspace_wait: Duration::from_secs(10),
             queue_wait: Duration::from_secs(20),
             header_timeout: Duration::from_secs(20),
             read_idle: Duration::from_secs(60),

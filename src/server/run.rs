@@ -165,13 +165,20 @@ async fn serve(
 fn sweep_beside(depot: Arc<Depot>) -> Result<(), RunError> {
     std::thread::Builder::new()
         .name("sweep".to_owned())
-        .spawn(move || match depot.sweep() {
-            Ok(0) => {}
-            Ok(removed) => tracing::info!(
-                removed,
-                "removed half-made or half-deleted repositories of an earlier process"
-            ),
-            Err(error) => tracing::warn!(%error, "cannot look for what an earlier process left"),
+        .spawn(move || {
+            match depot.sweep() {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(
+                    removed,
+                    "removed half-made or half-deleted repositories of an earlier process"
+                ),
+                Err(error) => tracing::warn!(%error, "cannot look for what an earlier process left"),
+            }
+            match depot.recover_workspaces() {
+                Ok(0) => {}
+                Ok(finished) => tracing::info!(finished, "finished what an earlier process left in workspaces"),
+                Err(error) => tracing::warn!(%error, "cannot look for what an earlier process left in workspaces"),
+            }
         })
         .map(drop)
         .map_err(io_error("start a thread"))

@@ -4,7 +4,7 @@ use bstr::{BStr, BString};
 
 use crate::base::{Clock, Limits};
 
-use super::ServiceError;
+use super::{LiveWorktrees, ServiceError};
 
 /// Which of git's services is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +49,8 @@ pub struct Context<'a> {
     pub stop: &'a AtomicBool,
     /// The time.
     pub clock: &'a dyn Clock,
+    /// The working trees that a push may change. `None`: none.
+    pub worktrees: Option<&'a dyn LiveWorktrees>,
 }
 
 impl Context<'_> {

@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::hands::{Doors, Failure, Hands, Served};
+use super::{
+    hands::{Doors, Failure, Hands, Served},
+    live::Workspaces,
+};
 use crate::{
     base::{RepoName, Version},
     depot::{CreateOptions, Depot, DepotError, Lease, Upkeep},
@@ -147,7 +150,12 @@ impl Served for Open {
     }
 
     fn receive_pack(&self, context: &Context<'_>, body: &mut dyn Read, out: &mut dyn Write) -> Result<(), Failure> {
-        let summary = service::receive_pack(self.repository(), context, body, out)?;
+        let workspaces = Workspaces::new(context.limits);
+        let context = Context {
+            worktrees: Some(&workspaces),
+            ..*context
+        };
+        let summary = service::receive_pack(self.repository(), &context, body, out)?;
         tracing::info!(
             refs = summary.refs.len(),
             refused = summary.refs.iter().filter(|r| r.refused.is_some()).count(),

@@ -348,6 +348,7 @@ impl Job {
             session_id: &session,
             stop: &stop,
             clock: &*house.clock,
+            worktrees: None,
         };
         match found {
             Some(repo) => self.serve(&*repo, &context, reply),

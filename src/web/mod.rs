@@ -11,6 +11,7 @@ mod hands;
 mod house;
 mod inflate;
 mod listen;
+mod live;
 mod observe;
 mod path;
 mod reply;

@@ -16,7 +16,7 @@ use rustix::{
 };
 
 /// What tells a file from one that was put in its place, or was written to since. The time of the last change of the inode is not part of it: renaming changes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Seen {
     pub dev: u64,
     pub ino: u64,
@@ -55,8 +55,8 @@ impl Seen {
         self.mode & 0o100 != 0
     }
 
-    pub(crate) fn is_same_inode(&self, other: (u64, u64)) -> bool {
-        (self.dev, self.ino) == other
+    pub(crate) fn is_same_inode(&self, other: &Seen) -> bool {
+        (self.dev, self.ino) == (other.dev, other.ino)
     }
 
     fn file_type(&self) -> FileType {

@@ -173,8 +173,32 @@ fn trust(dir: &mut Dir, tree: &index::extension::Tree) {
 /// An index that has its name in a moment: the lock is held, the file is written.
 pub(crate) struct IndexLock {
     lock: std::path::PathBuf,
+    /// Its other name, by which whoever holds the workspace next knows it for one of ours.
+    own: std::path::PathBuf,
     file: File,
     armed: bool,
+}
+
+/// The second name of a lock of ours, beside the index.
+const OWN_LOCK: &str = "gitstead-index";
+
+/// Whether there is a lock of ours, by somebody who is alive or not.
+pub(super) fn has_own_lock(index: &Path) -> bool {
+    fs::symlink_metadata(index.with_file_name(OWN_LOCK)).is_ok()
+}
+
+/// Removes the lock of a Gitstead that was killed, and no other. The caller holds the workspace, so nobody of ours is alive in there.
+pub(super) fn break_own_lock(index: &Path) -> Result<(), WorkspaceError> {
+    let own = index.with_file_name(OWN_LOCK);
+    let inode = |path: &Path| fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    let Some(ours) = inode(&own) else { return Ok(()) };
+    let mut lock = index.as_os_str().to_owned();
+    lock.push(".lock");
+    let lock = std::path::PathBuf::from(lock);
+    if inode(&lock) == Some(ours) {
+        fs::remove_file(&lock).map_err(WorkspaceError::io("remove", lock))?;
+    }
+    fs::remove_file(&own).map_err(WorkspaceError::io("remove", own))
 }
 
 impl IndexLock {
@@ -183,9 +207,24 @@ impl IndexLock {
         let mut lock = index.as_os_str().to_owned();
         lock.push(".lock");
         let lock = std::path::PathBuf::from(lock);
-        match OpenOptions::new().write(true).read(true).create_new(true).open(&lock) {
+        break_own_lock(index)?;
+        let own = index.with_file_name(OWN_LOCK);
+        let create = |path: &Path| OpenOptions::new().write(true).read(true).create_new(true).open(path);
+        let taken = create(&own).and_then(|file| match fs::hard_link(&own, &lock) {
+            Ok(()) => Ok(file),
+            Err(err) => {
+                let _ = fs::remove_file(&own);
+                // A file system without hard links.
+                match err.kind() {
+                    io::ErrorKind::AlreadyExists => Err(err),
+                    _ => create(&lock),
+                }
+            }
+        });
+        match taken {
             Ok(file) => Ok(Ok(IndexLock {
                 lock,
+                own,
                 file,
                 armed: true,
             })),
@@ -228,6 +267,7 @@ impl Drop for IndexLock {
         if self.armed {
             let _ = fs::remove_file(&self.lock);
         }
+        let _ = fs::remove_file(&self.own);
     }
 }
 

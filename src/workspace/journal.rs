@@ -52,8 +52,8 @@ pub(super) struct Move {
 pub(super) enum Act {
     /// It is already so, or is nothing that is written: only what is tracked changes.
     Nothing,
-    /// The staged file takes its place. Device and inode tell it again.
-    Put { dev: u64, ino: u64 },
+    /// The staged file, which looked like this, takes its place.
+    Put(Seen),
     /// It is removed.
     Remove,
     /// A directory for a nested repository.
@@ -61,15 +61,15 @@ pub(super) enum Act {
     /// The directory of a nested repository, removed if it is empty.
     RemoveDirectory,
     /// The directory of a nested repository gives way to the staged file, if it is empty.
-    PutInDirectory { dev: u64, ino: u64 },
+    PutInDirectory(Seen),
     /// The file gives way to the directory of a nested repository.
     RemoveThenMakeDirectory,
 }
 
 impl Act {
-    pub(super) fn staged(self) -> Option<(u64, u64)> {
+    pub(super) fn staged(self) -> Option<Seen> {
         match self {
-            Act::Put { dev, ino } | Act::PutInDirectory { dev, ino } => Some((dev, ino)),
+            Act::Put(seen) | Act::PutInDirectory(seen) => Some(seen),
             _ => None,
         }
     }
@@ -81,11 +81,11 @@ impl Act {
     fn code(self) -> u8 {
         match self {
             Act::Nothing => b'=',
-            Act::Put { .. } => b'+',
+            Act::Put(_) => b'+',
             Act::Remove => b'-',
             Act::MakeDirectory => b'd',
             Act::RemoveDirectory => b'r',
-            Act::PutInDirectory { .. } => b'p',
+            Act::PutInDirectory(_) => b'p',
             Act::RemoveThenMakeDirectory => b'm',
         }
     }
@@ -169,17 +169,15 @@ impl Plan {
         for step in &self.moves {
             field(&step.path);
             field(&[step.act.code()]);
-            if let Some((dev, ino)) = step.act.staged() {
-                field(format!("{dev} {ino}").as_bytes());
+            if let Some(seen) = step.act.staged() {
+                field(seen_text(&seen).as_bytes());
             }
             match step.to {
                 Some((kind, id)) => field(format!("{:o} {id}", kind as u16).as_bytes()),
                 None => field(b""),
             }
             match &step.before {
-                Some(s) => {
-                    field(format!("{} {} {} {} {} {}", s.dev, s.ino, s.mode, s.size, s.mtime.0, s.mtime.1).as_bytes())
-                }
+                Some(seen) => field(seen_text(seen).as_bytes()),
                 None => field(b""),
             }
         }
@@ -210,17 +208,14 @@ impl Plan {
         for _ in 0..count {
             let path = fields.next()?.to_owned();
             let code = *fields.next()?.first()?;
-            let mut staged = || {
-                let [dev, ino] = numbers(fields.next()?)?;
-                Some((dev, ino))
-            };
+            let mut staged = || seen(fields.next()?);
             let act = match code {
                 b'=' => Act::Nothing,
-                b'+' => staged().map(|(dev, ino)| Act::Put { dev, ino })?,
+                b'+' => staged().map(Act::Put)?,
                 b'-' => Act::Remove,
                 b'd' => Act::MakeDirectory,
                 b'r' => Act::RemoveDirectory,
-                b'p' => staged().map(|(dev, ino)| Act::PutInDirectory { dev, ino })?,
+                b'p' => staged().map(Act::PutInDirectory)?,
                 b'm' => Act::RemoveThenMakeDirectory,
                 _ => return None,
             };
@@ -233,16 +228,7 @@ impl Plan {
             };
             let before = match fields.next()? {
                 empty if empty.is_empty() => None,
-                text => {
-                    let [dev, ino, mode, size, seconds, nanos] = numbers::<6, i128>(text)?;
-                    Some(Seen {
-                        dev: u64::try_from(dev).ok()?,
-                        ino: u64::try_from(ino).ok()?,
-                        mode: u32::try_from(mode).ok()?,
-                        size: u64::try_from(size).ok()?,
-                        mtime: (i64::try_from(seconds).ok()?, i64::try_from(nanos).ok()?),
-                    })
-                }
+                text => Some(seen(text)?),
             };
             moves.push(Move { path, to, before, act });
         }
@@ -254,6 +240,28 @@ impl Plan {
             moves,
         })
     }
+}
+
+fn seen_text(seen: &Seen) -> String {
+    let Seen {
+        dev,
+        ino,
+        mode,
+        size,
+        mtime: (seconds, nanos),
+    } = seen;
+    format!("{dev} {ino} {mode} {size} {seconds} {nanos}")
+}
+
+fn seen(text: &BStr) -> Option<Seen> {
+    let [dev, ino, mode, size, seconds, nanos] = numbers::<6, i128>(text)?;
+    Some(Seen {
+        dev: u64::try_from(dev).ok()?,
+        ino: u64::try_from(ino).ok()?,
+        mode: u32::try_from(mode).ok()?,
+        size: u64::try_from(size).ok()?,
+        mtime: (i64::try_from(seconds).ok()?, i64::try_from(nanos).ok()?),
+    })
 }
 
 fn number<T: std::str::FromStr>(text: &BStr) -> Option<T> {
@@ -308,7 +316,7 @@ mod tests {
                     "a b\nc",
                     Some((EntryKind::Link, id(1))),
                     None,
-                    Act::Put { dev: 7, ino: 8 },
+                    Act::Put(Seen { ino: 8, ..seen }),
                 ),
                 a_move("d", None, Some(seen), Act::Remove),
                 a_move(

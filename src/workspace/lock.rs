@@ -123,6 +123,7 @@ impl Workspace {
         };
         self.take(&mut state, deadline)?;
         let mut held = Held { workspace: self, state };
+        index_file::break_own_lock(&self.index_path())?;
         super::transition::recover(&mut held)?;
         Ok(held)
     }

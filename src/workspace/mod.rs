@@ -36,7 +36,9 @@ pub use error::WorkspaceError;
 pub(crate) use filter::{FilterWorker, Filters};
 pub(crate) use lock::IndexLeft;
 pub use lock::{HeadState, Held};
-pub use manage::{CreateWorkspace, ManageError, SaveFn, Start, Unsaved, WorkspaceEntry, WorkspaceState};
+pub use manage::{
+    CreateWorkspace, ManageError, OnBranch, SaveFn, Start, Unsaved, WorkspaceEntry, WorkspaceState, worktrees_on,
+};
 pub use open::{Durability, Placement, Unchanged, Workspace, WorkspaceOptions};
 pub use scan::SkipReason;
 pub(crate) use scan::{Found, Scan, ScanResult, Scope};

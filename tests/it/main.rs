@@ -19,6 +19,7 @@ mod fsck;
 mod hostile;
 mod http;
 mod ingest;
+mod live;
 mod no_exec;
 mod push;
 mod refs;

@@ -17,7 +17,19 @@ const DOORS: [(&str, &[&str]); 10] = [
     ("workspace", &["base", "repo", "depot"]),
     ("checkpoint", &["base", "repo", "workspace"]),
     ("worker", &["base"]),
-    ("web", &["base", "protocol", "repo", "depot", "service", "worker"]),
+    (
+        "web",
+        &[
+            "base",
+            "protocol",
+            "repo",
+            "depot",
+            "service",
+            "worker",
+            "workspace",
+            "checkpoint",
+        ],
+    ),
 ];
 const ANY: [&str; 2] = ["server", "cli"];
 

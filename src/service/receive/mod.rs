@@ -1,4 +1,5 @@
 mod cert;
+mod live;
 mod rules;
 
 use std::{
@@ -135,6 +136,8 @@ struct Command {
     refused: Option<String>,
     /// Its history ends at these shallow commits of the client's.
     needs_shallow: bool,
+    /// A working tree follows the branch.
+    is_live: bool,
 }
 
 struct Job<'a> {
@@ -160,6 +163,7 @@ impl<'a> Job<'a> {
                 new: command.new,
                 refused: None,
                 needs_shallow: false,
+                is_live: false,
             })
             .collect();
         Job {
@@ -193,6 +197,7 @@ impl<'a> Job<'a> {
         };
         self.check_connected(&odb, band)?;
         let rules = Rules::load(self.repo, self.ctx)?;
+        let live = self.find_live(&|branch| rules.is_checked_out(branch));
         for command in self.commands.iter_mut().filter(|c| c.refused.is_none()) {
             command.refused = rules.check(&odb, command, band)?;
         }
@@ -204,6 +209,13 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         self.ctx.check()?;
+        let mut taken = self.take_live(&live, &odb, band)?;
+        if atomic && self.commands.iter().any(|c| c.refused.is_some()) {
+            self.refuse_rest("atomic push failure");
+        }
+        if self.commands.iter().all(|c| c.refused.is_some()) {
+            return Ok(());
+        }
         drop(odb);
         // From here on it is decided: the objects become the repository's, then the refs move.
         // Published objects are kept from being pruned until a ref holds them.
@@ -234,6 +246,13 @@ impl<'a> Job<'a> {
         if self.commands.iter().all(|c| c.refused.is_some()) {
             return Ok(());
         }
+        self.prepare_live(&mut taken, band)?;
+        if atomic && self.commands.iter().any(|c| c.refused.is_some()) {
+            self.refuse_rest("atomic push failure");
+        }
+        if self.commands.iter().all(|c| c.refused.is_some()) {
+            return self.finish_live(taken, band);
+        }
         // Before the refs: no ref moves without the word of the one who moved it.
         if let Some(certificate) = &self.push.certificate
             && let Err(err) = cert::record(self.repo, self.ctx, certificate)
@@ -243,10 +262,11 @@ impl<'a> Job<'a> {
                 "a push certificate could not be kept"
             );
             self.refuse_rest("failed to keep the push certificate");
-            return Ok(());
+            return self.finish_live(taken, band);
         }
-        self.move_refs(atomic, band)?;
-        Ok(())
+        let moved = self.move_refs(atomic, band);
+        // Whoever has gone meanwhile: refs that have moved are followed.
+        self.finish_live(taken, band).and(moved)
     }
 
     /// Every command that was not refused yet, is.

@@ -33,6 +33,11 @@ impl<'a> Rules<'a> {
         })
     }
 
+    /// Whether some working tree is on a branch, given by its full name.
+    pub(super) fn is_checked_out(&self, branch: &BString) -> bool {
+        self.checked_out.contains(branch)
+    }
+
     /// The reason to refuse a command, if there is one. Details go to the client's terminal.
     pub(super) fn check(
         &self,
@@ -63,14 +68,13 @@ impl<'a> Rules<'a> {
         }
         let shown = printable(name);
         let checked_out = self.checked_out.contains(&command.full);
-        if checked_out && !deletes {
+        if checked_out && !deletes && !command.is_live {
             match receive.deny_current_branch {
                 Deny::Ignore => {}
                 Deny::Warn => {
                     band.warn(&format!("warning: updating the current branch {shown}\n"))
                         .map_err(ServiceError::Write)?;
                 }
-                // Updating a working tree is the workspaces' work.
                 Deny::Refuse | Deny::UpdateInstead => {
                     let detail = format!(
                         "refusing to update checked out branch: {shown}\nerror: a working tree on the server has it checked out and would be out of step \
@@ -133,7 +137,7 @@ fn is_ref_name(name: &bstr::BStr, deletes: bool) -> bool {
 }
 
 /// A name as it may stand in someone's terminal.
-fn printable(name: &bstr::BStr) -> String {
+pub(super) fn printable(name: &bstr::BStr) -> String {
     name.to_str_lossy()
         .chars()
         .map(|c| if c.is_control() { '?' } else { c })

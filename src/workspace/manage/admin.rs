@@ -154,14 +154,19 @@ impl Admin {
         replace(&self.dir.join("gitdir"), &line)
     }
 
+    /// The branch; `None` when HEAD is at a commit, or cannot be read.
+    pub(super) fn branch(&self) -> Option<BString> {
+        let text = read_small(&self.dir.join("HEAD"))?;
+        text.strip_prefix(b"ref:").map(|target| target.trim().into())
+    }
+
     /// The branch, and the commit it is at. What cannot be read is none.
     pub(super) fn head(&self, repo: &Repository) -> (Option<BString>, Option<ObjectId>) {
         let Some(text) = read_small(&self.dir.join("HEAD")) else {
             return (None, None);
         };
-        match text.strip_prefix(b"ref:") {
-            Some(target) => {
-                let branch = BString::from(target.trim());
+        match self.branch() {
+            Some(branch) => {
                 let commit = match repo.ref_value(branch.as_bstr()) {
                     Ok(RefValue::Id(id)) => Some(id),
                     _ => None,

@@ -8,6 +8,7 @@
 //! What is half made is marked as such (`gitstead-creating`) and finished by the next one who opens it; what is half removed (`gitstead-removing`) is removed.
 
 mod admin;
+mod branch;
 mod create;
 mod remove;
 
@@ -27,6 +28,7 @@ use crate::{
     repo::{Head, OdbError, RefsError, Repository, WriteError},
 };
 use admin::Admin;
+pub use branch::{OnBranch, worktrees_on};
 
 /// Where a new workspace begins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -15,7 +15,10 @@ use crate::{
     base::{RepoName, WorkspaceName},
     depot::Depot,
     repo::{RefLog, RefQuery, RefUpdate, Repository, is_ancestor},
-    workspace::{Held, SkipReason, Workspace, WorkspaceError, WorkspaceOptions},
+    workspace::{
+        Held, SkipReason, Workspace, WorkspaceError, WorkspaceOptions, index_file::has_own_lock,
+        transition::is_left_over,
+    },
 };
 
 impl Depot {
@@ -152,10 +155,20 @@ impl Depot {
             } else if admin.is_half_done() {
                 self.finish_creation(&repo, repository, &admin, &WorkspaceOptions::default())?;
                 count += 1;
+            } else if let Some(root) = admin.root().filter(|root| admin.is_at(root))
+                && (is_left_over(&root, admin.dir()) || has_own_lock(&admin.dir().join("index")))
+            {
+                let options = WorkspaceOptions {
+                    any_root: true,
+                    ..WorkspaceOptions::default()
+                };
+                // Whoever takes it finishes it.
+                drop(Workspace::open_with(&root, &options)?.lock()?);
+                count += 1;
             }
         }
         let work = self.work_of(repository);
-        let is_left_over = |path: &Path, prefix: &str| {
+        let begins = |path: &Path, prefix: &str| {
             path.file_name()
                 .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
         };
@@ -163,7 +176,7 @@ impl Depot {
             let entries = fs::read_dir(dir).into_iter().flatten().flatten();
             entries
                 .map(|entry| entry.path())
-                .filter(|path| is_left_over(path, prefix))
+                .filter(|path| begins(path, prefix))
                 .collect()
         };
         let found = || {

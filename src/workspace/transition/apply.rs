@@ -51,8 +51,8 @@ pub(in crate::workspace) fn apply(place: &Place, plan: &Plan) -> io::Result<Vec<
     for (n, a_move) in plan.moves.iter().enumerate() {
         let path = a_move.path.as_bstr();
         let result = match a_move.act {
-            Act::Put { .. } => doing.put(n, a_move),
-            Act::PutInDirectory { .. } => place.files.remove_empty_dir(path).and_then(|_| doing.put(n, a_move)),
+            Act::Put(_) => doing.put(n, a_move),
+            Act::PutInDirectory(_) => place.files.remove_empty_dir(path).and_then(|_| doing.put(n, a_move)),
             Act::MakeDirectory | Act::RemoveThenMakeDirectory if fates[n] == Fate::Done => doing.make_directory(path),
             _ => continue,
         };
@@ -121,7 +121,7 @@ impl Apply<'_> {
             return Ok(Fate::Done);
         };
         let name = staged_name(n);
-        let is_ours = |seen: Option<Seen>| seen.is_some_and(|seen| seen.is_same_inode(staged));
+        let is_ours = |seen: Option<Seen>| seen.is_some_and(|seen| seen.is_same_inode(&staged));
         if !is_ours(self.staged(name.as_bstr())?) {
             // It has its place already.
             return Ok(Fate::Done);
@@ -189,7 +189,7 @@ impl Apply<'_> {
             return Ok(Fate::Done);
         };
         let staged = a_move.act.staged();
-        if staged.is_some_and(|staged| out.is_same_inode(staged)) {
+        if staged.is_some_and(|staged| out.is_same_inode(&staged)) {
             return Ok(Fate::Left(CHANGED));
         }
         let from = (self.stage.as_fd(), name.as_bstr());
@@ -204,7 +204,7 @@ impl Apply<'_> {
             return Ok(Fate::Done);
         };
         let to = (spot.dir.as_fd(), spot.name);
-        let is_ours = |seen: Option<Seen>| seen.is_some_and(|seen| seen.is_same_inode(staged));
+        let is_ours = |seen: Option<Seen>| seen.is_some_and(|seen| seen.is_same_inode(&staged));
         if !is_ours(stat_at(to.0, to.1)?) {
             // Newer still.
             return Ok(Fate::Left(CHANGED));

@@ -124,7 +124,7 @@ impl Look<'_> {
                 act,
             })
         };
-        let put = Act::Put { dev: 0, ino: 0 };
+        let put = Act::Put(Seen::default());
         let in_the_way = || TransitionError::InTheWay { path: path.to_owned() };
         let act = match (change.from, change.to) {
             (None, None) => return a_move(None, Act::Nothing),
@@ -132,7 +132,7 @@ impl Look<'_> {
             (Some((EntryKind::Commit, _)), None) => Act::RemoveDirectory,
             (Some((EntryKind::Commit, _)), Some(_)) => match &seen {
                 None => put,
-                Some(seen) if seen.is_dir() && self.is_empty(path)? => Act::PutInDirectory { dev: 0, ino: 0 },
+                Some(seen) if seen.is_dir() && self.is_empty(path)? => Act::PutInDirectory(Seen::default()),
                 Some(_) => return Err(in_the_way()),
             },
             (None, Some((EntryKind::Commit, _))) => match &seen {
@@ -178,7 +178,7 @@ impl Look<'_> {
         if act != Act::Nothing {
             self.check_writable(path)?;
         }
-        let before = seen.filter(|_| !matches!(act, Act::Nothing | Act::PutInDirectory { .. } | Act::RemoveDirectory));
+        let before = seen.filter(|_| !matches!(act, Act::Nothing | Act::PutInDirectory(_) | Act::RemoveDirectory));
         a_move(before, act)
     }
 
@@ -308,7 +308,7 @@ fn write_stage(place: &Place, contents: &mut dyn Contents, plan: &mut Plan) -> R
             other => other.map_err(io)?,
         };
         match &mut a_move.act {
-            Act::Put { dev, ino } | Act::PutInDirectory { dev, ino } => (*dev, *ino) = (written.dev, written.ino),
+            Act::Put(seen) | Act::PutInDirectory(seen) => *seen = written,
             _ => {}
         }
     }

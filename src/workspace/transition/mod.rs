@@ -23,7 +23,7 @@ use gix::{hash::oid, objs::tree::EntryKind};
 use rustix::fs::{self as sys, AtFlags};
 
 use super::{
-    FileStat, Held, TrackedFile, WorkspaceError,
+    FileStat, Held, IndexLeft, Tracked, TrackedFile, WorkspaceError,
     beneath::Seen,
     journal::{Act, Plan},
 };
@@ -154,19 +154,42 @@ pub(super) fn recover(held: &mut Held<'_>) -> Result<Option<Applied>, WorkspaceE
 /// Lets the index say what is there now.
 fn track(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Result<Applied, TransitionError> {
     let mut applied = Applied::default();
-    let now = SystemTime::now();
-    if plan.moves.iter().any(|a_move| a_move.path.ends_with(b".gitattributes")) {
-        held.state.attributes = None;
-    }
-    let tracked = held.tracked()?;
     for (a_move, fate) in plan.moves.iter().zip(fates) {
-        let path = a_move.path.as_bstr();
-        if a_move.to.is_none() && tracked.get(path).is_some() {
-            tracked.remove(path);
-        }
         match fate {
             Fate::Done => applied.updated.push(a_move.path.clone()),
             Fate::Left(why) => applied.left.push((a_move.path.clone(), why)),
+        }
+    }
+    if plan.moves.iter().any(|a_move| a_move.path.ends_with(b".gitattributes")) {
+        held.state.attributes = None;
+    }
+    let deadline = Instant::now() + INDEX_WAIT;
+    let mut noted = false;
+    loop {
+        if !noted {
+            note(held.tracked()?, place, plan, fates);
+            noted = true;
+        }
+        match held.write_index()? {
+            Ok(()) => return Ok(applied),
+            // git has been at it just now: what it says is read, and ours comes on top.
+            Err(IndexLeft::Changed) => noted = false,
+            Err(IndexLeft::Locked(_)) => std::thread::park_timeout(Duration::from_millis(5)),
+        }
+        if Instant::now() >= deadline {
+            // The files say it, too: whoever looks at them next finds the same.
+            tracing::warn!(path = %place.root.display(), "the index is in use by another program and was not brought up to date");
+            return Ok(applied);
+        }
+    }
+}
+
+fn note(tracked: &mut Tracked, place: &Place, plan: &Plan, fates: &[Fate]) {
+    let now = SystemTime::now();
+    for a_move in &plan.moves {
+        let path = a_move.path.as_bstr();
+        if a_move.to.is_none() && tracked.get(path).is_some() {
+            tracked.remove(path);
         }
     }
     for (a_move, fate) in plan.moves.iter().zip(fates) {
@@ -179,7 +202,7 @@ fn track(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Res
         };
         // Only of what we put there is known what it holds. What was there already may be in the agent's hands.
         let known = match (fate, a_move.act.staged()) {
-            (Fate::Done, Some(staged)) => stat.filter(|stat| Seen::of(stat).is_same_inode(staged)),
+            (Fate::Done, Some(staged)) => stat.filter(|stat| Seen::of(stat) == staged),
             _ => None,
         };
         let skipped = tracked
@@ -191,26 +214,8 @@ fn track(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Res
             Some(_) => 0,
             None => skipped | TrackedFile::RACY,
         };
-        let file = TrackedFile { id, stat, kind, flags };
-        tracked.set(path, file);
+        tracked.set(path, TrackedFile { id, stat, kind, flags });
     }
-    // The index is that of the branch: what happens beside it is not in it.
-    if held.head()?.branch.as_ref() != Some(&plan.reference) {
-        return Ok(applied);
-    }
-    let deadline = Instant::now() + INDEX_WAIT;
-    loop {
-        match held.write_index()? {
-            Ok(()) => break,
-            Err(_) if Instant::now() < deadline => std::thread::park_timeout(Duration::from_millis(5)),
-            Err(age) => {
-                // The files say it, too: whoever looks at them next finds the same.
-                tracing::warn!(path = %place.root.display(), ?age, "the index is locked by another program and was not brought up to date");
-                break;
-            }
-        }
-    }
-    Ok(applied)
 }
 
 /// Nothing is left to be done.
