@@ -236,7 +236,7 @@ impl<'w> Landing<'w> {
         let head = self.head()?;
         let odb = self.held.repository().odb()?;
         let no_commit = || LandError::NoCommit { id: commit.to_owned() };
-        let tree = super::tree_of(&odb, &commit.to_owned()).map_err(|_| no_commit())?;
+        let tree = super::tree_of(&odb, commit).map_err(|_| no_commit())?;
         let mut changes = Vec::new();
         diff_trees(&odb, head.tree.as_deref(), Some(&tree), &mut |change| {
             changes.push(change);
