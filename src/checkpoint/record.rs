@@ -163,6 +163,7 @@ impl Held<'_> {
                 ControlFlow::Continue(())
             })?;
         }
+        self.compact_now_and_then();
         outcome.took = started.elapsed();
         Ok(Ok(outcome))
     }

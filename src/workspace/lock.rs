@@ -26,6 +26,8 @@ use crate::repo::Head;
 /// Beside HEAD. The lock is the system's (flock), so it is gone with its owner; what the file says is for those who wait.
 const LOCK: &str = "gitstead.lock";
 const POLL: Duration = Duration::from_millis(2);
+/// Checkpoints after which it is asked whether there are many small objects.
+const ASKED_EVERY: u32 = 64;
 /// Files that are looked at once more before the index is written.
 const UNSURE: usize = 1_000;
 
@@ -47,6 +49,8 @@ pub(super) struct State {
     pub(super) excludes: Option<IndexStamp>,
     /// Whether the index on disk is older than what is known.
     pub(super) behind: bool,
+    /// Checkpoints since it was last asked whether there are many small objects.
+    pub(super) recorded: u32,
 }
 
 /// A workspace that nobody else changes while this lives, be it another thread or another process of Gitstead. The agent itself is not kept from anything.
@@ -363,6 +367,15 @@ impl<'w> Held<'w> {
             self.state.behind = true;
         }
         Ok(Ok(()))
+    }
+
+    /// Has the small objects of many checkpoints packed, if there are many by now.
+    pub(crate) fn compact_now_and_then(&mut self) {
+        self.state.recorded += 1;
+        if self.workspace.options.compact && self.state.recorded >= ASKED_EVERY {
+            self.state.recorded = 0;
+            super::pending::compact_later(&self.workspace.repository);
+        }
     }
 
     /// Writes the index if it is behind.

@@ -2,7 +2,7 @@ use std::{
     fs,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use bstr::{BStr, BString, ByteSlice};
 use super::{SecretRules, WorkspaceError, lock::State, pending::Pending, watch::Watch};
 use crate::{
     base::{Clock, SystemClock},
-    repo::{OpenOptions, Repository},
+    repo::{CompactOptions, OpenOptions, RepackError, Repository},
 };
 
 /// What an acknowledged checkpoint survives. A killed process, whatever this says: the system has the bytes then. This is about power.
@@ -76,6 +76,8 @@ pub struct WorkspaceOptions {
     pub index_delay: Duration,
     /// How long to wait for a git that is at work in the index.
     pub git_wait: Duration,
+    /// Whether small objects are packed now and then, on a thread of its own, so that a long trail stays a few files ([`Workspace::compact`]).
+    pub compact: bool,
     /// Signs commits.
     #[cfg(feature = "ssh-signatures")]
     pub signer: Option<Arc<super::CommitSigner>>,
@@ -109,6 +111,7 @@ impl Default for WorkspaceOptions {
             committer: ("Gitstead".to_owned(), "gitstead@gitstead.invalid".to_owned()),
             index_delay: Duration::from_millis(100),
             git_wait: Duration::from_secs(2),
+            compact: true,
             #[cfg(feature = "ssh-signatures")]
             signer: None,
             clock: Arc::new(SystemClock),
@@ -232,6 +235,21 @@ impl Workspace {
     pub fn look_at_everything(&self) -> Result<(), WorkspaceError> {
         self.lock()?.state.complete = false;
         Ok(())
+    }
+
+    /// Packs the small objects of the repository if there are many: what happens now and then by itself in a process that stays
+    /// ([`WorkspaceOptions::compact`]), for one that does not. Takes no lock of the workspace. Says whether there was something to do.
+    ///
+    /// # Errors
+    /// When packs cannot be read or written. Nothing is lost then.
+    pub fn compact(&self) -> Result<bool, RepackError> {
+        if !self.repository.wants_compaction()? {
+            return Ok(false);
+        }
+        let stop = AtomicBool::new(false);
+        self.repository
+            .compact(&CompactOptions::default(), &stop, &mut |_| ())?;
+        Ok(true)
     }
 
     /// Brings every acknowledged checkpoint to the disk now.
