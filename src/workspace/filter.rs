@@ -109,7 +109,7 @@ impl Filters {
                 crlf_roundtrip_check: CrlfRoundTripCheck::Skip,
                 encodings_with_roundtrip_check: Vec::new(),
             };
-            let pipeline = Pipeline::new(gix::command::Context::default(), rules.hash, options);
+            let pipeline = Pipeline::new(Default::default(), rules.hash, options);
             (rules, Box::new(pipeline))
         });
         FilterWorker { rules }

@@ -14,7 +14,7 @@ const DOORS: [(&str, &[&str]); 10] = [
     ("repo", &["base", "pack"]),
     ("depot", &["base", "repo"]),
     ("service", &["base", "protocol", "repo"]),
-    ("workspace", &["base", "repo", "depot"]),
+    ("workspace", &["base", "pack", "repo", "depot"]),
     ("checkpoint", &["base", "repo", "workspace"]),
     ("worker", &["base"]),
     (
