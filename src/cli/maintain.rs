@@ -75,6 +75,9 @@ fn said(outcome: &CompactOutcome) -> String {
     let mut text = match (outcome.skipped, &outcome.pack) {
         (Some(CompactSkip::Compaction), _) => return "somebody else is at it".to_owned(),
         (Some(CompactSkip::GitGc), _) => return "git gc is at it".to_owned(),
+        (Some(CompactSkip::PreciousObjects), _) => {
+            return "its objects are precious (extensions.preciousObjects)".to_owned();
+        }
         (None, None) => "nothing to do".to_owned(),
         (None, Some(_)) => format!(
             "{} objects, {} of them deltas, in a pack of {} bytes; {} packs and {} loose objects deleted, {} bytes",

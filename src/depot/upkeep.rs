@@ -8,10 +8,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use crate::repo::{CompactOptions, RepackError, Repository};
+use crate::repo::{CompactOptions, RepackError, Repository, sweep_stale};
 
 /// Repositories that wait. Whoever comes when there are more asks again with the next push.
 const MOST_WAITING: usize = 10_000;
@@ -19,6 +19,8 @@ const MOST_WAITING: usize = 10_000;
 const NICE: i32 = 10;
 /// A repository in which it went wrong, or in which something is damaged, is left alone for so long.
 const REST: Duration = Duration::from_secs(30 * 60);
+/// Quarantines of others are left for so long: a push of theirs may still need them.
+const FOREIGN_QUARANTINE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Keeps repositories small in the background, one at a time, on one thread that gives way to all others: whoever has written to a repository says so, and it is
 /// compacted if it wants to be. Dropped, it ends what it is at, which leaves the repository as it was.
@@ -154,13 +156,20 @@ fn work(shared: &Shared) {
 /// Says whether it may be considered again soon.
 fn look_after(repository: &Repository, stop: &AtomicBool) -> bool {
     let place = repository.common_dir().display();
-    if !repository.settings().maintenance_auto {
+    let settings = repository.settings();
+    if !settings.maintenance_auto || settings.precious_objects {
         return true;
     }
     let start = Instant::now();
     let outcome = match repository.wants_compaction() {
         Ok(false) => return true,
-        Ok(true) => repository.compact(&CompactOptions::default(), stop, &mut |_| ()),
+        Ok(true) => {
+            // What a killed process left may keep packs from being taken.
+            if let Err(error) = sweep_stale(repository, FOREIGN_QUARANTINE, SystemTime::now()) {
+                tracing::debug!(repository = %place, %error, "cannot look for leftovers");
+            }
+            repository.compact(&CompactOptions::default(), stop, &mut |_| ())
+        }
         Err(error) => Err(error.into()),
     };
     match outcome {

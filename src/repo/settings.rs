@@ -37,6 +37,8 @@ pub struct Settings {
     pub core: CoreSettings,
     /// `pack.*` and `repack.*`
     pub pack: PackSettings,
+    /// `extensions.preciousObjects` (false): nothing that holds objects may be deleted, whatever has been copied.
+    pub precious_objects: bool,
     /// `maintenance.auto` (true), unless `gc.auto` is 0: whether it is compacted when it wants to be.
     pub maintenance_auto: bool,
     config: Config,
@@ -340,6 +342,7 @@ impl Settings {
             http,
             core,
             pack,
+            precious_objects: c.boolean("extensions.preciousobjects")?.unwrap_or(false),
             maintenance_auto,
             config,
         })

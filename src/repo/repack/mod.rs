@@ -137,6 +137,8 @@ pub enum CompactSkip {
     Compaction,
     /// `git gc`.
     GitGc,
+    /// The repository's owner: `extensions.preciousObjects` forbids to delete anything.
+    PreciousObjects,
 }
 
 /// What is left alone because it is damaged.
@@ -213,6 +215,9 @@ impl Repository {
             skipped: Some(why),
             ..CompactOutcome::default()
         };
+        if self.settings().precious_objects {
+            return Ok(skipped(CompactSkip::PreciousObjects));
+        }
         let Some(_lock) = lock::take(self.common_dir())? else {
             return Ok(skipped(CompactSkip::Compaction));
         };

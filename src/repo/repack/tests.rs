@@ -258,6 +258,19 @@ fn a_git_gc_goes_first() {
 }
 
 #[test]
+fn precious_objects_are_not_deleted() {
+    let (made, ids) = mixed();
+    let config = made.path().join("config");
+    let mut text = std::fs::read_to_string(&config).expect("read");
+    text.push_str("[extensions]\n\tpreciousObjects = true\n");
+    std::fs::write(config, text).expect("written");
+    let before = files(&made);
+    assert_eq!(compact(&made.open()).skipped, Some(CompactSkip::PreciousObjects));
+    assert_eq!(files(&made), before);
+    reads(&made.open(), &ids);
+}
+
+#[test]
 fn a_stopped_one_changes_nothing() {
     let (made, ids) = mixed();
     let before = files(&made);
