@@ -68,6 +68,10 @@ pub struct Limits {
     pub drain: Duration,
     /// Repositories kept open.
     pub open_repositories: usize,
+    /// Workspaces kept open and watched; each holds a few hundred bytes per file.
+    pub open_workspaces: usize,
+    /// Time after which a workspace that nobody asked for is not kept open any more.
+    pub workspace_idle: Duration,
 }
 
 impl Default for Limits {
@@ -104,6 +108,8 @@ impl Default for Limits {
             min_pace: 4 << 10,
             drain: Duration::from_secs(30),
             open_repositories: 256,
+            open_workspaces: 64,
+            workspace_idle: Duration::from_secs(15 * 60),
         }
     }
 }

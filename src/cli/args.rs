@@ -20,6 +20,9 @@ pub(super) enum Command {
     Repo(Repo),
     /// Pack loose objects and small packs, beside a running server or without one.
     Maintain(Maintain),
+    /// The trail of a workspace.
+    #[command(flatten)]
+    Trail(super::trail::Command),
     /// Make access tokens.
     #[command(subcommand)]
     Token(Token),

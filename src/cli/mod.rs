@@ -6,6 +6,7 @@ mod debug;
 mod maintain;
 mod repo;
 mod token;
+mod trail;
 
 use std::{
     io::{self, Write as _},
@@ -19,8 +20,20 @@ use crate::server::{self, Config, ConfigError, RunError};
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    // Prints help, version and usage errors itself, and ends the process with 0 or 2.
-    let cli = args::Cli::parse();
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help, the version, or what is wrong with the arguments.
+            let _ = error.print();
+            // Agents take 2 for an order to stop.
+            let is_hook = std::env::args_os().nth(1).is_some_and(|first| first == "hook");
+            return match error.exit_code() {
+                0 => ExitCode::SUCCESS,
+                _ if is_hook => ExitCode::from(1),
+                _ => ExitCode::from(2),
+            };
+        }
+    };
     match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -64,6 +77,7 @@ fn execute(command: args::Command) -> anyhow::Result<()> {
             server::start_telemetry(&config.log)?;
             maintain::run(&config, &command)
         }
+        args::Command::Trail(command) => trail::run(command),
         args::Command::Token(args::Token::New { name, repos, access }) => token::new(&name, &repos, access),
         args::Command::Debug(args::Debug::PktLine) => debug::pkt_line(),
     }

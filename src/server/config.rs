@@ -10,6 +10,7 @@ use crate::{
     base::{Grant, Limits, Rules, TokenRule},
     depot::{CreateOptions, DepotOptions},
     repo::OpenOptions,
+    workspace::WorkspaceOptions,
 };
 
 /// Everything `gitstead serve` was told, checked: what flags say wins over the environment, the environment over `gitstead.toml`, and that over the
@@ -234,6 +235,15 @@ impl Config {
             },
             require_export_ok: self.require_export_ok,
             ..DepotOptions::default()
+        }
+    }
+
+    /// How the server opens workspaces.
+    pub fn workspace_options(&self) -> WorkspaceOptions {
+        WorkspaceOptions {
+            open: self.depot_options().open,
+            threads: self.limits.threads_per_request,
+            ..WorkspaceOptions::default()
         }
     }
 

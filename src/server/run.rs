@@ -13,8 +13,8 @@ use super::{Config, ConfigError};
 use crate::{
     base::SystemClock,
     depot::{Depot, DepotError, Upkeep},
-    web::{self, Api, DepotHands, House, Options},
-    worker::Workers,
+    web::{self, Api, DepotHands, House, Options, Residents},
+    worker::{Lane, Workers},
 };
 
 /// A compaction looks at its stop flag often; a flush to a slow disk may take longer, and may be cut off.
@@ -123,10 +123,16 @@ async fn serve(
         doing: "get random bytes from the system",
         source: io::Error::other(error),
     })?);
+    let workspaces = Arc::new(Residents::new(
+        Arc::clone(&depot),
+        config.workspace_options(),
+        &config.limits,
+    ));
     let api = Api {
         house: Arc::clone(&house),
         depot: Arc::clone(&depot),
         create: config.create_options(),
+        workspaces: Arc::clone(&workspaces),
     };
     let router = web::router(Arc::clone(&house)).merge(web::api_routes(Arc::new(api)));
 
@@ -156,9 +162,32 @@ async fn serve(
             std::process::exit(130);
         });
     };
+    let tired = tokio::spawn(let_go_of_idle(Arc::clone(&house), Arc::clone(&workspaces)));
     let drain = web::serve(listener, router, &config.limits, shutdown).await;
+    tired.abort();
+    // What is acknowledged is on the disk before we end.
+    let _ = house.workers.call(Lane::Short, None, move || workspaces.clear()).await;
     tracing::info!(finished = drain.finished, cut = drain.cut, "closed");
     Ok(())
+}
+
+/// Closes workspaces that nobody has asked for lately.
+async fn let_go_of_idle(house: Arc<House>, workspaces: Arc<Residents>) {
+    let mut often = tokio::time::interval(
+        house
+            .limits
+            .workspace_idle
+            .clamp(Duration::from_secs(1), Duration::from_secs(60)),
+    );
+    loop {
+        often.tick().await;
+        let workspaces = Arc::clone(&workspaces);
+        // Without a free worker, the next time.
+        let _ = house
+            .workers
+            .call(Lane::Short, None, move || workspaces.let_go_of_idle())
+            .await;
+    }
 }
 
 /// Clears away what a killed process left, beside the traffic: a large tree of names takes a while to walk.

@@ -25,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     house::{Caller, House, Peer},
     observe,
+    residents::Residents,
+    workspaces::{methods_of, workspace_routes},
 };
 use crate::{
     base::{Ask, Decision, Fault, NameError, Presence, Principal, RepoName, Route},
@@ -46,6 +48,8 @@ pub struct Api {
     pub depot: Arc<Depot>,
     /// What a new repository is like when the request does not say.
     pub create: CreateOptions,
+    /// The workspaces that are kept open.
+    pub workspaces: Arc<Residents>,
 }
 
 /// The routes, with paths from the root.
@@ -56,6 +60,7 @@ pub fn api_routes(api: Arc<Api>) -> Router {
             "/api/v1/repos/{*name}",
             get(show).patch(change).delete(remove).fallback(wrong_method),
         )
+        .merge(workspace_routes())
         .route("/api", any(no_such_path))
         .route("/api/{*rest}", any(no_such_path))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), introduce))
@@ -123,7 +128,7 @@ impl From<Details> for RepositoryInfo {
 
 /// An error on its way out: `{"error": {"code": …, "message": …}}`.
 #[derive(Debug)]
-struct ApiError {
+pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -142,7 +147,7 @@ struct ErrorText<'a> {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         ApiError {
             status,
             code,
@@ -151,7 +156,15 @@ impl ApiError {
         }
     }
 
-    fn bad_request(message: impl Into<String>) -> Self {
+    /// Later it will do.
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        ApiError {
+            retry_after: Some(1),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+        }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
@@ -255,7 +268,7 @@ impl From<CallError> for ApiError {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
@@ -266,7 +279,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     let mut text = serde_json::to_vec(body).expect("our own values have string keys and finite numbers");
     text.push(b'\n');
     let mut response = (status, text).into_response();
@@ -278,11 +291,17 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response {
 }
 
 type NamePath = Result<Path<String>, PathRejection>;
-type Answer = Result<Response, ApiError>;
+pub(super) type Answer = Result<Response, ApiError>;
 
 impl Api {
     /// Asks the authoriser, on a worker thread: whether the repository is there is asked of the disk.
-    fn authorise(&self, who: &Caller, repo: &RepoName, route: Route, creating: bool) -> Result<(), ApiError> {
+    pub(super) fn authorise(
+        &self,
+        who: &Caller,
+        repo: &RepoName,
+        route: Route,
+        creating: bool,
+    ) -> Result<(), ApiError> {
         let there = self.depot.contains(repo)?;
         let presence = match (there, creating) {
             (true, _) => Presence::Present,
@@ -309,7 +328,7 @@ impl Api {
         }
     }
 
-    async fn work<T: Send + 'static>(
+    pub(super) async fn work<T: Send + 'static>(
         self: &Arc<Self>,
         job: impl FnOnce(&Api) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
@@ -318,7 +337,11 @@ impl Api {
     }
 
     /// Reads a JSON body of a request that means to change something.
-    async fn body<T: serde::de::DeserializeOwned>(&self, headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
+    pub(super) async fn body<T: serde::de::DeserializeOwned>(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<T, ApiError> {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let essence = kind.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case("application/json") {
@@ -516,14 +539,14 @@ async fn remove(State(api): State<Arc<Api>>, Extension(who): Extension<Caller>, 
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> Response {
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
     let message = format!("{method} is not for this path");
     let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
     let mut response = error.into_response();
-    let allow = if uri.path() == "/api/v1/repos" {
-        "GET, HEAD, POST"
-    } else {
-        "GET, HEAD, PATCH, DELETE"
+    let allow = match uri.path() {
+        "/api/v1/repos" => "GET, HEAD, POST",
+        path if path.starts_with("/api/v1/workspaces/") => methods_of(path),
+        _ => "GET, HEAD, PATCH, DELETE",
     };
     response
         .headers_mut()

@@ -15,7 +15,11 @@ mod live;
 mod observe;
 mod path;
 mod reply;
+mod residents;
+mod trail_errors;
 mod turn;
+mod views;
+mod workspaces;
 
 pub use api::{Api, RepositoryInfo, api_routes};
 pub use depot_hands::DepotHands;
@@ -23,3 +27,9 @@ pub use hands::{Doors, Failure, Hands, Served};
 pub use house::{Caller, House, Options, Peer, RequestId, router};
 pub use listen::{Drain, serve};
 pub use reply::Refusal;
+pub use residents::Residents;
+pub use views::{
+    ChangeView, CommitView, ConflictsView, DiffView, FileDiffView, LogEntryView, LogView, OutcomeView, PathView,
+    PlaceView, RestoredView, SaidView, ShownView, SideView, SignatureView, SkippedView, TrailerView, TreeEntryView,
+    TreeView, WhyView, WorkspaceView, rfc3339,
+};

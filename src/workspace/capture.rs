@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use super::{
-    Filters, Held, Tracked, WorkspaceError, filter,
+    Filters, Held, Progress, Tracked, WorkspaceError, filter,
     index_file::IndexStamp,
     scan::{self, Found, Scan, ScanResult, Scope, SkipReason},
     tracked::{Dir, FileStat, Node, TrackedFile},
@@ -225,6 +225,10 @@ impl Held<'_> {
             if let Some(watch) = watch {
                 watch.enter(dir);
             }
+            if let Some(progress) = &workspace.options.progress {
+                let files = seen.load(Ordering::Relaxed);
+                progress(Progress::Looked { files });
+            }
         };
         Scan {
             root: &workspace.root,
@@ -348,6 +352,7 @@ impl Held<'_> {
         let limit = self.workspace().options.file_bytes;
         let threads = self.workspace().options.threads.max(1);
         let repository = self.repository().clone();
+        let progress = self.workspace().options.progress.clone();
         let tracked: &Tracked = self.known();
         let bytes: u64 = found.iter().map(|found| found.size).sum();
         let threads = match found.len() > WORTH_A_THREAD.0 || (found.len() > 1 && bytes > WORTH_A_THREAD.1) {
@@ -368,11 +373,17 @@ impl Held<'_> {
                 odb: None,
                 content: Vec::new(),
             };
-            while let Some(found) = found.get(next.fetch_add(1, Ordering::Relaxed)) {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(one) = found.get(number) else { break };
+                if let Some(progress) = &progress {
+                    let (files, of) = (number, found.len());
+                    progress(Progress::Read { files, of });
+                }
                 if reader.converts && reader.odb.is_none() {
                     reader.odb = repository.odb().ok();
                 }
-                match reader.take(found, tracked.get(found.path.as_bstr())) {
+                match reader.take(one, tracked.get(one.path.as_bstr())) {
                     Ok(one) => taken.push(one),
                     Err(err) => {
                         next.store(found_end(), Ordering::Relaxed);

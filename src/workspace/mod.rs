@@ -39,7 +39,7 @@ pub use lock::{HeadState, Held};
 pub use manage::{
     CreateWorkspace, ManageError, OnBranch, SaveFn, Start, Unsaved, WorkspaceEntry, WorkspaceState, worktrees_on,
 };
-pub use open::{Durability, Placement, Unchanged, Workspace, WorkspaceOptions};
+pub use open::{Durability, Placement, Progress, Unchanged, Workspace, WorkspaceOptions};
 pub use scan::SkipReason;
 pub(crate) use scan::{Found, Scan, ScanResult, Scope};
 pub use secrets::SecretRules;

@@ -46,6 +46,24 @@ pub enum Unchanged {
     Skip,
 }
 
+/// How far the making of a checkpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// So many files have been looked at.
+    Looked {
+        /// How many.
+        files: usize,
+    },
+    /// Of the files that may have changed, so many have been read.
+    Read {
+        /// How many.
+        files: usize,
+        /// Of how many.
+        of: usize,
+    },
+}
+
 /// How a workspace is opened.
 #[derive(Clone)]
 pub struct WorkspaceOptions {
@@ -83,6 +101,8 @@ pub struct WorkspaceOptions {
     pub signer: Option<Arc<super::CommitSigner>>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// Told while a checkpoint is made, from several threads and very often.
+    pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
 }
 
 impl std::fmt::Debug for WorkspaceOptions {
@@ -115,6 +135,7 @@ impl Default for WorkspaceOptions {
             #[cfg(feature = "ssh-signatures")]
             signer: None,
             clock: Arc::new(SystemClock),
+            progress: None,
         }
     }
 }

@@ -32,5 +32,7 @@ mod store;
 mod support;
 mod tidy;
 mod trail;
+mod trail_cli;
 mod wire;
+mod workspace_api;
 mod workspaces;

@@ -1,0 +1,274 @@
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    extract::{Path, Query, Request, State, rejection::PathRejection},
+    http::StatusCode,
+};
+use bstr::BString;
+use gix::hash::ObjectId;
+use serde::Deserialize;
+
+use super::{Asked, At, PAGE, Which, created, odb};
+use crate::{
+    checkpoint::{self, Checkpoint, DiffOptions, LogCursor, LogOrder, LogQuery, ToolOutcome, resolve, tree_of},
+    web::{
+        api::{Answer, Api, ApiError, json},
+        house::Caller,
+        residents::Variant,
+        views::{DiffView, LogView, OutcomeView, ShownView},
+    },
+    workspace::Workspace,
+};
+
+/// Bytes of differences in one answer.
+const PATCH_BYTES: usize = 4 << 20;
+/// Files that one answer lists.
+const FILES: usize = 5_000;
+/// What stands for the files as they are.
+const LIVE: &str = "live";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordBody {
+    tool: Option<String>,
+    summary: String,
+    agent: Option<String>,
+    session: Option<String>,
+    turn: Option<u64>,
+    #[serde(default)]
+    tool_use_ids: Vec<String>,
+    outcome: Option<String>,
+    duration_ms: Option<u64>,
+    #[serde(default)]
+    trailers: Vec<TrailerBody>,
+    #[serde(default)]
+    shadow: bool,
+    #[serde(default)]
+    skip_unchanged: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TrailerBody {
+    key: String,
+    value: String,
+}
+
+impl RecordBody {
+    fn checkpoint(self) -> Result<Checkpoint, ApiError> {
+        let mut checkpoint = match self.tool {
+            Some(tool) => Checkpoint::after(tool, self.summary),
+            None => Checkpoint::message(self.summary),
+        };
+        if let Some(agent) = self.agent {
+            checkpoint = checkpoint.agent(agent);
+        }
+        if let Some(session) = self.session {
+            checkpoint = checkpoint.session(session);
+        }
+        if let Some(turn) = self.turn {
+            checkpoint = checkpoint.turn(turn);
+        }
+        for id in self.tool_use_ids {
+            checkpoint = checkpoint.tool_use(id);
+        }
+        if let Some(word) = self.outcome {
+            let outcome = ToolOutcome::from_word(&word)
+                .ok_or_else(|| ApiError::bad_request("outcome is 'ok', 'failed' or 'interrupted'"))?;
+            checkpoint = checkpoint.outcome(outcome);
+        }
+        if let Some(millis) = self.duration_ms {
+            checkpoint = checkpoint.duration(Duration::from_millis(millis));
+        }
+        for TrailerBody { key, value } in self.trailers {
+            checkpoint = checkpoint.trailer(key, value);
+        }
+        Ok(checkpoint)
+    }
+}
+
+pub(super) async fn record(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Caller>,
+    at: At,
+    request: Request,
+) -> Answer {
+    let which = Which::of(at)?;
+    let (parts, body) = request.into_parts();
+    let wanted: RecordBody = api.body(&parts.headers, body).await?;
+    let variant = Variant {
+        shadow: wanted.shadow,
+        skip_unchanged: wanted.skip_unchanged,
+    };
+    let checkpoint = wanted.checkpoint()?;
+    let _turn = which.turn(&api).await?;
+    let named = which.clone();
+    let view = api
+        .work(move |api| {
+            let workspace = which.changing(api, &who, variant)?;
+            Ok(OutcomeView::from(&workspace.checkpoint(checkpoint)?))
+        })
+        .await?;
+    match &view.commit {
+        Some(id) => Ok(created(&view, named.url(&format!("/checkpoints/{id}")))),
+        None => Ok(json(StatusCode::OK, &view)),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogAsked {
+    at: Option<String>,
+    tool: Option<String>,
+    agent: Option<String>,
+    session: Option<String>,
+    path: Option<String>,
+    #[serde(default)]
+    changed: bool,
+    #[serde(default)]
+    all: bool,
+    #[serde(default)]
+    shadow: bool,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+pub(super) async fn log(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Caller>,
+    at: At,
+    asked: Asked<LogAsked>,
+) -> Answer {
+    let which = Which::of(at)?;
+    let Query(asked) = asked?;
+    let view = api
+        .work(move |api| {
+            let workspace = which.reading(api, &who)?;
+            let repository = workspace.repository();
+            let cursor: Option<LogCursor> = asked.cursor.as_deref().map(str::parse).transpose()?;
+            let tip = match &asked.at {
+                Some(at) => Some(resolve(repository, at)?),
+                None if asked.shadow => shadow(&workspace)?,
+                None => repository.head(None).map_err(checkpoint::ReadError::from)?.id(),
+            };
+            let Some(tip) = tip else {
+                return Ok(LogView::empty());
+            };
+            let mut query = LogQuery::default();
+            (query.tool, query.agent, query.session) = (asked.tool, asked.agent, asked.session);
+            query.path = asked.path.map(BString::from);
+            query.only_changed = asked.changed;
+            query.all_commits = asked.all;
+            if asked.all {
+                query.order = LogOrder::AllByDate;
+            }
+            query.entries = asked.limit.unwrap_or(50).clamp(1, PAGE);
+            Ok(LogView::from(&checkpoint::log(
+                repository,
+                &tip,
+                cursor.as_ref(),
+                &query,
+            )?))
+        })
+        .await?;
+    Ok(json(StatusCode::OK, &view))
+}
+
+/// The last checkpoint beside the branch.
+pub(super) fn shadow(workspace: &Workspace) -> Result<Option<ObjectId>, ApiError> {
+    let reference = format!("refs/gitstead/checkpoints/{}", workspace.name());
+    match resolve(workspace.repository(), &reference) {
+        Ok(id) => Ok(Some(id)),
+        Err(checkpoint::ReadError::Unknown { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn show_checkpoint(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Caller>,
+    at: Result<Path<(String, String, String)>, PathRejection>,
+) -> Answer {
+    let Path((repository, name, text)) = at?;
+    let which = Which::parse(&repository, &name)?;
+    let view = api
+        .work(move |api| {
+            let workspace = which.reading(api, &who)?;
+            let id = resolve(workspace.repository(), &text)?;
+            let options = DiffOptions {
+                files: FILES,
+                ..DiffOptions::default()
+            };
+            Ok(ShownView::from(&checkpoint::show(
+                workspace.repository(),
+                &id,
+                &options,
+            )?))
+        })
+        .await?;
+    Ok(json(StatusCode::OK, &view))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DiffAsked {
+    from: Option<String>,
+    to: Option<String>,
+    path: Option<String>,
+    #[serde(default)]
+    stat: bool,
+}
+
+pub(super) async fn diff(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Caller>,
+    at: At,
+    asked: Asked<DiffAsked>,
+) -> Answer {
+    let which = Which::of(at)?;
+    let Query(asked) = asked?;
+    let is_live = asked.to.as_deref().is_none_or(|to| to == LIVE);
+    let _turn = match is_live {
+        true => Some(which.turn(&api).await?),
+        false => None,
+    };
+    let view = api
+        .work(move |api| {
+            let mut options = DiffOptions::default();
+            (options.files, options.patch_bytes) = (FILES, PATCH_BYTES);
+            options.paths = asked.path.map(BString::from).into_iter().collect();
+            let mut skipped = Vec::new();
+            let workspace = which.reading(api, &who)?;
+            let repository = workspace.repository();
+            let from = match &asked.from {
+                Some(from) => Some(resolve(repository, from)?),
+                None => repository.head(None).map_err(checkpoint::ReadError::from)?.id(),
+            };
+            let (to, to_name) = match asked.to.filter(|_| !is_live) {
+                Some(to) => {
+                    let id = resolve(repository, &to)?;
+                    (tree_of(&odb(repository)?, &id)?, id.to_string())
+                }
+                None => {
+                    // The objects of the live files are written; nobody sees them, and no ref moves.
+                    let watched = api
+                        .workspaces
+                        .get_watched(&which.repository, &which.name, Variant::default())?;
+                    let (tree, left) = watched.lock()?.live_tree()?;
+                    skipped = left;
+                    (tree, LIVE.to_owned())
+                }
+            };
+            let odb = odb(repository)?;
+            let from_tree = match &from {
+                Some(from) => Some(tree_of(&odb, from)?),
+                None => None,
+            };
+            let diff = checkpoint::diff(&odb, from_tree.as_deref(), Some(&to), &options)?;
+            let from = from.map(|id| id.to_string());
+            Ok(DiffView::of(&diff, from, to_name, !asked.stat, &skipped))
+        })
+        .await?;
+    Ok(json(StatusCode::OK, &view))
+}
