@@ -18,6 +18,8 @@ pub(super) enum Command {
     Serve(Box<Serve>),
     /// Create, list, show, delete and rename repositories on this machine.
     Repo(Repo),
+    /// Create, list, show and remove the directories in which agents work.
+    Workspace(Workspace),
     /// Pack loose objects and small packs, beside a running server or without one.
     Maintain(Maintain),
     /// The trail of a workspace.
@@ -181,6 +183,78 @@ pub(super) enum RepoCommand {
         /// The branch
         branch: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Workspace {
+    #[command(flatten)]
+    pub place: Place,
+    /// Print JSON, as the HTTP API does
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: WorkspaceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WorkspaceCommand {
+    /// Create a workspace: a directory with files, on a branch of its own. Without --task, --from, --at and --fork it begins where the repository is.
+    Create {
+        /// The repository it belongs to
+        repository: String,
+        /// Its name: letters, digits, '.', '_' and '-'
+        name: String,
+        /// Begin empty, with a first commit that says what is to be done; makes the repository if it is not there
+        #[arg(long, value_name = "TEXT", conflicts_with_all = ["from", "at", "fork"])]
+        task: Option<String>,
+        /// Begin on this branch, or with --branch on a new one from there
+        #[arg(long, value_name = "BRANCH", conflicts_with_all = ["at", "fork"])]
+        from: Option<String>,
+        /// Begin at this commit
+        #[arg(long, value_name = "COMMIT")]
+        at: Option<String>,
+        /// Begin with a new repository that has what this one has
+        #[arg(long, value_name = "REPOSITORY")]
+        fork: Option<String>,
+        /// Its branch [default: the default branch for the first one, else its own name]
+        #[arg(long, value_name = "BRANCH")]
+        branch: Option<String>,
+        /// The hash of the objects of a repository that is made [default: object_format of gitstead.toml, or sha1]
+        #[arg(long, value_name = "FORMAT")]
+        object_format: Option<ObjectFormat>,
+    },
+    /// List the workspaces of a repository: name, branch, state, path.
+    List {
+        /// The repository
+        repository: String,
+    },
+    /// Show one workspace.
+    Show {
+        /// The repository it belongs to
+        repository: String,
+        /// Its name
+        name: String,
+    },
+    /// Remove a workspace. Its branch stays, and with it what was recorded.
+    Remove {
+        /// The repository it belongs to
+        repository: String,
+        /// Its name
+        name: String,
+        /// What happens if there is work in it that is in no commit
+        #[arg(long, value_name = "WHAT", default_value = "refuse")]
+        unsaved: UnsavedWork,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum UnsavedWork {
+    /// The workspace stays
+    Refuse,
+    /// It becomes a last commit on the workspace's branch
+    Checkpoint,
+    /// It is lost
+    Discard,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

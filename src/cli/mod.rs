@@ -7,6 +7,7 @@ mod maintain;
 mod repo;
 mod token;
 mod trail;
+mod workspace;
 
 use std::{
     io::{self, Write as _},
@@ -69,6 +70,13 @@ fn execute(command: args::Command) -> anyhow::Result<()> {
             let config = Config::load(&overrides)?;
             server::start_telemetry(&config.log)?;
             repo::run(&config, command.command, command.json)
+        }
+        args::Command::Workspace(command) => {
+            let mut overrides = command.place.overrides();
+            overrides.log.get_or_insert_with(|| "warn".to_owned());
+            let config = Config::load(&overrides)?;
+            server::start_telemetry(&config.log)?;
+            workspace::run(&config, command.command, command.json)
         }
         args::Command::Maintain(command) => {
             let mut overrides = command.place.overrides();

@@ -168,6 +168,11 @@ impl Depot {
         &self.work
     }
 
+    /// How repositories are opened.
+    pub fn open_options(&self) -> &OpenOptions {
+        &self.options.open
+    }
+
     /// The repository of that name, as it is on disk now.
     pub fn open(&self, name: &RepoName) -> Result<Arc<Repository>, DepotError> {
         let located = self.locate(name)?;

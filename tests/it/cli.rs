@@ -266,3 +266,75 @@ fn what_a_killed_server_left_half_made_is_gone_after_the_next_start() {
     }
     drop((server, git));
 }
+
+#[test]
+fn workspaces_are_made_listed_and_removed() {
+    let git = Git::new();
+    let data = git.path("data");
+    let said = gitstead(
+        &[
+            "workspace",
+            "create",
+            "agent",
+            "main",
+            "--task",
+            "Analyze sales data",
+            "--data",
+            data.to_str().unwrap(),
+        ],
+        &[],
+        b"",
+    );
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let root = data.join("work/agent/main");
+    assert_eq!(
+        said.out,
+        format!("created {}\n", root.canonicalize().unwrap().display())
+    );
+    assert_eq!(git.ok(&root, "log --format=%s"), "Initial task: Analyze sales data");
+    git.commit(&root, "a", "a", "by git");
+    ok(&data, "workspace create agent second");
+    ok(&data, "workspace create agent old --at main~1 --branch past");
+    ok(&data, "workspace create other main --fork agent");
+    let listed = ok(&data, "workspace list agent");
+    let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split('\t').collect()).collect();
+    let seen: Vec<_> = lines.iter().map(|line| (line[0], line[1], line[2])).collect();
+    assert_eq!(
+        seen,
+        [
+            ("main", "main", "ready"),
+            ("old", "past", "ready"),
+            ("second", "second", "ready")
+        ]
+    );
+    let shown = ok(&data, "workspace show agent second --json");
+    assert!(shown.contains("\"branch\": \"second\""), "{shown}");
+    assert!(shown.contains("\"managed\": true"), "{shown}");
+    let second = data.join("work/agent/second");
+    std::fs::write(second.join("unsaved"), "u").unwrap();
+    let said = on(&data, "workspace remove agent second");
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("changes that are in no commit"), "{}", said.err);
+    // What cannot be saved is not called saved.
+    std::fs::write(second.join(".env"), "KEY=1").unwrap();
+    let said = on(&data, "workspace remove agent second --unsaved checkpoint");
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err.contains(".env") && second.join(".env").exists(),
+        "{}",
+        said.err
+    );
+    std::fs::remove_file(second.join(".env")).unwrap();
+    ok(&data, "workspace remove agent second --unsaved checkpoint");
+    assert!(!second.exists());
+    assert_eq!(git.ok(data.join("repos/agent.git"), "show second:unsaved"), "u");
+    for (line, code) in [
+        ("workspace show agent none", 1),
+        ("workspace create agent a/b", 1),
+        ("workspace create agent x --task t --from main", 2),
+        ("workspace remove agent old --unsaved perhaps", 2),
+    ] {
+        assert_eq!(on(&data, line).code, Some(code), "{line}");
+    }
+    ok(&data, "workspace remove agent old --unsaved discard");
+}

@@ -11,6 +11,8 @@ mod admin;
 mod branch;
 mod create;
 mod remove;
+#[cfg(test)]
+mod tests;
 
 use std::{
     error::Error,

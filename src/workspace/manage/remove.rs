@@ -192,6 +192,8 @@ impl Depot {
                 remove_dir(&path)?;
                 count += 1;
             }
+            // As git does with the last one.
+            let _ = fs::remove_dir(repo.common_dir().join("worktrees"));
         }
         Ok(count)
     }
