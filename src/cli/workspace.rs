@@ -65,7 +65,7 @@ pub(super) fn run(config: &Config, command: WorkspaceCommand, json: bool) -> any
             }
             let mut text = String::new();
             for entry in entries {
-                let branch = entry.branch.as_ref().map_or("(no branch)".to_owned(), |b| short(b));
+                let branch = entry.branch.as_ref().map_or("(no branch)".to_owned(), short);
                 writeln!(
                     text,
                     "{}\t{branch}\t{}\t{}",
@@ -138,7 +138,7 @@ fn show(depot: &Depot, repository: &RepoName, name: &WorkspaceName, json: bool) 
         ("name", entry.name.to_string()),
         ("repository", repository.canonical().to_owned()),
         ("path", entry.root.display().to_string()),
-        ("branch", entry.branch.as_ref().map_or_else(none, |b| short(b))),
+        ("branch", entry.branch.as_ref().map_or_else(none, short)),
         ("commit", entry.commit.map_or_else(none, |id| id.to_string())),
         ("made by", if entry.managed { "gitstead" } else { "git" }.to_owned()),
         ("state", entry.state.as_str().to_owned()),
@@ -153,7 +153,7 @@ fn value(repository: &RepoName, entry: &WorkspaceEntry) -> Value {
         "repository": repository.canonical(),
         "name": entry.name.as_str(),
         "path": entry.root.display().to_string(),
-        "branch": entry.branch.as_ref().map(|b| short(b)),
+        "branch": entry.branch.as_ref().map(short),
         "commit": entry.commit.map(|id| id.to_string()),
         "managed": entry.managed,
         "state": entry.state.as_str(),
