@@ -10,6 +10,7 @@
 
 mod api;
 mod checkpoint;
+mod checkpoint_crash;
 mod checkpoint_races;
 mod cli;
 mod clients;
