@@ -143,29 +143,42 @@ impl Held<'_> {
         }
         self.flush_ref_later(&target, written.unflushed);
         outcome.commit = Some(commit);
-        if target.placed == Placed::Branch
-            && let Err(left) = self.index_follows()?
-        {
-            let why = match left {
-                IndexLeft::Locked(age) => format!("index.lock has been there for {} s", age.as_secs()),
-                IndexLeft::Changed => "git changed it meanwhile".to_owned(),
+        // The checkpoint is made: what fails from here on is said, and takes nothing back.
+        if target.placed == Placed::Branch {
+            let why = match self.index_follows() {
+                Ok(Ok(())) => None,
+                Ok(Err(IndexLeft::Locked(age))) => Some(format!("index.lock has been there for {} s", age.as_secs())),
+                Ok(Err(IndexLeft::Changed)) => Some("git changed it meanwhile".to_owned()),
+                Err(error) => Some(match std::error::Error::source(&error) {
+                    Some(source) => format!("{error}: {source}"),
+                    None => error.to_string(),
+                }),
             };
-            let text = format!("the index stays behind until the next checkpoint: {why}");
-            outcome.warnings.push(text);
+            outcome
+                .warnings
+                .extend(why.map(|why| format!("the index stays behind until the next checkpoint: {why}")));
         }
-        if parent_tree != Some(tree) {
-            let odb = self.repository().odb()?;
-            diff_trees(&odb, parent_tree.as_deref(), Some(&tree), &mut |change| {
-                outcome.changed += 1;
-                if outcome.changes.len() < Outcome::CHANGES {
-                    outcome.changes.push(FileChange::of(change));
-                }
-                ControlFlow::Continue(())
-            })?;
+        if parent_tree != Some(tree)
+            && let Err(error) = self.compare(parent_tree, &mut outcome)
+        {
+            outcome.warnings.push(format!("what changed cannot be listed: {error}"));
         }
         self.compact_now_and_then();
         outcome.took = started.elapsed();
         Ok(Ok(outcome))
+    }
+
+    fn compare(&self, before: Option<ObjectId>, outcome: &mut Outcome) -> Result<(), CheckpointError> {
+        let odb = self.repository().odb()?;
+        let tree = outcome.tree;
+        diff_trees(&odb, before.as_deref(), Some(&tree), &mut |change| {
+            outcome.changed += 1;
+            if outcome.changes.len() < Outcome::CHANGES {
+                outcome.changes.push(FileChange::of(change));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(())
     }
 
     /// The state of the workspace as objects, by the workspace's own rules about what is left out.

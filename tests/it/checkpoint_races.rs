@@ -11,7 +11,7 @@ use std::{
 
 use gitstead::{
     checkpoint::{Checkpoint, Looked, Placed},
-    workspace::{SecretRules, Workspace, WorkspaceOptions},
+    workspace::{SecretRules, SkipReason, Workspace, WorkspaceOptions},
 };
 
 use crate::support::Git;
@@ -186,6 +186,43 @@ fn files(dir: &Path) -> usize {
         }
     }
     count
+}
+
+#[test]
+fn a_file_that_keeps_changing_is_recorded_and_named() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let workspace = open(&dir, false);
+    let file = dir.join("log");
+    fs::write(&file, vec![b'x'; 4 << 20]).unwrap();
+    let done = AtomicBool::new(false);
+    let named = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut log = fs::OpenOptions::new().append(true).open(&file).unwrap();
+            while !done.load(Ordering::Acquire) {
+                std::io::Write::write_all(&mut log, b"a line\n").unwrap();
+                // Not without end, should nobody notice.
+                if log.metadata().unwrap().len() > 64 << 20 {
+                    log.set_len(4 << 20).unwrap();
+                }
+            }
+        });
+        let named = (0..200).any(|_| {
+            let outcome = take(&workspace, "while it is written");
+            outcome
+                .skipped
+                .iter()
+                .any(|(path, why)| path == "log" && *why == SkipReason::Changing)
+        });
+        done.store(true, Ordering::Release);
+        named
+    });
+    assert!(named, "it was never noticed");
+    let last = take(&workspace, "at rest");
+    assert_eq!(last.skipped, []);
+    assert_eq!(git.ok(&dir, "status --porcelain"), "");
+    assert_eq!(git.ok(&dir, "rev-parse HEAD:log"), git.ok(&dir, "hash-object log"));
+    git.fsck(&dir);
 }
 
 #[test]
