@@ -9,6 +9,7 @@ mod diff;
 mod error;
 mod land;
 mod log;
+mod mend;
 mod merge;
 mod message;
 mod outcome;

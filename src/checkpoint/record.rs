@@ -8,7 +8,9 @@ use gix::{hash::ObjectId, objs::Kind};
 use super::{Checkpoint, CheckpointError, FileChange, Outcome, Placed, compose};
 use crate::{
     repo::{ObjectSink, RefLog, RefOutcome, RefUpdate, RefValue, diff_trees},
-    workspace::{Captured, Durability, Found, HeadState, Held, IndexLeft, Placement, SkipReason, Unchanged, Workspace},
+    workspace::{
+        Captured, Durability, Durable, Found, HeadState, Held, IndexLeft, Placement, SkipReason, Unchanged, Workspace,
+    },
 };
 
 /// Below this are the checkpoints that are on no branch.
@@ -92,6 +94,7 @@ impl Held<'_> {
         if !self.wait_for_git() {
             warnings.push("index.lock is there and stays: git runs in the workspace, or was killed".to_owned());
         }
+        warnings.extend(self.mend_after_power_loss()?);
         let head = self.head()?;
         let target = self.target(&head)?;
         let parent_tree = match target.parents.first() {
@@ -141,7 +144,7 @@ impl Held<'_> {
         if let Err(moved) = self.move_ref(&target, commit, checkpoint)? {
             return Ok(Err(moved));
         }
-        self.flush_ref_later(&target, written.unflushed);
+        self.flush_ref_later(&target, commit, written.unflushed);
         outcome.commit = Some(commit);
         // The checkpoint is made: what fails from here on is said, and takes nothing back.
         if target.placed == Placed::Branch {
@@ -355,10 +358,12 @@ impl Held<'_> {
     }
 
     /// Sees to it that a commit and the ref that names it survive a loss of power, as soon as the options promise it.
-    pub(super) fn flush_ref_later(&self, target: &Target, objects: Vec<std::path::PathBuf>) {
+    pub(super) fn flush_ref_later(&self, target: &Target, commit: ObjectId, objects: Vec<std::path::PathBuf>) {
         let file = self.repository().common_dir().join(target.reference.to_string());
         let dir = file.parent().map(std::path::Path::to_owned);
-        self.flush_later(objects.into_iter().chain([file]).chain(dir));
+        let reference = target.reference.clone();
+        let durable = Durable { reference, commit };
+        self.flush_checkpoint_later(objects.into_iter().chain([file]).chain(dir), durable);
     }
 
     /// `Ok(Err(ref))` when it has another value by now.

@@ -382,7 +382,7 @@ impl Held<'_> {
                 return Err(err.into());
             }
         }
-        self.flush_ref_later(target, written.unflushed);
+        self.flush_ref_later(target, commit, written.unflushed);
         let applied = prepared.finish(self)?;
         Ok(Some((commit, applied.left)))
     }

@@ -16,7 +16,7 @@ use gix::{
 use rustix::fs::FlockOperation;
 
 use super::{
-    FileStat, SkipReason, Tracked, TrackedFile, Workspace, WorkspaceError,
+    Before, Durable, FileStat, SkipReason, Tracked, TrackedFile, Workspace, WorkspaceError,
     index_file::{self, IndexLock, IndexStamp},
     scan,
     watch::Watch,
@@ -51,6 +51,8 @@ pub(super) struct State {
     pub(super) behind: bool,
     /// Checkpoints since it was last asked whether there are many small objects.
     pub(super) recorded: u32,
+    /// Whether it was looked into what a loss of power may have left.
+    pub(super) asked_about_power: bool,
 }
 
 /// A workspace that nobody else changes while this lives, be it another thread or another process of Gitstead. The agent itself is not kept from anything.
@@ -313,8 +315,32 @@ impl<'w> Held<'w> {
     /// Sees to it that files and directories survive a loss of power, as soon as the options promise it.
     pub(crate) fn flush_later(&self, paths: impl IntoIterator<Item = std::path::PathBuf>) {
         if self.workspace.options.durability == super::Durability::Batched {
-            self.workspace.pending.add(paths);
+            self.workspace.pending.add(paths, None);
         }
+    }
+
+    /// As [`flush_later`](Self::flush_later), of everything that a checkpoint needs. When it is done, it is noted.
+    pub(crate) fn flush_checkpoint_later(&self, paths: impl IntoIterator<Item = std::path::PathBuf>, durable: Durable) {
+        if self.workspace.options.durability == super::Durability::Batched {
+            let git_dir = self.workspace.git_dir().to_owned();
+            self.workspace.pending.add(paths, Some((git_dir, durable)));
+        }
+    }
+
+    /// What was on the disk for certain before the system was last started; only the first time that it is asked for.
+    pub(crate) fn before_the_last_start(&mut self) -> Option<Before> {
+        if std::mem::replace(&mut self.state.asked_about_power, true) {
+            return None;
+        }
+        Durable::from_before(self.workspace.git_dir())
+    }
+
+    /// Notes a checkpoint that is on the disk.
+    pub(crate) fn note_durable(&self, durable: &Durable) -> Result<(), WorkspaceError> {
+        let git_dir = self.workspace.git_dir();
+        durable
+            .note(git_dir)
+            .map_err(WorkspaceError::io("note a checkpoint in", git_dir))
     }
 
     /// Makes what is tracked the index on disk, unless git is about to change it, or has.

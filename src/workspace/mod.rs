@@ -18,6 +18,7 @@ mod lock;
 mod manage;
 mod open;
 mod pending;
+mod power;
 mod scan;
 mod secrets;
 #[cfg(feature = "ssh-signatures")]
@@ -40,6 +41,7 @@ pub use manage::{
     CreateWorkspace, ManageError, OnBranch, SaveFn, Start, Unsaved, WorkspaceEntry, WorkspaceState, worktrees_on,
 };
 pub use open::{Durability, Placement, Progress, Unchanged, Workspace, WorkspaceOptions};
+pub(crate) use power::{Before, Durable};
 pub use scan::SkipReason;
 pub(crate) use scan::{Found, Scan, ScanResult, Scope};
 pub use secrets::SecretRules;

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Workspace, WorkspaceError};
+use super::{Durable, Workspace, WorkspaceError};
 use crate::repo::{CompactOptions, Repository};
 
 /// How long a checkpoint may be taken back by a loss of power.
@@ -24,6 +24,8 @@ const MANY: usize = 2_000;
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     paths: Mutex<BTreeSet<PathBuf>>,
+    /// The last checkpoint that is whole on the disk when they are, and where that is noted.
+    last: Mutex<Option<(PathBuf, Durable)>>,
     /// Held while they are flushed: who waits for a flush waits for one that has begun, too.
     flushing: Mutex<()>,
 }
@@ -33,8 +35,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pending {
-    pub(super) fn add(self: &Arc<Self>, paths: impl IntoIterator<Item = PathBuf>) {
+    pub(super) fn add(self: &Arc<Self>, paths: impl IntoIterator<Item = PathBuf>, last: Option<(PathBuf, Durable)>) {
         let mut known = locked(&self.paths);
+        if last.is_some() {
+            *locked(&self.last) = last;
+        }
         let was_empty = known.is_empty();
         known.extend(paths);
         let is_empty = known.is_empty();
@@ -48,7 +53,20 @@ impl Pending {
     /// Flushes what is there now.
     pub(super) fn flush(&self) -> Result<(), WorkspaceError> {
         let _turn = locked(&self.flushing);
-        let paths = std::mem::take(&mut *locked(&self.paths));
+        let (paths, last) = {
+            let mut paths = locked(&self.paths);
+            (std::mem::take(&mut *paths), locked(&self.last).take())
+        };
+        let result = Self::flush_paths(paths);
+        if let (Ok(()), Some((git_dir, durable))) = (&result, last)
+            && let Err(error) = durable.note(&git_dir)
+        {
+            tracing::debug!(%error, "a checkpoint that is on the disk was not noted");
+        }
+        result
+    }
+
+    fn flush_paths(paths: BTreeSet<PathBuf>) -> Result<(), WorkspaceError> {
         if paths.len() > MANY
             && let Some(Ok(file)) = paths.first().map(File::open)
             && rustix::fs::syncfs(&file).is_ok()

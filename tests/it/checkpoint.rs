@@ -478,7 +478,8 @@ fn do_step(git: &Git, root: &Path, step: &Step) {
         }
         Step::Link(path, to) => {
             make_room(root, path);
-            symlink(to, root.join(path)).unwrap();
+            // Into nowhere: beneath a link to itself git cannot tell what is gone, and keeps it.
+            symlink(Path::new("nowhere").join(to), root.join(path)).unwrap();
         }
         Step::Executable(path, on) => {
             let path = root.join(path);
@@ -655,4 +656,50 @@ fn the_index_follows_a_moment_later() {
     drop(workspace);
     assert_eq!(git.ok(&dir, "diff --cached --name-only"), "");
     assert_eq!(git.ok(&dir, "status --porcelain"), "");
+}
+
+#[test]
+fn after_a_loss_of_power_the_trail_goes_on_from_what_survived() {
+    for ref_too in [false, true] {
+        let git = Git::new();
+        let dir = git.init("work");
+        let workspace = Workspace::open_with(&dir, &options()).unwrap();
+        fs::write(dir.join("a"), "1").unwrap();
+        let first = take(&workspace, "on the disk");
+        workspace.flush().unwrap();
+        let note = dir.join(".git/gitstead-durable");
+        let noted = fs::read_to_string(&note).unwrap();
+        assert!(noted.contains(&first.commit.unwrap().to_string()), "{noted}");
+        fs::write(dir.join("a"), "2").unwrap();
+        fs::create_dir(dir.join("d")).unwrap();
+        fs::write(dir.join("d/b"), "b").unwrap();
+        take(&workspace, "on its way");
+        drop(workspace);
+        // As if it had not got there: names without contents, under a system that was started since.
+        let new = git.ok(&dir, "rev-list --objects HEAD ^HEAD^");
+        for id in new.lines().filter_map(|line| line.split(' ').next()) {
+            let path = dir.join(".git/objects").join(&id[..2]).join(&id[2..]);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            fs::write(&path, "").unwrap();
+        }
+        if ref_too {
+            fs::write(dir.join(".git/refs/heads/main"), "").unwrap();
+        }
+        fs::write(&note, format!("another-start {}", noted.split_once(' ').unwrap().1)).unwrap();
+        let workspace = Workspace::open_with(&dir, &options()).unwrap();
+        let outcome = take(&workspace, "afterwards");
+        assert_eq!(outcome.parent, first.commit);
+        assert_eq!(paths(&outcome), ["a", "d/b"]);
+        assert!(
+            outcome.warnings.iter().any(|text| text.contains("loss of power")),
+            "{:?}",
+            outcome.warnings
+        );
+        assert_eq!(git.ok(&dir, "status --porcelain"), "");
+        git.fsck(&dir);
+        // Once is enough.
+        drop(workspace);
+        let workspace = Workspace::open_with(&dir, &options()).unwrap();
+        assert_eq!(take(&workspace, "later").warnings, [""; 0]);
+    }
 }

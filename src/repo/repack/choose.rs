@@ -110,7 +110,12 @@ fn list_loose(objects_dir: &Path, hash: HashKind) -> Result<Vec<ObjectId>, Repac
 }
 
 /// The ids of the loose objects in one of the 256 directories.
-pub(super) fn list_fan(objects_dir: &Path, fan: u8, hash: HashKind, found: &mut dyn FnMut(ObjectId)) -> io::Result<()> {
+pub(in crate::repo) fn list_fan(
+    objects_dir: &Path,
+    fan: u8,
+    hash: HashKind,
+    found: &mut dyn FnMut(ObjectId),
+) -> io::Result<()> {
     let prefix = format!("{fan:02x}");
     let entries = match fs::read_dir(objects_dir.join(&prefix)) {
         Ok(entries) => entries,

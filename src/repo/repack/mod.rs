@@ -5,7 +5,7 @@
 //! its delta; only what is new is compared with its neighbours. Packs are left in a geometric progression, so that an object is moved a logarithmic
 //! number of times, however long a repository grows.
 
-mod choose;
+pub(super) mod choose;
 mod error;
 mod lock;
 mod names;
