@@ -46,6 +46,8 @@ pub struct Config {
     pub rules: Rules,
     /// Bounds.
     pub limits: Limits,
+    /// How the workspaces of this server are opened and their checkpoints made; see [`Config::workspace_options`].
+    pub checkpoints: WorkspaceOptions,
     /// git configuration for all repositories: lower-case section and name, value.
     pub defaults: Vec<(String, String)>,
     /// The filter of the log, in `tracing`'s language.
@@ -184,6 +186,11 @@ impl Config {
         };
         let mut limits = Limits::default();
         file.limits.apply(&mut limits)?;
+        let mut checkpoints = WorkspaceOptions {
+            threads: limits.threads_per_request,
+            ..WorkspaceOptions::default()
+        };
+        file.checkpoints.apply(base, &mut checkpoints)?;
         let namespace = over
             .namespace
             .clone()
@@ -210,6 +217,7 @@ impl Config {
             hosts: file.hosts,
             rules,
             limits,
+            checkpoints,
             defaults: defaults(&file.defaults)?,
             log: over.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
         })
@@ -242,8 +250,7 @@ impl Config {
     pub fn workspace_options(&self) -> WorkspaceOptions {
         WorkspaceOptions {
             open: self.depot_options().open,
-            threads: self.limits.threads_per_request,
-            ..WorkspaceOptions::default()
+            ..self.checkpoints.clone()
         }
     }
 

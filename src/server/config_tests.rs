@@ -224,6 +224,12 @@ fn the_readme_shows_what_is_understood() {
         assert_eq!(config.limits, plain.limits, "README tells the defaults");
         assert_eq!((&config.listen, &config.url_prefix), (&plain.listen, &plain.url_prefix));
         assert_eq!(config.default_branch, plain.default_branch);
+        let told = |config: &Config| {
+            let told = config.workspace_options();
+            let how = (told.durability, told.placement, told.unchanged, told.index_delay);
+            (how, told.file_bytes, told.files, told.committer)
+        };
+        assert_eq!(told(&config), told(&plain), "README tells the defaults");
         assert_eq!(config.rules.anonymous_read, plain.rules.anonymous_read);
     }
     for line in include_str!("../base/limits.rs").lines() {
@@ -235,5 +241,33 @@ fn the_readme_shows_what_is_understood() {
             "README does not name limits.{}",
             name.0
         );
+    }
+}
+
+#[test]
+fn checkpoints_are_made_as_the_file_says() {
+    let overrides = Overrides {
+        data: Some("/data".into()),
+        ..Overrides::default()
+    };
+    let read = |text: &str| Config::from_toml(text, Path::new("gitstead.toml"), &overrides);
+    let text = "[checkpoints]\ndurability = \"each\"\nplacement = \"shadow\"\nunchanged = \"skip\"\nindex_delay = \"2s\"\nfile_bytes = \"1m\"\n\
+                files = 7\nsecrets = []\ncommitter = \"A B <a@b>\"\n";
+    let told = read(text).unwrap().workspace_options();
+    assert_eq!(told.durability, crate::workspace::Durability::Each);
+    assert_eq!(told.placement, crate::workspace::Placement::Shadow);
+    assert_eq!(told.unchanged, crate::workspace::Unchanged::Skip);
+    assert_eq!(told.index_delay, std::time::Duration::from_secs(2));
+    assert_eq!((told.file_bytes, told.files), (1 << 20, 7));
+    assert_eq!(told.secrets, crate::workspace::SecretRules::none());
+    assert_eq!(told.committer, ("A B".to_owned(), "a@b".to_owned()));
+    for (text, words) in [
+        ("durability = \"always\"", "unknown variant"),
+        ("committer = \"A\"", "checkpoints.committer: 'A' is not"),
+        ("signing_key = \"/nowhere\"", "checkpoints.signing_key: /nowhere"),
+        ("unknown = 1", "unknown field"),
+    ] {
+        let error = read(&format!("[checkpoints]\n{text}\n")).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
     }
 }

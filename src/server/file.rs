@@ -8,7 +8,12 @@ use std::{
 use serde::{Deserialize, Deserializer, de};
 
 use super::ConfigError;
-use crate::base::{Access, Limits, Pattern, TokenHash};
+#[cfg(feature = "ssh-signatures")]
+use crate::workspace::CommitSigner;
+use crate::{
+    base::{Access, Limits, Pattern, TokenHash},
+    workspace::{Durability, Placement, SecretRules, Unchanged, WorkspaceOptions},
+};
 
 /// `gitstead.toml` as it is written. Unknown keys are errors.
 #[derive(Debug, Default, Deserialize)]
@@ -32,6 +37,8 @@ pub(super) struct FileConfig {
     #[serde(default)]
     pub limits: FileLimits,
     #[serde(default)]
+    pub checkpoints: FileCheckpoints,
+    #[serde(default)]
     pub defaults: toml::Table,
     #[serde(default)]
     pub tokens: Vec<TokenEntry>,
@@ -48,6 +55,120 @@ pub(super) struct TokenEntry {
     pub repos: Vec<Pattern>,
     #[serde(default = "reading")]
     pub access: Access,
+}
+
+/// `[checkpoints]`: how those of the workspaces of this house are made.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileCheckpoints {
+    pub durability: Option<DurabilityWord>,
+    pub placement: Option<PlacementWord>,
+    pub unchanged: Option<UnchangedWord>,
+    pub index_delay: Option<Span>,
+    pub file_bytes: Option<Number>,
+    pub files: Option<Number>,
+    pub secrets: Option<Vec<String>>,
+    pub committer: Option<String>,
+    pub signing_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DurabilityWord {
+    Each,
+    Batched,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum PlacementWord {
+    Branch,
+    Shadow,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum UnchangedWord {
+    Record,
+    Skip,
+}
+
+impl FileCheckpoints {
+    /// Lays what the file says over `options`. A path in it is relative to `base`.
+    pub fn apply(self, base: &Path, options: &mut WorkspaceOptions) -> Result<(), ConfigError> {
+        let wrong = |key: &str, why: String| ConfigError::Value {
+            key: format!("checkpoints.{key}"),
+            why,
+        };
+        match self.durability {
+            None => {}
+            Some(DurabilityWord::Each) => options.durability = Durability::Each,
+            Some(DurabilityWord::Batched) => options.durability = Durability::Batched,
+            Some(DurabilityWord::Off) => options.durability = Durability::Off,
+        }
+        match self.placement {
+            None => {}
+            Some(PlacementWord::Branch) => options.placement = Placement::Branch,
+            Some(PlacementWord::Shadow) => options.placement = Placement::Shadow,
+        }
+        match self.unchanged {
+            None => {}
+            Some(UnchangedWord::Record) => options.unchanged = Unchanged::Record,
+            Some(UnchangedWord::Skip) => options.unchanged = Unchanged::Skip,
+        }
+        if let Some(Span(delay)) = self.index_delay {
+            options.index_delay = delay;
+        }
+        if let Some(Number(bytes)) = self.file_bytes {
+            options.file_bytes = bytes;
+        }
+        if let Some(Number(files)) = self.files {
+            options.files = usize::try_from(files).map_err(|_| wrong("files", "is too large".to_owned()))?;
+        }
+        if let Some(names) = self.secrets {
+            options.secrets = SecretRules {
+                // An empty list says that nothing is a secret.
+                contents: !names.is_empty(),
+                names,
+            };
+        }
+        if let Some(text) = self.committer {
+            let parts = text.strip_suffix('>').and_then(|rest| rest.split_once('<'));
+            let person = parts.map(|(name, email)| (name.trim().to_owned(), email.trim().to_owned()));
+            options.committer = person
+                .filter(|(name, email)| !name.is_empty() && !email.is_empty())
+                .ok_or_else(|| wrong("committer", format!("'{text}' is not 'Name <address>'")))?;
+        }
+        if let Some(path) = self.signing_key {
+            sign_with(&base.join(path), options).map_err(|why| wrong("signing_key", why))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes checkpoints signed by the private key in this file.
+///
+/// # Errors
+/// Why it cannot be used.
+#[cfg(feature = "ssh-signatures")]
+pub fn sign_with(path: &Path, options: &mut WorkspaceOptions) -> Result<(), String> {
+    match CommitSigner::from_file(path) {
+        Ok(signer) => {
+            options.signer = Some(std::sync::Arc::new(signer));
+            Ok(())
+        }
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// Makes checkpoints signed by the private key in this file.
+///
+/// # Errors
+/// It was built without that.
+#[cfg(not(feature = "ssh-signatures"))]
+pub fn sign_with(_: &Path, _: &mut WorkspaceOptions) -> Result<(), String> {
+    Err("this gitstead was built without signatures".to_owned())
 }
 
 fn everywhere() -> Vec<Pattern> {

@@ -7,5 +7,6 @@ mod run;
 mod telemetry;
 
 pub use config::{Config, ConfigError, Overrides, default_data_dir};
+pub use file::sign_with;
 pub use run::{RunError, run};
 pub use telemetry::start_telemetry;

@@ -5,6 +5,7 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use crate::{
     checkpoint::{Checkpoint, ToolOutcome},
     cli::args::Place,
+    server::sign_with,
     workspace::{Durability, Placement, SecretRules, Unchanged, WorkspaceOptions},
 };
 
@@ -120,9 +121,9 @@ pub(in crate::cli) struct How {
     /// Record nothing when no file has changed
     #[arg(long)]
     pub skip_unchanged: bool,
-    /// What the checkpoint survives when power fails: before this command ends, at its end, or whenever the system writes
-    #[arg(long, value_name = "WHEN", default_value = "batched")]
-    pub durability: Durable,
+    /// Whether the checkpoint survives a loss of power: from the moment it is made, from the end of this command, or once the system has written [default: batched]
+    #[arg(long, value_name = "WHEN")]
+    pub durability: Option<Durable>,
     /// Record files that look like secrets, too
     #[arg(long)]
     pub no_secret_rules: bool,
@@ -132,21 +133,25 @@ pub(in crate::cli) struct How {
     /// How many files that are not ignored a workspace may have
     #[arg(long, value_name = "N")]
     pub max_files: Option<usize>,
+    /// Sign with the private SSH key in this file
+    #[arg(long, value_name = "FILE", env = "GITSTEAD_SIGNING_KEY")]
+    pub signing_key: Option<PathBuf>,
 }
 
 impl How {
-    pub(super) fn lay_over(&self, options: &mut WorkspaceOptions) {
+    pub(super) fn lay_over(&self, options: &mut WorkspaceOptions) -> anyhow::Result<()> {
         if self.shadow {
             options.placement = Placement::Shadow;
         }
         if self.skip_unchanged {
             options.unchanged = Unchanged::Skip;
         }
-        options.durability = match self.durability {
-            Durable::Each => Durability::Each,
-            Durable::Batched => Durability::Batched,
-            Durable::Off => Durability::Off,
-        };
+        match self.durability {
+            None => {}
+            Some(Durable::Each) => options.durability = Durability::Each,
+            Some(Durable::Batched) => options.durability = Durability::Batched,
+            Some(Durable::Off) => options.durability = Durability::Off,
+        }
         if self.no_secret_rules {
             options.secrets = SecretRules::none();
         }
@@ -156,6 +161,10 @@ impl How {
         if let Some(files) = self.max_files {
             options.files = files;
         }
+        if let Some(path) = &self.signing_key {
+            sign_with(path, options).map_err(anyhow::Error::msg)?;
+        }
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(super) fn branch(wanted: &args::Branch) -> anyhow::Result<()> {
-    let opened = wanted.at.open(|_| {})?;
+    let opened = wanted.at.open(|_| Ok(()))?;
     let commit = opened.revision(&wanted.checkpoint)?;
     let made = checkpoint::create_branch(opened.workspace.repository(), &commit, &wanted.name)?;
     if wanted.json {
@@ -27,7 +27,7 @@ pub(super) fn branch(wanted: &args::Branch) -> anyhow::Result<()> {
 }
 
 pub(super) fn squash(wanted: &args::Squash) -> anyhow::Result<()> {
-    let opened = wanted.at.open(|_| {})?;
+    let opened = wanted.at.open(|_| Ok(()))?;
     let to = opened.revision(&wanted.to)?;
     let mut options = SquashOptions {
         from: wanted.from.as_deref().map(|text| opened.revision(text)).transpose()?,

@@ -30,7 +30,7 @@ struct Sides {
 }
 
 pub(super) fn run(wanted: &args::Diff) -> anyhow::Result<()> {
-    let opened = wanted.at.open(|_| {})?;
+    let opened = wanted.at.open(|_| Ok(()))?;
     let sides = sides(&opened, wanted)?;
     let options = DiffOptions {
         paths: opened.paths(&wanted.paths)?,

@@ -80,10 +80,11 @@ fn checkpoint(wanted: &ClaudeCode) -> anyhow::Result<()> {
     };
     let here = event.cwd.clone().unwrap_or_else(|| PathBuf::from("."));
     let opened = wanted.at.open_from(&here, |options| {
-        wanted.how.lay_over(options);
+        wanted.how.lay_over(options)?;
         if kind != Kind::Tool {
             options.unchanged = Unchanged::Skip;
         }
+        Ok(())
     })?;
     let checkpoint = describe(&event, kind, opened.workspace.root(), &here).agent(&wanted.agent);
     let outcome = opened.workspace.checkpoint(checkpoint)?;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(super) fn run(wanted: &args::Log) -> anyhow::Result<()> {
-    let opened = wanted.at.open(|_| {})?;
+    let opened = wanted.at.open(|_| Ok(()))?;
     let mut query = LogQuery::default();
     (query.tool, query.agent, query.session) = (wanted.tool.clone(), wanted.agent.clone(), wanted.session.clone());
     query.path = wanted.path.as_deref().map(|path| opened.path(path)).transpose()?;
@@ -89,7 +89,7 @@ fn moment(who: &Signature) -> String {
 }
 
 pub(super) fn show(wanted: &args::Show) -> anyhow::Result<()> {
-    let opened = wanted.at.open(|_| {})?;
+    let opened = wanted.at.open(|_| Ok(()))?;
     let repository = opened.workspace.repository();
     let id = opened.revision(&wanted.checkpoint)?;
     let shown = checkpoint::show(repository, &id, &DiffOptions::default())?;

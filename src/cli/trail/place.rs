@@ -32,7 +32,10 @@ pub(super) struct Opened {
 
 impl At {
     /// Opens the workspace that is meant.
-    pub(super) fn open(&self, lay_over: impl FnOnce(&mut WorkspaceOptions)) -> anyhow::Result<Opened> {
+    pub(super) fn open(
+        &self,
+        lay_over: impl FnOnce(&mut WorkspaceOptions) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Opened> {
         self.open_from(Path::new("."), lay_over)
     }
 
@@ -40,23 +43,26 @@ impl At {
     pub(super) fn open_from(
         &self,
         here: &Path,
-        lay_over: impl FnOnce(&mut WorkspaceOptions),
+        lay_over: impl FnOnce(&mut WorkspaceOptions) -> anyhow::Result<()>,
     ) -> anyhow::Result<Opened> {
         server::start_telemetry(self.place.log.as_deref().unwrap_or("warn"))?;
-        let mut options = WorkspaceOptions {
-            any_root: self.any_root,
-            progress: progress(),
-            ..WorkspaceOptions::default()
+        let adjust = |base: WorkspaceOptions| -> anyhow::Result<WorkspaceOptions> {
+            let mut options = WorkspaceOptions {
+                any_root: self.any_root,
+                progress: progress(),
+                ..base
+            };
+            lay_over(&mut options)?;
+            Ok(options)
         };
-        lay_over(&mut options);
         let Some(wanted) = &self.workspace else {
-            let workspace = Workspace::open_with(here, &options)?;
+            let workspace = Workspace::open_with(here, &adjust(WorkspaceOptions::default())?)?;
             let base = here.canonicalize().context("find the current directory")?;
             return Ok(Opened { workspace, base });
         };
         let workspace = match names(wanted) {
-            Some((repository, name)) if !wanted.is_dir() => self.open_named(&repository, &name, options)?,
-            _ => Workspace::open_with(wanted, &options)?,
+            Some((repository, name)) if !wanted.is_dir() => self.open_named(&repository, &name, adjust)?,
+            _ => Workspace::open_with(wanted, &adjust(WorkspaceOptions::default())?)?,
         };
         let base = workspace.root().to_owned();
         Ok(Opened { workspace, base })
@@ -66,7 +72,7 @@ impl At {
         &self,
         repository: &RepoName,
         name: &WorkspaceName,
-        mut options: WorkspaceOptions,
+        adjust: impl FnOnce(WorkspaceOptions) -> anyhow::Result<WorkspaceOptions>,
     ) -> anyhow::Result<Workspace> {
         let config = Config::load(&self.place.overrides())?;
         if !config.repos.is_dir() {
@@ -76,9 +82,8 @@ impl At {
                 config.repos.display()
             );
         }
-        let depot_options = config.depot_options_for_operator();
-        options.open = depot_options.open.clone();
-        let depot = Depot::new(&config.repos, depot_options)?;
+        let depot = Depot::new(&config.repos, config.depot_options_for_operator())?;
+        let options = adjust(config.workspace_options())?;
         Ok(depot.workspace_with(repository, name, &options)?)
     }
 }
