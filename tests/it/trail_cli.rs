@@ -145,6 +145,34 @@ fn a_checkpoint_is_one_line_and_a_commit_that_git_reads() {
 }
 
 #[test]
+fn a_checkpoint_is_signed_on_request() {
+    let git = Git::new();
+    let ws = workspace(&git);
+    let key = git.path("key");
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "agent", "-f"])
+        .arg(&key)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let allowed = git.path("allowed");
+    let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+    fs::write(&allowed, format!("gitstead@gitstead.invalid {public}")).unwrap();
+    git.ok(&ws, "config gpg.format ssh");
+    git.ok_args(&ws, ["config", "gpg.ssh.allowedSignersFile", allowed.to_str().unwrap()]);
+    let args = ["checkpoint", "--tool", "x", "--summary", "y", "--signing-key"];
+    ok(&ws, &[&args[..], &[key.to_str().unwrap()]].concat());
+    git.ok(&ws, "verify-commit HEAD");
+    let said = run(&ws, &[&args[..], &["/nowhere"]].concat(), &[], b"");
+    assert!(
+        said.code == Some(1) && said.err.contains("error: /nowhere: "),
+        "{}",
+        said.err
+    );
+    assert_eq!(git.ok(&ws, "rev-list --count HEAD"), "1");
+}
+
+#[test]
 fn a_shadow_checkpoint_leaves_the_branch_alone() {
     let git = Git::new();
     let ws = workspace(&git);
