@@ -242,7 +242,7 @@ impl Config {
                 ..OpenOptions::default()
             },
             require_export_ok: self.require_export_ok,
-            ..DepotOptions::default()
+            work: Some(self.data.join("work")),
         }
     }
 

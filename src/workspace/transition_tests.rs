@@ -603,3 +603,54 @@ fn everything_is_removed_however_deep_it_is_and_whatever_its_permissions() {
     assert_eq!(fs::read(outside.join("kept")).unwrap(), b"kept");
     beneath::remove_all(parent.root(), "top".into()).unwrap();
 }
+
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAMES: [&str; 4] = ["a", "b", "c", "a.b"];
+
+    /// Some files, none of which is also a directory.
+    fn trees() -> impl Strategy<Value = Tree> {
+        let path = prop::collection::vec(0..NAMES.len(), 1..4);
+        let kind = prop_oneof![Just(Blob), Just(BlobExecutable), Just(Link)];
+        let content = prop_oneof![Just("x"), Just("y"), Just("z z")];
+        prop::collection::vec((path, kind, content), 0..14).prop_map(|entries| {
+            let mut tree = Tree::new();
+            for (path, kind, content) in entries {
+                let path: Vec<&str> = path.into_iter().map(|n| NAMES[n]).collect();
+                let path = path.join("/");
+                let below = format!("{path}/");
+                let clashes = tree
+                    .keys()
+                    .any(|other| other.starts_with(&below) || path.starts_with(&format!("{other}/")));
+                if !clashes {
+                    tree.insert(path, (kind, content.as_bytes().to_vec()));
+                }
+            }
+            tree
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 250, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_tree_becomes_any_other_killed_or_not(from in trees(), to in trees(), steps in 0u64..120) {
+            let ground = Ground::new(&from);
+            let mut moved = false;
+            let (_, killed) = kill::after(steps, || ground.go(&from, &to, &mut moved).map(|_| ()));
+            if killed {
+                ground.recover(moved);
+            }
+            prop_assert!(killed || moved);
+            prop_assert_eq!(&ground.found(), if moved { &to } else { &from });
+            ground.assert_tidy();
+            // And the rest of the way, or back.
+            let (here, there) = if moved { (&to, &from) } else { (&from, &to) };
+            ground.go(here, there, &mut false).unwrap();
+            prop_assert_eq!(&ground.found(), there);
+        }
+    }
+}

@@ -365,6 +365,26 @@ fn what_is_gone_or_made_by_git_is_told() {
 }
 
 #[test]
+fn a_link_in_place_of_a_workspace_is_none() {
+    let house = House::new();
+    house.with_history("app");
+    house.create("app", "one", &begin(Start::Default)).unwrap();
+    let dir = house.dir("app", "one");
+    fs::rename(&dir, house.git.path("away")).unwrap();
+    // It leads back to the repository, from wherever it lies.
+    let way = house.bare("app").canonicalize().unwrap().join("worktrees/one");
+    fs::write(house.git.path("away/.git"), format!("gitdir: {}\n", way.display())).unwrap();
+    std::os::unix::fs::symlink(house.git.path("away"), &dir).unwrap();
+    let missing = house.depot.workspace(&repo("app"), &ws("one")).unwrap_err();
+    assert!(matches!(missing, ManageError::Missing { .. }), "{missing}");
+    house
+        .depot
+        .remove_workspace(&repo("app"), &ws("one"), Unsaved::Discard)
+        .unwrap();
+    assert!(house.git.path("away/a.txt").exists());
+}
+
+#[test]
 fn workspaces_are_not_kept_among_repositories() {
     let git = Git::new();
     let options = DepotOptions {

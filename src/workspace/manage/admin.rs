@@ -132,8 +132,11 @@ impl Admin {
         dot_git.parent().map(Path::to_owned)
     }
 
-    /// Whether the directory at `root` is this worktree's: its `.git` file leads here.
+    /// Whether the directory at `root` is this worktree's: its `.git` file leads here. A link to such a directory is not one: an agent may have put it there.
     pub(super) fn is_at(&self, root: &Path) -> bool {
+        if !fs::symlink_metadata(root).is_ok_and(|meta| meta.is_dir()) {
+            return false;
+        }
         let Some(text) = read_small(&root.join(".git")) else {
             return false;
         };

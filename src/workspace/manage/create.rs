@@ -33,6 +33,23 @@ pub(super) const HIDDEN: &str = ".gitstead-tmp-";
 impl Depot {
     /// Creates a workspace, and the repository too if that is how it [begins](Start). It is there whole, or can be created again.
     ///
+    /// ```
+    /// use gitstead::{base::{RepoName, WorkspaceName}, depot::{Depot, DepotOptions}, workspace::{CreateWorkspace, Start, Unsaved}};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let depot = Depot::new(&dir.path().join("repos"), DepotOptions::default())?;
+    /// let (repository, main) = (RepoName::parse("agent-research")?, WorkspaceName::parse("main")?);
+    /// let begin = CreateWorkspace::new(Start::Empty { task: "Analyze sales data".into() });
+    /// let workspace = depot.create_workspace(&repository, &main, &begin)?;
+    /// assert!(workspace.root().ends_with("work/agent-research/main"));
+    ///
+    /// let second = WorkspaceName::parse("session-2")?;
+    /// depot.create_workspace(&repository, &second, &CreateWorkspace::default())?;
+    /// assert_eq!(depot.workspaces(&repository)?[1].branch.as_ref().unwrap(), "refs/heads/session-2");
+    /// depot.remove_workspace(&repository, &second, Unsaved::Refuse)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `Exists`; `BranchInUse`, `BranchExists`, `NoBranch`, `NoCommit`, `NoHistory` and `HasHistory` when it cannot begin there; `InTheWay` when its directory is
     /// somebody else's.

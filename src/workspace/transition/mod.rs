@@ -163,6 +163,11 @@ fn track(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Res
     if plan.moves.iter().any(|a_move| a_move.path.ends_with(b".gitattributes")) {
         held.state.attributes = None;
     }
+    // The index is that of the branch: what happens beside it is not in it.
+    if held.head()?.branch.as_ref() != Some(&plan.reference) {
+        note(held.tracked()?, place, plan, fates);
+        return Ok(applied);
+    }
     let deadline = Instant::now() + INDEX_WAIT;
     let mut noted = false;
     loop {
