@@ -6,7 +6,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use bstr::{BString, ByteSlice};
@@ -81,6 +81,7 @@ impl Held<'_> {
     pub(crate) fn capture(&mut self, policy: Policy<'_>) -> Result<Captured, CaptureError> {
         let seen = AtomicUsize::new(0);
         let mut warnings = Vec::new();
+        let began = Instant::now();
         let (mut scope, looked) = self.plan(&mut warnings)?;
         let mut read = 0;
         let mut sink = None;
@@ -104,6 +105,9 @@ impl Held<'_> {
             let tree = write_trees(&mut tracked.root, &sink, &mut BString::default(), &mut missing)?;
             if missing.is_empty() {
                 self.state.complete = true;
+                if looked != Looked::Watch {
+                    self.state.scanned = Some(began);
+                }
                 return Ok(Captured {
                     sink,
                     tree,
@@ -138,7 +142,9 @@ impl Held<'_> {
         let excludes = IndexStamp::at(&self.repository().common_dir().join("info/exclude"))?;
         let same_rules = self.state.excludes == excludes;
         self.state.excludes = excludes;
-        let complete = std::mem::take(&mut self.state.complete) && same_rules;
+        let rescan = self.workspace().options.rescan;
+        let recent = self.state.scanned.is_some_and(|when| when.elapsed() < rescan);
+        let complete = std::mem::take(&mut self.state.complete) && same_rules && recent;
         let Some(watch) = &self.state.watch else {
             return Ok((Scope::Everything, Looked::Scan));
         };

@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) watch: Option<Watch>,
     /// Whether what is known was the whole truth when the watch was asked last.
     pub(super) complete: bool,
+    /// When everything was looked at last.
+    pub(super) scanned: Option<Instant>,
     /// The `info/exclude` that it was true under.
     pub(super) excludes: Option<IndexStamp>,
     /// Whether the index on disk is older than what is known.

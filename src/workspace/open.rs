@@ -92,6 +92,8 @@ pub struct WorkspaceOptions {
     /// How long the index on disk may be behind a checkpoint in a workspace that is watched. Git in the workspace sees what was recorded as not yet committed
     /// until then.
     pub index_delay: Duration,
+    /// How often everything is looked at although a watch says where to look: it does not see what is written through a shared memory mapping.
+    pub rescan: Duration,
     /// How long to wait for a git that is at work in the index.
     pub git_wait: Duration,
     /// Whether small objects are packed now and then, on a thread of its own, so that a long trail stays a few files ([`Workspace::compact`]).
@@ -130,6 +132,7 @@ impl Default for WorkspaceOptions {
             secrets: SecretRules::default(),
             committer: ("Gitstead".to_owned(), "gitstead@gitstead.invalid".to_owned()),
             index_delay: Duration::from_millis(100),
+            rescan: Duration::from_secs(600),
             git_wait: Duration::from_secs(2),
             compact: true,
             #[cfg(feature = "ssh-signatures")]
@@ -232,9 +235,8 @@ impl Workspace {
 
     /// Watches the files from now on, so that a checkpoint costs what has changed and not what there is. The next checkpoint still looks at everything.
     ///
-    /// What is written through a shared memory mapping is not seen by the watch; it is when the file is next changed otherwise, or [`look_at_everything`] is called.
-    ///
-    /// [`look_at_everything`]: Self::look_at_everything
+    /// What is written through a shared memory mapping is not seen by the watch; it is when the file is next changed otherwise, when
+    /// [`rescan`](WorkspaceOptions::rescan) is due, or after [`look_at_everything`](Self::look_at_everything).
     ///
     /// # Errors
     /// When the system does not watch. Checkpoints work all the same, at the cost of a scan.

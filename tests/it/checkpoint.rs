@@ -618,6 +618,21 @@ fn a_watch_knows_where_to_look() {
 }
 
 #[test]
+fn now_and_then_everything_is_looked_at() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let often = WorkspaceOptions {
+        rescan: Duration::ZERO,
+        ..options()
+    };
+    let workspace = Arc::new(Workspace::open_with(&dir, &often).unwrap());
+    workspace.watch().unwrap();
+    fs::write(dir.join("a"), "a").unwrap();
+    take(&workspace, "first");
+    assert_eq!(take(&workspace, "again").looked, Looked::Scan);
+}
+
+#[test]
 fn what_was_left_out_is_named_for_as_long_as_it_is_left_out() {
     let git = Git::new();
     let dir = git.init("work");
