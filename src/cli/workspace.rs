@@ -93,7 +93,7 @@ pub(super) fn run(config: &Config, command: WorkspaceCommand, json: bool) -> any
                 UnsavedWork::Checkpoint => Unsaved::Save(&mut save),
                 UnsavedWork::Discard => Unsaved::Discard,
             };
-            depot.remove_workspace(&repository, &name, choice)?;
+            depot.remove_workspace_with(&repository, &name, choice, &config.workspace_options())?;
             if json {
                 let name = name.as_str();
                 return super::print_json(&json!({ "repository": repository.canonical(), "removed": name }));

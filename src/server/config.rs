@@ -250,6 +250,7 @@ impl Config {
     pub fn workspace_options(&self) -> WorkspaceOptions {
         WorkspaceOptions {
             open: self.depot_options().open,
+            compact: self.maintenance,
             ..self.checkpoints.clone()
         }
     }

@@ -100,7 +100,8 @@ async fn serve(
         name.parse()
             .expect("the configuration has checked that it is the name of a header")
     });
-    let mut hands = DepotHands::new(Arc::clone(&depot), config.create_options());
+    let mut hands =
+        DepotHands::new(Arc::clone(&depot), config.create_options()).with_workspaces(config.workspace_options());
     if let Some(upkeep) = upkeep {
         hands = hands.with_upkeep(upkeep);
     }

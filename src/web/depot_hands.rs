@@ -14,6 +14,7 @@ use crate::{
     depot::{CreateOptions, Depot, DepotError, Lease, Upkeep},
     repo::Repository,
     service::{self, Context, DumbFile, Service, ServiceError},
+    workspace::WorkspaceOptions,
 };
 
 /// Repositories of a depot, served by the services.
@@ -21,7 +22,14 @@ use crate::{
 pub struct DepotHands {
     depot: Arc<Depot>,
     create: CreateOptions,
+    beside: Arc<Beside>,
+}
+
+/// What a push has to do with beside its repository.
+#[derive(Debug, Clone, Default)]
+struct Beside {
     upkeep: Option<Arc<Upkeep>>,
+    workspaces: WorkspaceOptions,
 }
 
 impl DepotHands {
@@ -30,18 +38,24 @@ impl DepotHands {
         DepotHands {
             depot,
             create,
-            upkeep: None,
+            beside: Arc::default(),
         }
     }
 
     /// Has repositories looked after that were pushed to.
     pub fn with_upkeep(mut self, upkeep: Arc<Upkeep>) -> Self {
-        self.upkeep = Some(upkeep);
+        Arc::make_mut(&mut self.beside).upkeep = Some(upkeep);
+        self
+    }
+
+    /// How the workspaces are opened that are pushed to.
+    pub fn with_workspaces(mut self, options: WorkspaceOptions) -> Self {
+        Arc::make_mut(&mut self.beside).workspaces = options;
         self
     }
 
     fn leased(&self, lease: Lease) -> Arc<dyn Served> {
-        Arc::new(Open::Lease(lease, self.upkeep.clone()))
+        Arc::new(Open::Lease(lease, Arc::clone(&self.beside)))
     }
 }
 
@@ -105,7 +119,7 @@ impl Hands for DepotHands {
 
 #[derive(Debug)]
 enum Open {
-    Lease(Lease, Option<Arc<Upkeep>>),
+    Lease(Lease, Arc<Beside>),
     Blank(Arc<Repository>),
 }
 
@@ -150,7 +164,11 @@ impl Served for Open {
     }
 
     fn receive_pack(&self, context: &Context<'_>, body: &mut dyn Read, out: &mut dyn Write) -> Result<(), Failure> {
-        let workspaces = Workspaces::new(context.limits);
+        let options = match self {
+            Open::Lease(_, beside) => beside.workspaces.clone(),
+            Open::Blank(_) => WorkspaceOptions::default(),
+        };
+        let workspaces = Workspaces::new(context.limits, options);
         let context = Context {
             worktrees: Some(&workspaces),
             ..*context
@@ -163,7 +181,9 @@ impl Served for Open {
             bytes = summary.bytes,
             "push"
         );
-        if let Open::Lease(lease, Some(upkeep)) = self {
+        if let Open::Lease(lease, beside) = self
+            && let Some(upkeep) = &beside.upkeep
+        {
             upkeep.consider(lease.repository());
         }
         Ok(())

@@ -18,13 +18,15 @@ use crate::{
 pub(super) struct Workspaces {
     wait: Duration,
     limits: Limits,
+    options: WorkspaceOptions,
 }
 
 impl Workspaces {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits, options: WorkspaceOptions) -> Self {
         Workspaces {
             wait: limits.workspace_wait,
             limits: limits.clone(),
+            options,
         }
     }
 }
@@ -41,7 +43,7 @@ impl LiveWorktrees for Workspaces {
         let Some(root) = &only.root else { return Ok(None) };
         let base = WorkspaceOptions {
             any_root: true,
-            ..WorkspaceOptions::default()
+            ..self.options.clone()
         };
         let mut options = landing_options(self.wait, base);
         options.open.limits = self.limits.clone();

@@ -169,7 +169,9 @@ pub(super) async fn remove(
             UnsavedWord::Checkpoint => Unsaved::Save(&mut save),
             UnsavedWord::Discard => Unsaved::Discard,
         };
-        api.depot.remove_workspace(&which.repository, &which.name, unsaved)?;
+        let options = api.workspaces.options();
+        api.depot
+            .remove_workspace_with(&which.repository, &which.name, unsaved, options)?;
         tracing::info!(repository = %which.repository, workspace = %which.name, user = who.user(), "workspace removed");
         Ok(())
     })

@@ -34,6 +34,20 @@ impl Depot {
         name: &WorkspaceName,
         unsaved: Unsaved<'_>,
     ) -> Result<(), ManageError> {
+        self.remove_workspace_with(repository, name, unsaved, &WorkspaceOptions::default())
+    }
+
+    /// As [`remove_workspace`](Self::remove_workspace), of one that is opened so: a last checkpoint is made by these rules.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remove_workspace_with(
+        &self,
+        repository: &RepoName,
+        name: &WorkspaceName,
+        unsaved: Unsaved<'_>,
+        options: &WorkspaceOptions,
+    ) -> Result<(), ManageError> {
         let repo = self.open(repository)?;
         let _makers = Makers::of(&repo)?;
         let admin = Admin::of(&repo, name);
@@ -65,7 +79,7 @@ impl Depot {
         };
         let options = WorkspaceOptions {
             any_root: true,
-            ..WorkspaceOptions::default()
+            ..options.clone()
         };
         let workspace = Workspace::open_with(&root, &options)?;
         // Held until it is gone, so that no checkpoint is made of half of it.
