@@ -19,6 +19,8 @@ pub(crate) const SHADOW: &str = "refs/gitstead/checkpoints/";
 const BASE: &str = "Checkpoint-Base";
 /// How often a branch may move under a checkpoint.
 const ATTEMPTS: usize = 8;
+/// How often it begins anew only because git has written the index meanwhile.
+const WARY: usize = 3;
 
 /// Where a commit goes.
 pub(super) struct Target {
@@ -70,8 +72,8 @@ impl Held<'_> {
     pub fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<Outcome, CheckpointError> {
         let started = Instant::now();
         let mut reference = BString::default();
-        for _ in 0..ATTEMPTS {
-            let result = self.attempt(&checkpoint, started);
+        for n in 0..ATTEMPTS {
+            let result = self.attempt(&checkpoint, started, n < WARY);
             if !matches!(result, Ok(Ok(_))) {
                 // Objects that were not published are known here and nowhere else.
                 self.forget();
@@ -89,9 +91,11 @@ impl Held<'_> {
         &mut self,
         checkpoint: &Checkpoint,
         started: Instant,
+        wary: bool,
     ) -> Result<Result<Outcome, BString>, CheckpointError> {
         let mut warnings = Vec::new();
-        if !self.wait_for_git() {
+        let alone = self.wait_for_git();
+        if !alone {
             warnings.push("index.lock is there and stays: git runs in the workspace, or was killed".to_owned());
         }
         warnings.extend(self.mend_after_power_loss()?);
@@ -141,10 +145,22 @@ impl Held<'_> {
         let commit = self.write_commit(&sink, tree, &target, checkpoint)?;
         let durable = self.options().durability == Durability::Each;
         let written = sink.publish(durable)?;
+        // Whatever becomes of the ref: another checkpoint finds them there and does not ask whether they are on the disk.
+        self.flush_later(written.unflushed);
+        // A checkout that came between gave us the files of another branch.
+        if alone {
+            self.wait_for_git();
+        }
+        let now = self.head()?;
+        let moved = (&now.branch, now.commit, now.in_progress) != (&head.branch, head.commit, head.in_progress);
+        // Git moves HEAD just after the index.
+        if moved || wary && self.index_moved()? {
+            return Ok(Err(target.reference));
+        }
         if let Err(moved) = self.move_ref(&target, commit, checkpoint)? {
             return Ok(Err(moved));
         }
-        self.flush_ref_later(&target, commit, written.unflushed);
+        self.flush_ref_later(&target, commit);
         outcome.commit = Some(commit);
         // The checkpoint is made: what fails from here on is said, and takes nothing back.
         if target.placed == Placed::Branch {
@@ -203,7 +219,9 @@ impl Held<'_> {
     /// When the workspace cannot be read, or objects cannot be written.
     pub fn live_tree(&mut self) -> Result<(ObjectId, Vec<(BString, SkipReason)>), CheckpointError> {
         let published = self.capture_with_rules().and_then(|captured| {
-            captured.sink.publish(false)?;
+            let durable = self.options().durability == Durability::Each;
+            let written = captured.sink.publish(durable)?;
+            self.flush_later(written.unflushed);
             Ok((captured.tree, captured.skipped))
         });
         if published.is_err() {
@@ -357,13 +375,13 @@ impl Held<'_> {
         Ok(String::new())
     }
 
-    /// Sees to it that a commit and the ref that names it survive a loss of power, as soon as the options promise it.
-    pub(super) fn flush_ref_later(&self, target: &Target, commit: ObjectId, objects: Vec<std::path::PathBuf>) {
+    /// Sees to it that the ref that names a commit survives a loss of power, as soon as the options promise it, and no sooner than the commit.
+    pub(super) fn flush_ref_later(&self, target: &Target, commit: ObjectId) {
         let file = self.repository().common_dir().join(target.reference.to_string());
         let dir = file.parent().map(std::path::Path::to_owned);
         let reference = target.reference.clone();
         let durable = Durable { reference, commit };
-        self.flush_checkpoint_later(objects.into_iter().chain([file]).chain(dir), durable);
+        self.flush_checkpoint_later(std::iter::once(file).chain(dir), durable);
     }
 
     /// `Ok(Err(ref))` when it has another value by now.

@@ -294,6 +294,7 @@ impl Held<'_> {
             };
             let durable = self.options().durability == Durability::Each;
             let written = sink.publish(durable).map_err(CheckpointError::from)?;
+            self.flush_later(written.unflushed);
             let odb = self.repository().odb().map_err(ReadError::from)?;
             let mut changes = Vec::new();
             diff_trees(&odb, Some(&live), Some(&tree), &mut |change| {
@@ -325,7 +326,6 @@ impl Held<'_> {
                 // The files may have changed once more: look again.
                 continue;
             }
-            self.flush_later(written.unflushed);
             let Some((commit, left)) = self.step_to(&target, tree, &changes, message)? else {
                 continue;
             };
@@ -359,6 +359,7 @@ impl Held<'_> {
         let commit = self.write_commit(&sink, tree, target, message)?;
         let durable = self.options().durability == Durability::Each;
         let written = sink.publish(durable).map_err(CheckpointError::from)?;
+        self.flush_later(written.unflushed);
         let prepared = match prepare(
             self,
             changes,
@@ -382,7 +383,7 @@ impl Held<'_> {
                 return Err(err.into());
             }
         }
-        self.flush_ref_later(target, commit, written.unflushed);
+        self.flush_ref_later(target, commit);
         let applied = prepared.finish(self)?;
         Ok(Some((commit, applied.left)))
     }

@@ -35,6 +35,8 @@ const WORTH_A_THREAD: (usize, u64) = (16, 1 << 20);
 /// Files that get an object file each; more of them become a pack.
 const LOOSE_FILES: usize = 128;
 const LOOSE_BYTES: u64 = 32 << 20;
+/// Files that a watch does not tell of; with more of them a scan costs no more.
+const MOST_UNWATCHED: usize = 2_000;
 
 /// Says whether a new file is left out, before it is read (no content) and after.
 pub(crate) type Policy<'a> = &'a (dyn Fn(&Found, Option<&[u8]>) -> Option<SkipReason> + Sync);
@@ -84,22 +86,29 @@ impl Held<'_> {
         let began = Instant::now();
         let (mut scope, looked) = self.plan(&mut warnings)?;
         let mut read = 0;
-        let mut sink = None;
-        // A second time if the index names objects that are nowhere: their files are read anew.
-        for _ in 0..2 {
+        let mut kept = None;
+        // Once more if a file has got a second name: only a scan knows the first. And once more if the index names objects that are nowhere: their files are
+        // read anew.
+        for _ in 0..3 {
             let result = self.scan(&scope, &seen)?;
             let bytes: u64 = result.found.iter().map(|found| found.size).sum();
             let form = match result.found.len() > LOOSE_FILES || bytes > LOOSE_BYTES {
                 true => SinkForm::Pack,
                 false => SinkForm::Loose,
             };
-            let sink = match sink.take() {
+            let sink = match kept.take() {
                 Some(sink) => sink,
                 None => self.repository().object_sink(form)?,
             };
             read += result.found.len();
             self.forget_skipped(&scope);
+            let told = self.state.unwatched.len();
             self.take_over(result, &sink, policy)?;
+            if scope != Scope::Everything && self.state.unwatched.len() > told {
+                scope = Scope::Everything;
+                kept = Some(sink);
+                continue;
+            }
             let tracked = self.known();
             let mut missing = Vec::new();
             let tree = write_trees(&mut tracked.root, &sink, &mut BString::default(), &mut missing)?;
@@ -127,7 +136,7 @@ impl Held<'_> {
                 tracked.restat(path.as_bstr(), FileStat::default(), TrackedFile::RACY);
             }
             scope = Scope::Paths(missing);
-            drop(sink);
+            kept = Some(sink);
         }
         Err(CaptureError::Workspace(WorkspaceError::Damaged {
             what: "the index",
@@ -150,13 +159,19 @@ impl Held<'_> {
         };
         match watch.take() {
             Changed::Paths(mut paths) if complete => {
-                // What could not be read in peace is tried again.
+                // What could not be read in peace, or at all, is tried again.
                 let again = self
                     .state
                     .skipped
                     .iter()
-                    .filter(|(_, why)| **why == SkipReason::Changing);
+                    .filter(|(_, why)| matches!(why, SkipReason::Changing | SkipReason::Unreadable));
                 paths.extend(again.map(|(path, _)| path.clone()));
+                if self.state.unwatched.len() > MOST_UNWATCHED {
+                    return Ok((Scope::Everything, Looked::Scan));
+                }
+                paths.extend(self.state.unwatched.iter().cloned());
+                paths.sort_unstable();
+                paths.dedup();
                 Ok((Scope::Paths(paths), Looked::Watch))
             }
             Changed::Paths(_) => Ok((Scope::Everything, Looked::Scan)),
@@ -183,7 +198,10 @@ impl Held<'_> {
     /// What was said about paths that are looked at again does not hold any more.
     fn forget_skipped(&mut self, scope: &Scope) {
         match scope {
-            Scope::Everything => self.state.skipped.clear(),
+            Scope::Everything => {
+                self.state.skipped.clear();
+                self.state.unwatched.clear();
+            }
             Scope::Paths(paths) => {
                 for path in paths {
                     if path.is_empty() {
@@ -259,7 +277,9 @@ impl Held<'_> {
             nested,
             skipped: passed,
             attributes,
+            unwatched,
         } = result;
+        self.state.unwatched.extend(unwatched);
         self.state.skipped.extend(passed);
         let filters = self.filters(attributes)?;
         let root = sys::open(&self.workspace().root, scan::DIRECTORY, Mode::empty())

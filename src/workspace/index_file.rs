@@ -69,6 +69,10 @@ pub(crate) fn load(path: &Path, hash: HashKind) -> Result<(Tracked, Option<Index
         path: path.to_owned(),
         why,
     };
+    // A pipe would keep us waiting for ever.
+    if !fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
+        return Err(damaged("it is not a file".to_owned()));
+    }
     if before.size > MAX_BYTES {
         return Err(damaged("too large".to_owned()));
     }
@@ -98,6 +102,15 @@ pub(crate) fn load(path: &Path, hash: HashKind) -> Result<(Tracked, Option<Index
             Mode::COMMIT => EntryKind::Commit,
             _ => return Err(damaged(format!("'{path}' has a mode that is none"))),
         };
+        if path
+            .split(|b| *b == b'/')
+            .any(|name| matches!(name, b"" | b"." | b".."))
+        {
+            return Err(damaged(format!("'{path}' is no path")));
+        }
+        if entries.last().is_some_and(|(last, _)| *last > path) {
+            return Err(damaged(format!("'{path}' is not in order")));
+        }
         let conflicted = entry.flags.contains(Flags::CONFLICTED) || entry.flags.stage_raw() != 0;
         if conflicted && entries.last().is_some_and(|(last, _)| *last == path) {
             continue;

@@ -11,7 +11,7 @@ use std::{
 use bstr::{BString, ByteSlice};
 use gix::{
     hash::ObjectId,
-    objs::{CommitRefIter, Kind},
+    objs::{CommitRefIter, Kind, tree::EntryKind},
 };
 use rustix::fs::FlockOperation;
 
@@ -30,6 +30,8 @@ const POLL: Duration = Duration::from_millis(2);
 const ASKED_EVERY: u32 = 64;
 /// Files that are looked at once more before the index is written.
 const UNSURE: usize = 1_000;
+/// Bytes of them that are read again; the others are when they are next looked at.
+const UNSURE_BYTES: u64 = 8 << 20;
 
 /// What is known about a workspace between two uses.
 #[derive(Debug, Default)]
@@ -42,6 +44,8 @@ pub(super) struct State {
     pub(super) attributes: Option<BTreeSet<BString>>,
     /// What was left out of the state that is known, and why.
     pub(super) skipped: BTreeMap<BString, SkipReason>,
+    /// What is looked at every time, since a watch does not tell of it.
+    pub(super) unwatched: BTreeSet<BString>,
     pub(super) watch: Option<Watch>,
     /// Whether what is known was the whole truth when the watch was asked last.
     pub(super) complete: bool,
@@ -107,7 +111,12 @@ impl Workspace {
     /// # Errors
     /// `Busy` when it lasts longer; those of the file system.
     pub fn lock(&self) -> Result<Held<'_>, WorkspaceError> {
-        let deadline = Instant::now() + self.options.lock_wait;
+        self.lock_within(self.options.lock_wait)
+    }
+
+    /// As [`lock`](Self::lock), waiting no longer than `wait`.
+    pub(super) fn lock_within(&self, wait: Duration) -> Result<Held<'_>, WorkspaceError> {
+        let deadline = Instant::now() + wait;
         let mut state = loop {
             match self.state.try_lock() {
                 Ok(state) => break state,
@@ -124,7 +133,7 @@ impl Workspace {
                 Err(std::sync::TryLockError::WouldBlock) => {
                     return Err(WorkspaceError::Busy {
                         owner: "another thread of this process".to_owned(),
-                        age: self.options.lock_wait,
+                        age: wait,
                     });
                 }
             }
@@ -148,6 +157,8 @@ impl Workspace {
                     .create(true)
                     .truncate(false)
                     .mode(0o644)
+                    // Where the agent may write, too: a link would lead what we write anywhere.
+                    .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
                     .open(&path)
                     .map_err(io("open"))?,
             };
@@ -165,7 +176,8 @@ impl Workspace {
             }
             // A workspace that was removed and made again has another file by that name.
             let ours = file.metadata().map_err(io("look at"))?;
-            let there = fs::metadata(&path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (ours.dev(), ours.ino()));
+            let there =
+                fs::symlink_metadata(&path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (ours.dev(), ours.ino()));
             if !there {
                 (state.tracked, state.stamp) = (None, None);
                 continue;
@@ -288,6 +300,11 @@ impl<'w> Held<'w> {
         Ok(self.state.tracked.get_or_insert_default())
     }
 
+    /// Whether git has written the index since it was read.
+    pub(crate) fn index_moved(&self) -> Result<bool, WorkspaceError> {
+        Ok(self.state.tracked.is_some() && IndexStamp::at(&self.workspace.index_path())? != self.state.stamp)
+    }
+
     /// What is tracked, as far as it is known. The index on disk may be another one by now.
     pub(super) fn known(&mut self) -> &mut Tracked {
         self.state.tracked.get_or_insert_default()
@@ -317,7 +334,7 @@ impl<'w> Held<'w> {
     /// Sees to it that files and directories survive a loss of power, as soon as the options promise it.
     pub(crate) fn flush_later(&self, paths: impl IntoIterator<Item = std::path::PathBuf>) {
         if self.workspace.options.durability == super::Durability::Batched {
-            self.workspace.pending.add(paths, None);
+            self.workspace.pending.add(paths, [], None);
         }
     }
 
@@ -325,7 +342,7 @@ impl<'w> Held<'w> {
     pub(crate) fn flush_checkpoint_later(&self, paths: impl IntoIterator<Item = std::path::PathBuf>, durable: Durable) {
         if self.workspace.options.durability == super::Durability::Batched {
             let git_dir = self.workspace.git_dir().to_owned();
-            self.workspace.pending.add(paths, Some((git_dir, durable)));
+            self.workspace.pending.add([], paths, Some((git_dir, durable)));
         }
     }
 
@@ -416,6 +433,7 @@ impl<'w> Held<'w> {
     }
 
     /// Files that were hashed too soon after they had been written to be sure of them are looked at once more: if they are as they were, they are sure now.
+    /// As they were is not what looks as it did: in one tick of the clock there is room for two contents, so what is racy is read again.
     fn look_again(&mut self) -> Result<(), WorkspaceError> {
         let Some(tracked) = &mut self.state.tracked else {
             return Ok(());
@@ -433,13 +451,69 @@ impl<'w> Held<'w> {
         let root = &self.workspace.root;
         let dir = rustix::fs::open(root, scan::DIRECTORY, rustix::fs::Mode::empty())
             .map_err(|err| WorkspaceError::io("open", root)(err.into()))?;
+        let look = |path: &BString| match scan::stat(&dir, path.as_bstr()) {
+            Ok(Some(stat)) => Some(FileStat::of(&stat)),
+            _ => None,
+        };
+        let mut budget = UNSURE_BYTES;
         for (path, stat, sure) in unsure {
             let now = SystemTime::now();
-            let there = scan::stat(&dir, path.as_bstr()).map(|stat| FileStat::of(&stat));
-            if there == Some(stat) && !stat.is_fresh(now) {
-                tracked.restat(path.as_bstr(), stat, sure);
+            if look(&path) != Some(stat) || stat.is_fresh(now) {
+                continue;
             }
+            if let Some(file) = tracked.get(path.as_bstr()).filter(|file| file.has(TrackedFile::RACY)) {
+                let size = u64::from(stat.size);
+                if size > budget || !matches!(file.kind, EntryKind::Blob | EntryKind::BlobExecutable) {
+                    continue;
+                }
+                budget -= size;
+                let same = scan::read_small(&dir, path.as_bstr(), size)
+                    .and_then(|bytes| gix::objs::compute_hash(file.id.kind(), Kind::Blob, &bytes).ok())
+                    .is_some_and(|id| id == file.id);
+                if !same || look(&path) != Some(stat) {
+                    continue;
+                }
+            }
+            tracked.restat(path.as_bstr(), stat, sure);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_looks_as_it_did_is_not_sure_before_it_was_read_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let git = dir.path().join(".git");
+        for sub in ["objects", "refs/heads"] {
+            fs::create_dir_all(git.join(sub)).expect("made");
+        }
+        fs::write(git.join("HEAD"), "ref: refs/heads/main\n").expect("written");
+        let workspace = Workspace::open(dir.path()).expect("a workspace");
+        let mut held = workspace.lock().expect("free");
+        let hash = workspace.repository().hash_kind();
+        let blob = |content: &[u8]| gix::objs::compute_hash(hash, Kind::Blob, content).expect("an id");
+        for name in ["same", "other"] {
+            fs::write(dir.path().join(name), "two").expect("written");
+            let file = || rustix::fs::lstat(dir.path().join(name)).expect("there");
+            while FileStat::of(&file()).is_fresh(SystemTime::now()) {
+                std::thread::park_timeout(POLL);
+            }
+            let stat = FileStat::of(&file());
+            // As if "one" had been read, and "two" been written in the same tick.
+            let id = blob(if name == "same" { b"two" } else { b"one" });
+            let (kind, flags) = (EntryKind::Blob, TrackedFile::RACY | TrackedFile::SAME_SECOND);
+            let tracked = held.tracked().expect("an index");
+            tracked.set(name.into(), TrackedFile { id, stat, kind, flags });
+        }
+        held.look_again().expect("looked");
+        let flags = |held: &mut Held<'_>, name: &str| held.known().get(name.into()).expect("tracked").flags;
+        assert_eq!(flags(&mut held, "same"), 0);
+        assert!(flags(&mut held, "other") & TrackedFile::RACY != 0);
     }
 }

@@ -17,17 +17,33 @@ use crate::repo::{CompactOptions, Repository};
 
 /// How long a checkpoint may be taken back by a loss of power.
 const BEHIND: Duration = Duration::from_millis(900);
+/// How long the thread waits for a workspace that somebody has, and when it asks again.
+const PATIENCE: Duration = Duration::from_millis(5);
+const AGAIN: Duration = Duration::from_millis(100);
 /// Paths that are worth a flush of the whole file system.
 const MANY: usize = 2_000;
 
 /// Files and directories of one workspace that are not known to be on the disk.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    paths: Mutex<BTreeSet<PathBuf>>,
+    paths: Mutex<Paths>,
     /// The last checkpoint that is whole on the disk when they are, and where that is noted.
     last: Mutex<Option<(PathBuf, Durable)>>,
     /// Held while they are flushed: who waits for a flush waits for one that has begun, too.
     flushing: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Paths {
+    objects: BTreeSet<PathBuf>,
+    /// What names them. It must not be on the disk before they are.
+    names: BTreeSet<PathBuf>,
+}
+
+impl Paths {
+    fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.names.is_empty()
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -35,13 +51,19 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pending {
-    pub(super) fn add(self: &Arc<Self>, paths: impl IntoIterator<Item = PathBuf>, last: Option<(PathBuf, Durable)>) {
+    pub(super) fn add(
+        self: &Arc<Self>,
+        objects: impl IntoIterator<Item = PathBuf>,
+        names: impl IntoIterator<Item = PathBuf>,
+        last: Option<(PathBuf, Durable)>,
+    ) {
         let mut known = locked(&self.paths);
         if last.is_some() {
             *locked(&self.last) = last;
         }
         let was_empty = known.is_empty();
-        known.extend(paths);
+        known.objects.extend(objects);
+        known.names.extend(names);
         let is_empty = known.is_empty();
         drop(known);
         if was_empty && !is_empty && !Flusher::take(BEHIND, Errand::Flush(self.clone())) {
@@ -66,16 +88,16 @@ impl Pending {
         result
     }
 
-    fn flush_paths(paths: BTreeSet<PathBuf>) -> Result<(), WorkspaceError> {
-        if paths.len() > MANY
-            && let Some(Ok(file)) = paths.first().map(File::open)
+    fn flush_paths(Paths { objects, names }: Paths) -> Result<(), WorkspaceError> {
+        if objects.len() > MANY
+            && let Some(Ok(file)) = objects.first().map(File::open)
             && rustix::fs::syncfs(&file).is_ok()
         {
             return Ok(());
         }
         let mut result = Ok(());
-        // Files before the directories that name them: a path sorts behind those that it begins with.
-        for path in paths.into_iter().rev() {
+        // Files before the directories that name them: a path sorts behind those that it begins with. Refs last of all.
+        for path in objects.into_iter().rev().chain(names.into_iter().rev()) {
             match File::open(&path).and_then(|file| file.sync_all()) {
                 // Replaced, or packed since.
                 Err(err) if err.kind() == io::ErrorKind::NotFound => {}
@@ -146,7 +168,11 @@ impl Errand {
             }
             Errand::Index(workspace) => {
                 let Some(workspace) = workspace.upgrade() else { return };
-                if let Err(error) = workspace.lock().and_then(|mut held| held.catch_up()) {
+                let result = workspace.lock_within(PATIENCE).and_then(|mut held| held.catch_up());
+                // Other workspaces wait for this thread.
+                if let Err(WorkspaceError::Busy { .. }) = result {
+                    Flusher::take(AGAIN, Errand::Index(Arc::downgrade(&workspace)));
+                } else if let Err(error) = result {
                     tracing::warn!(workspace = %workspace.root.display(), %error, "the index stays behind");
                 }
             }
@@ -185,7 +211,10 @@ impl Flusher {
                     let ready: Vec<_> = due.when.extract_if(.., |(at, _)| *at <= now).collect();
                     drop(due);
                     for (_, errand) in ready {
-                        errand.run();
+                        // It is the only thread there is for this: it outlives what goes wrong with one workspace.
+                        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| errand.run())).is_err() {
+                            tracing::error!("what a workspace had to be flushed was not");
+                        }
                     }
                     locked(&self.due)
                 }

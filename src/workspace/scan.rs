@@ -90,6 +90,8 @@ pub(crate) struct ScanResult {
     pub(crate) skipped: Vec<(BString, SkipReason)>,
     /// Every `.gitattributes` that was come by.
     pub(crate) attributes: Vec<BString>,
+    /// What may change without a word from a watch: files with a second name, and nested repositories.
+    pub(crate) unwatched: Vec<BString>,
 }
 
 impl ScanResult {
@@ -99,6 +101,7 @@ impl ScanResult {
         self.nested.append(&mut other.nested);
         self.skipped.append(&mut other.skipped);
         self.attributes.append(&mut other.attributes);
+        self.unwatched.append(&mut other.unwatched);
     }
 }
 
@@ -254,9 +257,17 @@ impl Scan<'_> {
         loop {
             // What is in a repository of its own is not ours.
             let tracked = self.tracked.dir(dir.as_bstr());
+            if !dir.is_empty()
+                && let Some(Node::File(file)) = self.tracked.node(dir.as_bstr())
+                && file.kind == EntryKind::Commit
+                && open_beneath(root, dir.as_bstr(), DIRECTORY).is_ok()
+            {
+                self.submodule(dir, file, result);
+                return;
+            }
             if !dir.is_empty() && tracked.is_none() {
                 let git = join(dir.as_bstr(), b".git");
-                if stat(root, git.as_bstr()).is_some() {
+                if matches!(stat(root, git.as_bstr()), Ok(Some(_))) {
                     let opened = open_beneath(root, dir.as_bstr(), DIRECTORY);
                     if opened.is_ok() {
                         self.nested(
@@ -278,7 +289,14 @@ impl Scan<'_> {
             let next = join(dir.as_bstr(), name);
             if names.peek().is_none() {
                 let node = tracked.and_then(|tracked| tracked.get(name));
-                let there = stat(root, next.as_bstr());
+                let there = match stat(root, next.as_bstr()) {
+                    Ok(there) => there,
+                    // It is not known to be gone.
+                    Err(_) => {
+                        result.skipped.push((next, SkipReason::Unreadable));
+                        return;
+                    }
+                };
                 let kind = there.map(|stat| FileType::from_raw_mode(stat.st_mode));
                 let dir_task = Task {
                     path: dir,
@@ -435,9 +453,13 @@ impl Scan<'_> {
         if name == b".git" {
             return;
         }
+        let linked = stat.is_some_and(|stat| stat.st_nlink > 1) && kind == Some(FileType::RegularFile);
         if let (Some(stat), Some(Node::File(file))) = (&stat, node)
             && self.is_clean(stat, file)
         {
+            if linked {
+                result.unwatched.push(join(task.path.as_bstr(), name));
+            }
             return;
         }
         let path = join(task.path.as_bstr(), name);
@@ -459,12 +481,7 @@ impl Scan<'_> {
                 excluded,
             }),
             (FileType::Directory, Some(Node::File(file))) if file.kind == EntryKind::Commit => {
-                // A submodule: the commit it is at, or nothing if it was never checked out.
-                if let Some(id) = self.commit_of(path.as_bstr()).flatten()
-                    && id != file.id
-                {
-                    result.nested.push((path, id));
-                }
+                self.submodule(path, file, result);
             }
             (FileType::Directory, node) => {
                 if let Some(node) = node {
@@ -506,6 +523,9 @@ impl Scan<'_> {
                     Some(Node::File(file)) => Some(file.kind),
                     _ => None,
                 };
+                if linked {
+                    result.unwatched.push(path.clone());
+                }
                 result.found.push(Found {
                     path,
                     kind: self.kind_of(&stat, tracked_kind),
@@ -565,17 +585,34 @@ impl Scan<'_> {
         }
     }
 
+    /// A repository that is tracked: the commit it is at, or nothing if it was never checked out.
+    fn submodule(&self, path: BString, file: &TrackedFile, result: &mut ScanResult) {
+        result.unwatched.push(path.clone());
+        match self.commit_of(path.as_bstr()) {
+            Some(Some(id)) if id != file.id => result.nested.push((path, id)),
+            Some(_) => {}
+            // As for git it stays what it was, but what is in it now is in no commit.
+            None if std::fs::read_dir(self.root.join(as_path(path.as_bstr())))
+                .is_ok_and(|mut dir| dir.next().is_some()) =>
+            {
+                result.skipped.push((path, SkipReason::EmptyRepository));
+            }
+            None => {}
+        }
+    }
+
     /// A directory that is not tracked and has a `.git` in it. Says whether it is a repository.
     fn nested(&self, path: &BStr, excluded: bool, result: &mut ScanResult) -> bool {
         match self.commit_of(path) {
             None => return false,
-            Some(_) if excluded => {}
+            Some(_) if excluded => return true,
             Some(Some(id)) => {
                 result.skipped.push((path.to_owned(), SkipReason::NestedRepository));
                 result.nested.push((path.to_owned(), id));
             }
             Some(None) => result.skipped.push((path.to_owned(), SkipReason::EmptyRepository)),
         }
+        result.unwatched.push(path.to_owned());
         true
     }
 
@@ -669,14 +706,19 @@ pub(super) fn open_beneath(root: &impl AsFd, path: &BStr, flags: OFlags) -> Resu
     dir.ok_or(Errno::NOENT)
 }
 
-/// What is at a path beneath a directory; `None` if nothing, or nothing that could be reached.
-pub(super) fn stat(root: &OwnedFd, path: &BStr) -> Option<sys::Stat> {
+/// What is at a path beneath a directory; `None` if nothing. An error is no such answer: nothing is gone because it may not be looked at.
+pub(super) fn stat(root: &OwnedFd, path: &BStr) -> Result<Option<sys::Stat>, Errno> {
     let (dir, name) = match path.rfind_byte(b'/') {
         Some(slash) => (&path.as_bytes()[..slash], &path.as_bytes()[slash + 1..]),
         None => (&b""[..], path.as_bytes()),
     };
-    let dir = open_beneath(root, dir.as_bstr(), OFlags::PATH | DIRECTORY).ok()?;
-    sys::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()
+    let there = open_beneath(root, dir.as_bstr(), OFlags::PATH | DIRECTORY)
+        .and_then(|dir| sys::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW));
+    match there {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
+        Err(err) => Err(err),
+    }
 }
 
 /// A regular file of a few bytes.

@@ -85,7 +85,7 @@ impl SecretRules {
     pub fn is_content(&self, content: &[u8]) -> bool {
         let head = &content[..content.len().min(HEAD)];
         self.contents
-            && head.find(b"-----BEGIN ").is_some_and(|at| {
+            && head.find_iter(b"-----BEGIN ").any(|at| {
                 let line = head[at..].lines().next().unwrap_or_default();
                 line.contains_str("PRIVATE KEY-----") || line.contains_str("PRIVATE KEY BLOCK-----")
             })
@@ -127,6 +127,9 @@ mod tests {
         let rules = SecretRules::default();
         assert!(rules.is_content(b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl"));
         assert!(rules.is_content(b"# mine\n-----BEGIN RSA PRIVATE KEY-----\r\n"));
+        assert!(rules.is_content(
+            b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
+        ));
         assert!(!rules.is_content(b"-----BEGIN CERTIFICATE-----\n"));
         assert!(!rules.is_content(b"-----BEGIN PUBLIC KEY-----\nPRIVATE KEY-----"));
         assert!(!SecretRules::none().is_content(b"-----BEGIN PRIVATE KEY-----\n"));

@@ -218,7 +218,8 @@ impl Hub {
             if events.contains(ReadFlags::IGNORED) {
                 seen.watches.remove(&watch);
                 // A directory that went is told of by its parent; the root has none.
-                seen.lost |= one.dir.is_empty();
+                // So has a file system that is unmounted: what was below it is there again.
+                seen.lost |= one.dir.is_empty() || events.contains(ReadFlags::UNMOUNT);
                 continue;
             }
             let path = match name {
@@ -229,6 +230,7 @@ impl Hub {
             {
                 seen.lost = true;
             }
+            seen.lost |= events.contains(ReadFlags::UNMOUNT);
             if events.contains(ReadFlags::ISDIR) && events.contains(ReadFlags::MOVED_FROM) {
                 moved.push((one.seen.clone(), path.clone()));
             }

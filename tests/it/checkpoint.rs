@@ -271,17 +271,179 @@ fn a_directory_that_may_not_be_read_loses_nothing() {
         // To the superuser nothing is unreadable; a file that is replaced by a pipe is the same to a scan.
         return;
     }
+    for watched in [false, true] {
+        let git = Git::new();
+        let dir = git.init("work");
+        fs::create_dir(dir.join("d")).unwrap();
+        fs::write(dir.join("d/a"), "a").unwrap();
+        let workspace = Arc::new(Workspace::open_with(&dir, &options()).unwrap());
+        if watched {
+            workspace.watch().unwrap();
+        }
+        let before = take(&workspace, "one");
+        fs::write(dir.join("d/a"), "changed").unwrap();
+        fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0o000)).unwrap();
+        let after = take(&workspace, "two");
+        fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(before.tree, after.tree);
+        assert!(skipped(&after).contains(&("d".to_owned(), SkipReason::Unreadable)));
+        assert_eq!(paths(&take(&workspace, "three")), ["d/a"], "watched: {watched}");
+    }
+}
+
+#[test]
+fn what_a_watch_does_not_tell_of_is_recorded_all_the_same() {
     let git = Git::new();
     let dir = git.init("work");
     fs::create_dir(dir.join("d")).unwrap();
-    fs::write(dir.join("d/a"), "a").unwrap();
+    fs::write(dir.join("a"), "1").unwrap();
+    fs::hard_link(dir.join("a"), dir.join("d/b")).unwrap();
+    fs::write(dir.join("c"), "1").unwrap();
+    let sub = dir.join("sub");
+    git.ok(&dir, "init -q sub");
+    let workspace = Arc::new(Workspace::open_with(&dir, &options()).unwrap());
+    workspace.watch().unwrap();
+    take(&workspace, "first");
+    // Written by one name, and with it by the other.
+    fs::write(dir.join("a"), "22").unwrap();
+    let outcome = take(&workspace, "linked");
+    assert_eq!(
+        (outcome.looked, paths(&outcome)),
+        (Looked::Watch, vec!["a".to_owned(), "d/b".to_owned()])
+    );
+    // A second name that is made while it is watched, and written by at once.
+    fs::hard_link(dir.join("c"), dir.join("e")).unwrap();
+    fs::write(dir.join("e"), "22").unwrap();
+    assert_eq!(paths(&take(&workspace, "linked again")), ["c", "e"]);
+    fs::write(dir.join("e"), "333").unwrap();
+    let outcome = take(&workspace, "both");
+    assert_eq!(
+        (outcome.looked, paths(&outcome)),
+        (Looked::Watch, vec!["c".to_owned(), "e".to_owned()])
+    );
+    // A nested repository gets its first commit, and another one, and no file changes.
+    for message in ["one", "two"] {
+        git.ok(&sub, &format!("commit -q --allow-empty -m {message}"));
+        let outcome = take(&workspace, message);
+        assert_eq!(
+            (outcome.looked, paths(&outcome)),
+            (Looked::Watch, vec!["sub".to_owned()])
+        );
+        assert_eq!(outcome.tree.to_string(), gits_tree(&git, &dir));
+    }
+    // It is none any more: git would go on with the commit, and what is in there is in no commit. That is said.
+    fs::write(sub.join("work"), "of the agent").unwrap();
+    fs::remove_dir_all(sub.join(".git")).unwrap();
+    for _ in 0..2 {
+        let outcome = take(&workspace, "no repository");
+        assert_eq!(outcome.tree.to_string(), gits_tree(&git, &dir));
+        assert_eq!(skipped(&outcome), [("sub".to_owned(), SkipReason::EmptyRepository)]);
+        workspace.look_at_everything().unwrap();
+    }
+}
+
+#[test]
+fn the_lock_is_not_written_through_a_link() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let precious = dir.parent().unwrap().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    for target in [precious.clone(), dir.parent().unwrap().join("new")] {
+        let lock = dir.join(".git/gitstead.lock");
+        symlink(&target, &lock).unwrap();
+        let workspace = Workspace::open_with(&dir, &options()).unwrap();
+        assert!(workspace.checkpoint(Checkpoint::message("one")).is_err());
+        fs::remove_file(&lock).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    assert!(!dir.parent().unwrap().join("new").exists());
+}
+
+#[test]
+fn an_index_that_is_no_index_is_an_error_and_nothing_hangs() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let index = dir.join(".git/index");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &index,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
     let workspace = Workspace::open_with(&dir, &options()).unwrap();
-    let before = take(&workspace, "one");
-    fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0o000)).unwrap();
-    let after = take(&workspace, "two");
-    fs::set_permissions(dir.join("d"), fs::Permissions::from_mode(0o755)).unwrap();
-    assert_eq!(before.tree, after.tree);
-    assert_eq!(skipped(&after), [("d".to_owned(), SkipReason::Unreadable)]);
+    assert!(workspace.checkpoint(Checkpoint::message("one")).is_err());
+    fs::remove_file(&index).unwrap();
+    // What git would never write: a name that leads out, and names in the wrong order.
+    for name in ["aa", "ab", "c/d"] {
+        fs::create_dir_all(dir.join("c")).unwrap();
+        fs::write(dir.join(name), name).unwrap();
+    }
+    git.ok(&dir, "add .");
+    let bytes = fs::read(&index).unwrap();
+    for (from, to) in [(&b"aa\0"[..], &b"..\0"[..]), (b"ab\0", b"a/\0"), (b"ab\0", b"zz\0")] {
+        let mut changed = bytes.clone();
+        let at = changed.windows(3).position(|part| part == from).unwrap();
+        changed[at..at + 3].copy_from_slice(to);
+        fs::write(&index, changed).unwrap();
+        assert!(workspace.checkpoint(Checkpoint::message("two")).is_err(), "{to:?}");
+    }
+    fs::write(&index, bytes).unwrap();
+    assert_eq!(paths(&take(&workspace, "three")), ["aa", "ab", "c/d"]);
+}
+
+/// A clock that does something else when it is first looked at, which is when the files have been read.
+struct Meanwhile(std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl gitstead::base::Clock for Meanwhile {
+    fn now(&self) -> Duration {
+        if let Some(act) = self.0.lock().unwrap().take() {
+            act();
+        }
+        gitstead::base::SystemClock.now()
+    }
+}
+
+#[test]
+fn a_checkpoint_during_a_checkout_does_not_put_the_files_of_one_branch_on_the_other() {
+    for unborn in [false, true] {
+        let git = Git::new();
+        let dir = git.init("work");
+        git.commit(&dir, "a", "a", "one");
+        if !unborn {
+            git.ok(&dir, "branch other");
+        }
+        fs::write(dir.join("b"), "of the agent").unwrap();
+        let mut command = git.command(&dir);
+        command.args(["checkout", "-q", if unborn { "--orphan" } else { "other" }]);
+        command.args(unborn.then_some("other"));
+        let clock = Meanwhile(std::sync::Mutex::new(Some(Box::new(move || {
+            assert!(command.status().unwrap().success());
+        }))));
+        let clock = Arc::new(clock);
+        let workspace = Workspace::open_with(&dir, &WorkspaceOptions { clock, ..options() }).unwrap();
+        let outcome = take(&workspace, "meanwhile");
+        assert_eq!(outcome.reference, "refs/heads/other");
+        assert_eq!(git.ok(&dir, "ls-tree --name-only main"), "a");
+        assert_eq!(git.ok(&dir, "ls-tree --name-only other"), "a\nb");
+        git.fsck(&dir);
+    }
+}
+
+#[test]
+fn an_index_that_names_what_is_nowhere_is_mended_from_the_files() {
+    let git = Git::new();
+    let dir = git.init("work");
+    fs::write(dir.join("a"), "a").unwrap();
+    git.ok(&dir, "add a");
+    fs::remove_dir_all(dir.join(".git/objects")).unwrap();
+    fs::create_dir(dir.join(".git/objects")).unwrap();
+    // Something else to be read in the same breath.
+    fs::write(dir.join("b"), "b").unwrap();
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    assert_eq!(paths(&take(&workspace, "one")), ["a", "b"]);
+    git.fsck(&dir);
 }
 
 #[test]

@@ -175,6 +175,10 @@ fn track(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Res
             note(held.tracked()?, place, plan, fates);
             noted = true;
         }
+        // The index is that of the branch: what happens beside it is not in it.
+        if held.head()?.branch.as_ref() != Some(&plan.reference) {
+            return Ok(applied);
+        }
         match held.write_index()? {
             Ok(()) => return Ok(applied),
             // git has been at it just now: what it says is read, and ours comes on top.
