@@ -66,6 +66,7 @@ fn skipped(all: &[(BString, SkipReason)]) -> Vec<SkippedView> {
             SkipReason::NestedRepository => "nested_repository",
             SkipReason::EmptyRepository => "empty_repository",
             SkipReason::Changing => "changing",
+            SkipReason::TooDeep => "too_deep",
             SkipReason::IllegalName => "illegal_name",
             SkipReason::Secret => "secret",
             SkipReason::Encoding => "encoding",

@@ -148,6 +148,11 @@ impl Held<'_> {
     /// Where to look: where the watch has seen something, if it has always been there and nothing else has changed.
     fn plan(&mut self, warnings: &mut Vec<String>) -> Result<(Scope, Looked), WorkspaceError> {
         self.tracked()?;
+        // Without it this is not the workspace but the place where it was: a volume that is not mounted has no files, and they are not deleted.
+        if std::fs::symlink_metadata(self.root().join(".git")).is_err() {
+            let path = self.root().to_owned();
+            return Err(WorkspaceError::NotAWorkspace { path });
+        }
         let excludes = IndexStamp::at(&self.repository().common_dir().join("info/exclude"))?;
         let same_rules = self.state.excludes == excludes;
         self.state.excludes = excludes;

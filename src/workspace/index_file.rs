@@ -9,6 +9,7 @@ use std::{
 };
 
 use bstr::{BStr, ByteSlice};
+use filetime::FileTime;
 use gix::{
     hash::Kind as HashKind,
     index::{self, entry::Flags, entry::Mode},
@@ -17,6 +18,7 @@ use gix::{
 
 use super::{
     WorkspaceError,
+    scan::DEPTH,
     tracked::{Dir, FileStat, Node, Tracked, TrackedFile},
 };
 use crate::pack::Checksum;
@@ -84,13 +86,29 @@ pub(crate) fn load(path: &Path, hash: HashKind) -> Result<(Tracked, Option<Index
         ..index::decode::Options::default()
     };
     // As git does by default, its checksum is not asked for: every entry is held against the files anyway.
-    let file = index::File::at(path, hash, true, options).map_err(|err| damaged(err.to_string()))?;
-    let written = u32::try_from(file.timestamp().unix_seconds()).unwrap_or(u32::MAX);
+    // Read, not mapped: an agent may cut it short at any moment.
+    let bytes = fs::read(path).map_err(WorkspaceError::io("read", path))?;
+    let (seconds, nanoseconds) = before.mtime;
+    let time = FileTime::from_unix_time(seconds, u32::try_from(nanoseconds).unwrap_or(0));
+    let (state, _) = index::State::from_bytes(&bytes, time, hash, options).map_err(|err| damaged(err.to_string()))?;
+    let file = match state.link() {
+        None => state,
+        // A split index is put together by gix.
+        Some(_) => index::File::at(path, hash, true, options)
+            .map_err(|err| damaged(err.to_string()))?
+            .into(),
+    };
+    let written = u32::try_from(seconds).unwrap_or(u32::MAX);
     let mut entries: Vec<(&BStr, TrackedFile)> = Vec::with_capacity(file.entries().len());
     for entry in file.entries() {
         let path = entry.path(&file);
         if entry.mode == Mode::DIR {
             return Err(WorkspaceError::Unsupported { why: "is a sparse one" });
+        }
+        if path.iter().filter(|b| **b == b'/').count() > DEPTH {
+            return Err(WorkspaceError::Unsupported {
+                why: "has too many directories in one another",
+            });
         }
         if path.len() > MAX_PATH || path.is_empty() {
             return Err(damaged("a path is too long".to_owned()));

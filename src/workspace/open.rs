@@ -131,7 +131,7 @@ impl Default for WorkspaceOptions {
             unchanged: Unchanged::default(),
             secrets: SecretRules::default(),
             committer: ("Gitstead".to_owned(), "gitstead@gitstead.invalid".to_owned()),
-            index_delay: Duration::from_millis(100),
+            index_delay: Duration::from_millis(10),
             rescan: Duration::from_secs(600),
             git_wait: Duration::from_secs(2),
             compact: true,

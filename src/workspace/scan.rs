@@ -47,6 +47,8 @@ pub enum SkipReason {
     IllegalName,
     /// It looks like a secret.
     Secret,
+    /// Directories in directories in directories: more than anybody meant.
+    TooDeep,
     /// Its attributes ask for an encoding that its content does not have; recorded as it is.
     Encoding,
 }
@@ -63,6 +65,7 @@ impl SkipReason {
             SkipReason::Changing => "kept changing while it was read",
             SkipReason::IllegalName => "a name that git does not allow",
             SkipReason::Secret => "looks like a secret",
+            SkipReason::TooDeep => "too many directories in one another",
             SkipReason::Encoding => "does not have the encoding that its attributes say; recorded as it is",
         }
     }
@@ -153,6 +156,20 @@ struct Queue<'t> {
     busy: usize,
 }
 
+/// A directory that is being read.
+struct Done<'s, 't> {
+    shared: &'s Shared<'t>,
+    below: Vec<Task<'t>>,
+}
+
+impl Drop for Done<'_, '_> {
+    fn drop(&mut self) {
+        self.shared.done(std::mem::take(&mut self.below));
+    }
+}
+
+/// Directories in directories that are followed. What goes through trees does so by calling itself, on threads with little room.
+pub(super) const DEPTH: usize = 400;
 /// Directories that are worth a second thread.
 const WORTH_A_THREAD: usize = 2_000;
 
@@ -198,12 +215,15 @@ impl Scan<'_> {
             let mut result = ScanResult::default();
             let mut buffer = Vec::with_capacity(64 << 10);
             while let Some(task) = shared.next() {
-                let mut below = Vec::new();
-                self.read_dir(root, task, &mut buffer, &mut below, &mut result);
+                // Counted as done also by a panic: the others would wait for ever.
+                let mut done = Done {
+                    shared: &shared,
+                    below: Vec::new(),
+                };
+                self.read_dir(root, task, &mut buffer, &mut done.below, &mut result);
                 if self.seen.load(Ordering::Relaxed) > self.files {
                     shared.stop.store(true, Ordering::Relaxed);
                 }
-                shared.done(below);
             }
             result
         };
@@ -330,6 +350,10 @@ impl Scan<'_> {
         below: &mut Vec<Task<'t>>,
         result: &mut ScanResult,
     ) {
+        if task.path.iter().filter(|b| **b == b'/').count() >= DEPTH {
+            result.skipped.push((task.path, SkipReason::TooDeep));
+            return;
+        }
         (self.enter)(task.path.as_bstr());
         let fd = match open_beneath(root, task.path.as_bstr(), DIRECTORY) {
             Ok(fd) => fd,
@@ -619,7 +643,19 @@ impl Scan<'_> {
     /// The commit that the repository at `path` is at: `None` if it is no repository, `Some(None)` if it has no commit.
     fn commit_of(&self, path: &BStr) -> Option<Option<ObjectId>> {
         use crate::repo::{Head, OpenError, OpenOptions, Repository};
-        match Repository::open(&self.root.join(as_path(path)).join(".git"), &OpenOptions::default()) {
+        let git = self.root.join(as_path(path)).join(".git");
+        // A pipe in the place of one of its files would keep us waiting for ever.
+        let is_odd = |file: &str| {
+            let meta = std::fs::metadata(git.join(file));
+            meta.is_ok_and(|meta| !meta.is_file())
+        };
+        if ["HEAD", "config", "commondir", "packed-refs", "config.worktree"]
+            .into_iter()
+            .any(is_odd)
+        {
+            return Some(None);
+        }
+        match Repository::open(&git, &OpenOptions::default()) {
             Ok(repository) => Some(match repository.head(None) {
                 Ok(Head::Symbolic { id, .. }) => id,
                 Ok(Head::Detached(id)) => Some(id),

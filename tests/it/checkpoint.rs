@@ -880,3 +880,51 @@ fn after_a_loss_of_power_the_trail_goes_on_from_what_survived() {
         assert_eq!(take(&workspace, "later").warnings, [""; 0]);
     }
 }
+
+#[test]
+fn a_volume_that_is_gone_is_not_a_workspace_without_files() {
+    let git = Git::new();
+    let dir = git.init("work");
+    git.commit(&dir, "a", "a", "by hand");
+    let tree = git.path("linked");
+    git.ok_args(&dir, ["worktree", "add", "-q", tree.to_str().unwrap()]);
+    let workspace = Workspace::open_with(&tree, &options()).unwrap();
+    fs::rename(&tree, git.path("elsewhere")).unwrap();
+    fs::create_dir(&tree).unwrap();
+    let error = workspace.checkpoint(Checkpoint::after("Write", "nothing")).unwrap_err();
+    assert!(error.to_string().contains("not a workspace"), "{error}");
+    assert_eq!(git.ok(&dir, "rev-list --count linked"), "1");
+}
+
+#[test]
+fn what_is_deeper_than_anybody_means_is_named() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let mut deep = dir.clone();
+    deep.extend(std::iter::repeat_n("d", 600));
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("file"), "deep").unwrap();
+    fs::write(dir.join("a"), "a").unwrap();
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    let outcome = take(&workspace, "deep");
+    assert_eq!(paths(&outcome), ["a"]);
+    assert!(
+        matches!(&outcome.skipped[..], [(_, SkipReason::TooDeep)]),
+        "{:?}",
+        outcome.skipped
+    );
+}
+
+#[test]
+fn a_pipe_where_a_nested_repository_has_its_head_does_not_keep_us() {
+    let git = Git::new();
+    let dir = git.init("work");
+    for sub in ["nested/.git/objects", "nested/.git/refs"] {
+        fs::create_dir_all(dir.join(sub)).unwrap();
+    }
+    let pipe = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, dir.join("nested/.git/HEAD"), pipe, 0o600.into(), 0).unwrap();
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    let outcome = take(&workspace, "beside it");
+    assert_eq!(skipped(&outcome), [("nested".to_owned(), SkipReason::EmptyRepository)]);
+}

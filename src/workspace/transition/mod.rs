@@ -15,11 +15,15 @@ mod place;
 use std::{
     io,
     path::Path,
+    sync::atomic::AtomicBool,
     time::{Duration, Instant, SystemTime},
 };
 
 use bstr::{BStr, BString, ByteSlice as _};
-use gix::{hash::oid, objs::tree::EntryKind};
+use gix::{
+    hash::{ObjectId, oid},
+    objs::tree::EntryKind,
+};
 use rustix::fs::{self as sys, AtFlags};
 
 use super::{
@@ -27,7 +31,7 @@ use super::{
     beneath::Seen,
     journal::{Act, Plan},
 };
-use crate::repo::{RefValue, TreeChange};
+use crate::repo::{RefValue, TreeChange, is_ancestor};
 
 pub(super) use apply::{Fate, apply};
 pub use error::TransitionError;
@@ -132,7 +136,12 @@ pub(super) fn recover(held: &mut Held<'_>) -> Result<Option<Applied>, WorkspaceE
     };
     if let Some(plan) = Plan::read(&git_dir).map_err(io)? {
         let value = held.repository().ref_value(plan.reference.as_bstr())?;
-        if value == RefValue::Id(plan.to) {
+        // Past it, too: the agent may have committed since.
+        let moved = match value {
+            RefValue::Id(tip) => tip == plan.to || follows(held, &plan.to, &tip),
+            _ => false,
+        };
+        if moved {
             let as_workspace = |err| match err {
                 TransitionError::Workspace(err) => err,
                 TransitionError::Objects(err) => err.into(),
@@ -149,6 +158,16 @@ pub(super) fn recover(held: &mut Held<'_>) -> Result<Option<Applied>, WorkspaceE
     }
     forget(&root, &git_dir).map_err(io)?;
     Ok(None)
+}
+
+/// Whether a commit has another one in its history. What cannot be found out is not so.
+fn follows(held: &Held<'_>, ancestor: &ObjectId, tip: &ObjectId) -> bool {
+    let repository = held.repository();
+    let shallow = repository.shallow().unwrap_or_default();
+    let stop = AtomicBool::new(false);
+    repository
+        .odb()
+        .is_ok_and(|odb| is_ancestor(&odb, ancestor, tip, &shallow, &stop).unwrap_or(false))
 }
 
 /// Lets the index say what is there now.
