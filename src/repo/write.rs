@@ -374,14 +374,20 @@ impl ObjectSink {
     /// Renames, making the directory if need be; `dirs` are those whose names changed, outer ones first.
     fn rename(&self, draft: &mut Draft, to: &Path, dir: &Path, dirs: &mut Vec<PathBuf>) -> Result<(), WriteError> {
         let Some(from) = draft.0.clone() else { return Ok(()) };
-        let renamed = match fs::rename(&from, to) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                self.make_dir(dir)?;
-                dirs.insert(0, self.objects.clone());
-                fs::rename(&from, to)
+        let mut renamed = fs::rename(&from, to);
+        // git removes directories of objects that are empty just now, this one perhaps more than once.
+        for _ in 0..ROOM_ATTEMPTS {
+            match &renamed {
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                    self.make_dir(dir)?;
+                    if dirs.first() != Some(&self.objects) {
+                        dirs.insert(0, self.objects.clone());
+                    }
+                    renamed = fs::rename(&from, to);
+                }
+                _ => break,
             }
-            other => other,
-        };
+        }
         renamed.map_err(WriteError::io("name", to))?;
         draft.0 = None;
         if !dirs.iter().any(|known| known == dir) {
@@ -482,6 +488,9 @@ impl ObjectSink {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How often a directory is made again that somebody removes.
+const ROOM_ATTEMPTS: usize = 20;
 
 const NOW: rustix::fs::Timespec = rustix::fs::Timespec {
     tv_sec: 0,

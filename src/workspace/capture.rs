@@ -22,6 +22,7 @@ use rustix::{
 use super::{
     Filters, Held, Progress, Tracked, WorkspaceError, filter,
     index_file::IndexStamp,
+    reach,
     scan::{self, Found, Scan, ScanResult, Scope, SkipReason},
     tracked::{Dir, FileStat, Node, TrackedFile},
     watch::Changed,
@@ -287,18 +288,20 @@ impl Held<'_> {
         self.state.unwatched.extend(unwatched);
         self.state.skipped.extend(passed);
         let filters = self.filters(attributes)?;
-        let root = sys::open(&self.workspace().root, scan::DIRECTORY, Mode::empty())
+        let root = sys::open(&self.workspace().root, reach::DIRECTORY, Mode::empty())
             .map_err(|err| WorkspaceError::io("open", self.root())(err.into()))?;
         let taken = self.read_all(&root, found, sink, policy, &filters)?;
         let mut skipped = Vec::new();
-        let tracked = self.known();
         for path in removed {
-            tracked.remove(path.as_bstr());
+            self.goes_ahead(&path);
+            self.known().remove(path.as_bstr());
         }
         for one in taken {
             match one {
                 Taken::Kept(path, file, why) => {
                     skipped.extend(why.map(|why| (path.clone(), why)));
+                    self.goes_ahead(&path);
+                    let tracked = self.known();
                     let same = tracked
                         .get(path.as_bstr())
                         .is_some_and(|old| (old.id, old.kind) == (file.id, file.kind) && !old.has(TrackedFile::INTENT));
@@ -309,7 +312,8 @@ impl Held<'_> {
                 }
                 Taken::Skipped(path, why) => skipped.push((path, why)),
                 Taken::Gone(path) => {
-                    tracked.remove(path.as_bstr());
+                    self.goes_ahead(&path);
+                    self.known().remove(path.as_bstr());
                 }
             }
         }
@@ -320,7 +324,8 @@ impl Held<'_> {
                 kind: EntryKind::Commit,
                 flags: 0,
             };
-            tracked.set(path.as_bstr(), file);
+            self.goes_ahead(&path);
+            self.known().set(path.as_bstr(), file);
         }
         self.state.skipped.extend(skipped);
         Ok(())
@@ -359,11 +364,11 @@ impl Held<'_> {
             let root = match &root {
                 Some(root) => root,
                 None => root.insert(
-                    sys::open(&workspace.root, scan::DIRECTORY, Mode::empty())
+                    sys::open(&workspace.root, reach::DIRECTORY, Mode::empty())
                         .map_err(|err| WorkspaceError::io("open", &workspace.root)(err.into()))?,
                 ),
             };
-            if let Some(bytes) = scan::read_small(root, path.as_bstr(), filter::MAX_BYTES) {
+            if let Some(bytes) = reach::read_small(root, path.as_bstr(), filter::MAX_BYTES) {
                 files.push((path.clone(), bytes));
             }
         }
@@ -546,7 +551,7 @@ impl Reader<'_> {
             None => (&b""[..], found.path.as_slice()),
         };
         if found.kind == EntryKind::Link {
-            let dir = scan::open_beneath(&self.root, dir.as_bstr(), OFlags::PATH | scan::DIRECTORY)?;
+            let dir = reach::open_beneath(&self.root, dir.as_bstr(), OFlags::PATH | reach::DIRECTORY)?;
             let target = match sys::readlinkat(&dir, name, std::mem::take(&mut self.content)) {
                 Err(Errno::INVAL) => return Ok(None),
                 other => other?,
@@ -557,7 +562,7 @@ impl Reader<'_> {
             return Ok(Some((stat, stat.size as usize == self.content.len())));
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = scan::open_beneath(&self.root, found.path.as_bstr(), flags)?;
+        let fd = reach::open_beneath(&self.root, found.path.as_bstr(), flags)?;
         let before = sys::fstat(&fd)?;
         if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
             return Ok(None);

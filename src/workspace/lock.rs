@@ -18,7 +18,7 @@ use rustix::fs::FlockOperation;
 use super::{
     Before, Durable, FileStat, SkipReason, Tracked, TrackedFile, Workspace, WorkspaceError,
     index_file::{self, IndexLock, IndexStamp},
-    scan,
+    reach,
     watch::Watch,
 };
 use crate::repo::Head;
@@ -28,6 +28,8 @@ const LOCK: &str = "gitstead.lock";
 const POLL: Duration = Duration::from_millis(2);
 /// Checkpoints after which it is asked whether there are many small objects.
 const ASKED_EVERY: u32 = 64;
+/// When an index that git has locked is tried again.
+const LOCKED_AGAIN: Duration = Duration::from_secs(1);
 /// Files that are looked at once more before the index is written.
 const UNSURE: usize = 1_000;
 /// Bytes of them that are read again; the others are when they are next looked at.
@@ -49,6 +51,8 @@ pub(super) struct State {
     pub(super) watch: Option<Watch>,
     /// Whether what is known was the whole truth when the watch was asked last.
     pub(super) complete: bool,
+    /// What the index on disk says of the paths in which it is behind.
+    pub(super) ahead: BTreeMap<BString, Option<(ObjectId, EntryKind)>>,
     /// When everything was looked at last.
     pub(super) scanned: Option<Instant>,
     /// The `info/exclude` that it was true under.
@@ -296,6 +300,7 @@ impl<'w> Held<'w> {
             (self.state.tracked, self.state.stamp) = (Some(tracked), stamp);
             self.state.attributes = None;
             (self.state.complete, self.state.behind) = (false, false);
+            self.state.ahead.clear();
         }
         Ok(self.state.tracked.get_or_insert_default())
     }
@@ -314,6 +319,7 @@ impl<'w> Held<'w> {
     pub(crate) fn forget(&mut self) {
         (self.state.tracked, self.state.stamp, self.state.attributes) = (None, None, None);
         (self.state.complete, self.state.behind) = (false, false);
+        self.state.ahead.clear();
     }
 
     /// Waits until no git is at work in the index, at most as long as the options say. Whether there is none.
@@ -378,9 +384,7 @@ impl<'w> Held<'w> {
         };
         // Nobody changes it while we have the lock.
         if IndexStamp::at(&path)? != self.state.stamp {
-            drop(lock);
-            self.forget();
-            return Ok(Err(IndexLeft::Changed));
+            self.rebase_on_disk(&path)?;
         }
         let Some(tracked) = &self.state.tracked else {
             return Ok(Ok(()));
@@ -389,7 +393,40 @@ impl<'w> Held<'w> {
         let stamp = lock.commit(tracked, &path, self.workspace.repository.hash_kind(), durable)?;
         self.state.stamp = Some(stamp);
         self.state.behind = false;
+        self.state.ahead.clear();
         Ok(Ok(()))
+    }
+
+    /// Git has written the index since it was read: what we know more is added to that, but where git has changed the same. Any `git status` does so.
+    fn rebase_on_disk(&mut self, path: &std::path::Path) -> Result<(), WorkspaceError> {
+        let (mut disk, stamp) = index_file::load(path, self.workspace.repository.hash_kind())?;
+        let ours = self.state.tracked.take().unwrap_or_default();
+        for (path, was) in std::mem::take(&mut self.state.ahead) {
+            let path = path.as_bstr();
+            let there = disk.get(path).map(|file| (file.id, file.kind));
+            if there != was {
+                continue;
+            }
+            match ours.get(path) {
+                Some(file) => disk.set(path, file.clone()),
+                None => {
+                    disk.remove(path);
+                }
+            }
+        }
+        (self.state.tracked, self.state.stamp) = (Some(disk), stamp);
+        // What else git did is found by looking at everything.
+        (self.state.attributes, self.state.complete) = (None, false);
+        Ok(())
+    }
+
+    /// Remembers what the index on disk says of a path that is about to be changed in what is known.
+    pub(super) fn goes_ahead(&mut self, path: &BString) {
+        if self.state.ahead.contains_key(path) {
+            return;
+        }
+        let was = self.known().get(path.as_bstr()).map(|file| (file.id, file.kind));
+        self.state.ahead.insert(path.clone(), was);
     }
 
     /// Brings the index on disk up to date: now, or in a watched workspace in a moment: replacing a file is what a small
@@ -425,9 +462,10 @@ impl<'w> Held<'w> {
 
     /// Writes the index if it is behind.
     pub(super) fn catch_up(&mut self) -> Result<(), WorkspaceError> {
-        if self.state.behind {
-            // What git writes meanwhile is read before the next checkpoint, which brings it up to date.
-            let _ = self.write_index()?;
+        if self.state.behind && self.write_index()?.is_err() {
+            // Git is at work in it, or was killed there: once more in a while.
+            let again = self.workspace.me.get().cloned();
+            self.state.behind = again.is_some_and(|me| super::pending::write_index_later(me, LOCKED_AGAIN));
         }
         Ok(())
     }
@@ -449,9 +487,9 @@ impl<'w> Held<'w> {
             return Ok(());
         }
         let root = &self.workspace.root;
-        let dir = rustix::fs::open(root, scan::DIRECTORY, rustix::fs::Mode::empty())
+        let dir = rustix::fs::open(root, reach::DIRECTORY, rustix::fs::Mode::empty())
             .map_err(|err| WorkspaceError::io("open", root)(err.into()))?;
-        let look = |path: &BString| match scan::stat(&dir, path.as_bstr()) {
+        let look = |path: &BString| match reach::stat(&dir, path.as_bstr()) {
             Ok(Some(stat)) => Some(FileStat::of(&stat)),
             _ => None,
         };
@@ -467,7 +505,7 @@ impl<'w> Held<'w> {
                     continue;
                 }
                 budget -= size;
-                let same = scan::read_small(&dir, path.as_bstr(), size)
+                let same = reach::read_small(&dir, path.as_bstr(), size)
                     .and_then(|bytes| gix::objs::compute_hash(file.id.kind(), Kind::Blob, &bytes).ok())
                     .is_some_and(|id| id == file.id);
                 if !same || look(&path) != Some(stat) {

@@ -19,6 +19,7 @@ mod manage;
 mod open;
 mod pending;
 mod power;
+mod reach;
 mod scan;
 mod secrets;
 #[cfg(feature = "ssh-signatures")]

@@ -16,7 +16,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::scan::join;
+use super::reach::join;
 
 /// Paths that are remembered; with more of them a scan costs no more.
 const MOST_DIRTY: usize = 20_000;

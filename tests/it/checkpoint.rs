@@ -928,3 +928,35 @@ fn a_pipe_where_a_nested_repository_has_its_head_does_not_keep_us() {
     let outcome = take(&workspace, "beside it");
     assert_eq!(skipped(&outcome), [("nested".to_owned(), SkipReason::EmptyRepository)]);
 }
+
+#[test]
+fn an_index_that_git_writes_while_it_is_behind_is_brought_up_to_date_all_the_same() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let late = WorkspaceOptions {
+        index_delay: Duration::from_secs(3_600),
+        ..options()
+    };
+    fs::write(dir.join(".gitignore"), "ignored\n").unwrap();
+    fs::write(dir.join("old"), "old").unwrap();
+    fs::write(dir.join("gone"), "gone").unwrap();
+    let workspace = Arc::new(Workspace::open_with(&dir, &late).unwrap());
+    workspace.watch().unwrap();
+    take(&workspace, "first");
+    drop(workspace);
+    let workspace = Arc::new(Workspace::open_with(&dir, &late).unwrap());
+    workspace.watch().unwrap();
+    fs::write(dir.join("new"), "new").unwrap();
+    fs::write(dir.join("old"), "changed").unwrap();
+    fs::remove_file(dir.join("gone")).unwrap();
+    take(&workspace, "second");
+    // An index that is behind says so, and what git does with it is not undone.
+    assert!(git.ok(&dir, "status --porcelain").contains("D  new"));
+    fs::write(dir.join("ignored"), "by force").unwrap();
+    git.ok(&dir, "add -f ignored");
+    drop(workspace);
+    assert_eq!(git.ok(&dir, "status --porcelain"), "A  ignored");
+    git.ok(&dir, "commit -qm mine");
+    assert_eq!(git.ok(&dir, "show --format= --name-status HEAD"), "A\tignored");
+    git.fsck(&dir);
+}

@@ -16,7 +16,7 @@ use crate::{
     base::{RepoName, WorkspaceName},
     checkpoint::{ReadError, resolve},
     depot::Depot,
-    server::{self, Config},
+    server::{self, Config, ConfigError},
     workspace::{Progress, Workspace, WorkspaceOptions},
 };
 
@@ -55,14 +55,20 @@ impl At {
             lay_over(&mut options)?;
             Ok(options)
         };
+        // Without a home directory there is no configuration, and none is needed.
+        let configured = || match Config::load(&self.place.overrides()) {
+            Ok(config) => Ok(config.workspace_options()),
+            Err(ConfigError::NoHome) => Ok(WorkspaceOptions::default()),
+            Err(error) => Err(error),
+        };
         let Some(wanted) = &self.workspace else {
-            let workspace = Workspace::open_with(here, &adjust(WorkspaceOptions::default())?)?;
+            let workspace = Workspace::open_with(here, &adjust(configured()?)?)?;
             let base = here.canonicalize().context("find the current directory")?;
             return Ok(Opened { workspace, base });
         };
         let workspace = match names(wanted) {
             Some((repository, name)) if !wanted.is_dir() => self.open_named(&repository, &name, adjust)?,
-            _ => Workspace::open_with(wanted, &adjust(WorkspaceOptions::default())?)?,
+            _ => Workspace::open_with(wanted, &adjust(configured()?)?)?,
         };
         let base = workspace.root().to_owned();
         Ok(Opened { workspace, base })
