@@ -62,12 +62,12 @@ pub(super) fn run(config: &Config, command: RepoCommand, json: bool) -> anyhow::
     }
 }
 
-fn parse(text: &str) -> anyhow::Result<RepoName> {
+pub(super) fn parse(text: &str) -> anyhow::Result<RepoName> {
     RepoName::parse(text).with_context(|| format!("'{text}' is not a repository name"))
 }
 
 /// The depot, when it is there already: a mistyped directory is not made by looking into it.
-fn existing(config: &Config, name: &RepoName) -> anyhow::Result<Depot> {
+pub(super) fn existing(config: &Config, name: &RepoName) -> anyhow::Result<Depot> {
     if config.repos.is_dir() {
         return Ok(Depot::new(&config.repos, config.depot_options_for_operator())?);
     }

@@ -1,13 +1,16 @@
 use std::{error::Error, fmt::Write as _};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::args::{ObjectFormat, UnsavedWork, WorkspaceCommand};
+use super::{
+    args::{ObjectFormat, UnsavedWork, WorkspaceCommand},
+    repo::{existing, parse},
+};
 use crate::{
     base::{RepoName, WorkspaceName},
     checkpoint::{Checkpoint, resolve},
-    depot::{Depot, DepotError},
+    depot::Depot,
     server::Config,
     workspace::{CreateWorkspace, Held, Start, Unsaved, WorkspaceEntry},
 };
@@ -110,18 +113,6 @@ fn save(held: &mut Held<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
         Some((path, why)) => Err(format!("'{path}' cannot be saved: {}", why.text()).into()),
         None => Ok(()),
     }
-}
-
-fn parse(text: &str) -> anyhow::Result<RepoName> {
-    RepoName::parse(text).with_context(|| format!("'{text}' is not a repository name"))
-}
-
-fn existing(config: &Config, name: &RepoName) -> anyhow::Result<Depot> {
-    if config.repos.is_dir() {
-        return Ok(Depot::new(&config.repos, config.depot_options_for_operator())?);
-    }
-    let missing = DepotError::NotFound { name: name.clone() };
-    Err(anyhow::Error::new(missing).context(format!("there is no directory {}", config.repos.display())))
 }
 
 fn show(depot: &Depot, repository: &RepoName, name: &WorkspaceName, json: bool) -> anyhow::Result<()> {

@@ -69,9 +69,7 @@ pub(super) async fn restore(
     at: At,
     request: Request,
 ) -> Answer {
-    let which = Which::of(at)?;
-    let (parts, body) = request.into_parts();
-    let wanted: BackBody = api.body(&parts.headers, body).await?;
+    let (which, wanted) = Which::asked::<BackBody>(&api, at, request).await?;
     let options = wanted.options("Restore", "Restored")?;
     let _turn = which.turn(&api).await?;
     let view = api
@@ -91,9 +89,7 @@ pub(super) async fn undo(
     at: At,
     request: Request,
 ) -> Answer {
-    let which = Which::of(at)?;
-    let (parts, body) = request.into_parts();
-    let wanted: BackBody = api.body(&parts.headers, body).await?;
+    let (which, wanted) = Which::asked::<BackBody>(&api, at, request).await?;
     if !wanted.paths.is_empty() {
         return Err(ApiError::bad_request("an undo takes back the whole checkpoint"));
     }
@@ -136,9 +132,7 @@ pub(super) async fn branch(
     at: At,
     request: Request,
 ) -> Answer {
-    let which = Which::of(at)?;
-    let (parts, body) = request.into_parts();
-    let wanted: BranchBody = api.body(&parts.headers, body).await?;
+    let (which, wanted) = Which::asked::<BranchBody>(&api, at, request).await?;
     let view = api
         .work(move |api| {
             let workspace = which.changing(api, &who, Variant::default())?;
@@ -168,9 +162,7 @@ pub(super) async fn squash(
     at: At,
     request: Request,
 ) -> Answer {
-    let which = Which::of(at)?;
-    let (parts, body) = request.into_parts();
-    let wanted: SquashBody = api.body(&parts.headers, body).await?;
+    let (which, wanted) = Which::asked::<SquashBody>(&api, at, request).await?;
     let done = api
         .work(move |api| {
             let workspace = which.changing(api, &who, Variant::default())?;

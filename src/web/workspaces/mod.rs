@@ -13,7 +13,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{
-        Path, Query,
+        Path, Query, Request,
         rejection::{PathRejection, QueryRejection},
     },
     http::{HeaderValue, StatusCode, header},
@@ -21,7 +21,7 @@ use axum::{
     routing::{get, post},
 };
 use gix::hash::ObjectId;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
@@ -102,6 +102,13 @@ impl Which {
     fn of(at: At) -> Result<Self, ApiError> {
         let Path((repository, name)) = at?;
         Self::parse(&repository, &name)
+    }
+
+    /// Which workspace, and what is asked of it in the body.
+    async fn asked<B: DeserializeOwned>(api: &Api, at: At, request: Request) -> Result<(Self, B), ApiError> {
+        let which = Self::of(at)?;
+        let (parts, body) = request.into_parts();
+        Ok((which, api.body(&parts.headers, body).await?))
     }
 
     /// For those who only read what is recorded.

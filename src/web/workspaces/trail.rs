@@ -94,9 +94,7 @@ pub(super) async fn record(
     at: At,
     request: Request,
 ) -> Answer {
-    let which = Which::of(at)?;
-    let (parts, body) = request.into_parts();
-    let wanted: RecordBody = api.body(&parts.headers, body).await?;
+    let (which, wanted) = Which::asked::<RecordBody>(&api, at, request).await?;
     let variant = Variant {
         shadow: wanted.shadow,
         skip_unchanged: wanted.skip_unchanged,
