@@ -32,6 +32,7 @@ pub use merge::{Conflict, ConflictKind, Merge, merge_trees};
 pub use message::{Checkpoint, CheckpointMessage, ToolOutcome, compose, parse, subject_of};
 pub use outcome::{Outcome, Placed};
 pub use read_error::ReadError;
+pub use record::shadow_of;
 pub use restore::{RestoreError, RestoreOptions, Restored, Undone};
 pub use rev::resolve;
 pub use show::{Shown, show};

@@ -5,22 +5,36 @@ use std::{ops::ControlFlow, time::Instant};
 use bstr::{BStr, BString, ByteSlice};
 use gix::{hash::ObjectId, objs::Kind};
 
-use super::{Checkpoint, CheckpointError, FileChange, Outcome, Placed, compose};
+use super::{Checkpoint, CheckpointError, FileChange, Outcome, Placed, ReadError, compose};
 use crate::{
     repo::{ObjectSink, RefLog, RefOutcome, RefUpdate, RefValue, diff_trees},
-    workspace::{
-        Captured, Durability, Durable, Found, HeadState, Held, IndexLeft, Placement, SkipReason, Unchanged, Workspace,
-    },
+    workspace::{Captured, Durability, Durable, Found, HeadState, Held, Placement, SkipReason, Unchanged, Workspace},
 };
 
 /// Below this are the checkpoints that are on no branch.
-pub(crate) const SHADOW: &str = "refs/gitstead/checkpoints/";
+const SHADOW: &str = "refs/gitstead/checkpoints/";
 /// In such a checkpoint: the commit that HEAD named.
 const BASE: &str = "Checkpoint-Base";
 /// How often a branch may move under a checkpoint.
 const ATTEMPTS: usize = 8;
 /// How often it begins anew only because git has written the index meanwhile.
 const WARY: usize = 3;
+
+/// The last checkpoint of a workspace that is on no branch; `None` when there is none.
+///
+/// # Errors
+/// When the ref cannot be read.
+pub fn shadow_of(workspace: &Workspace) -> Result<Option<ObjectId>, ReadError> {
+    let reference = shadow_ref(workspace);
+    Ok(match workspace.repository().ref_value(reference.as_bstr())? {
+        RefValue::Id(id) => Some(id),
+        RefValue::Absent | RefValue::Broken => None,
+    })
+}
+
+fn shadow_ref(workspace: &Workspace) -> BString {
+    [SHADOW.as_bytes(), workspace.name()].concat().into()
+}
 
 /// Where a commit goes.
 pub(super) struct Target {
@@ -118,7 +132,6 @@ impl Held<'_> {
             tree,
             skipped,
             read,
-            seen: _,
             looked,
             warnings: said,
         } = self.capture_with_rules()?;
@@ -166,8 +179,7 @@ impl Held<'_> {
         if target.placed == Placed::Branch {
             let why = match self.index_follows() {
                 Ok(Ok(())) => None,
-                Ok(Err(IndexLeft::Locked(age))) => Some(format!("index.lock has been there for {} s", age.as_secs())),
-                Ok(Err(IndexLeft::Changed)) => Some("git changed it meanwhile".to_owned()),
+                Ok(Err(age)) => Some(format!("index.lock has been there for {} s", age.as_secs())),
                 Err(error) => Some(match std::error::Error::source(&error) {
                     Some(source) => format!("{error}: {source}"),
                     None => error.to_string(),
@@ -245,7 +257,7 @@ impl Held<'_> {
                 });
             }
         };
-        let reference = BString::from([SHADOW.as_bytes(), self.name()].concat());
+        let reference = shadow_ref(self);
         let old = match self.repository().ref_value(reference.as_bstr())? {
             RefValue::Absent => None,
             RefValue::Id(id) => Some(id),
@@ -296,26 +308,6 @@ impl Held<'_> {
         let author = checkpoint.agent_name().unwrap_or("agent");
         let data = self.commit_object(tree, &target.parents, author, message.as_bstr())?;
         Ok(sink.write(Kind::Commit, &data)?)
-    }
-
-    /// Makes a commit, and moves nothing.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    #[allow(dead_code, reason = "restore and undo are being built")]
-    pub(crate) fn commit_tree(
-        &mut self,
-        tree: ObjectId,
-        parents: &[ObjectId],
-        checkpoint: &Checkpoint,
-    ) -> Result<ObjectId, CheckpointError> {
-        let author = checkpoint.agent_name().unwrap_or("Gitstead");
-        let data = self.commit_object(tree, parents, author, compose(checkpoint).as_bstr())?;
-        let sink = self.repository().object_sink(crate::repo::SinkForm::Loose)?;
-        let commit = sink.write(Kind::Commit, &data)?;
-        let written = sink.publish(self.options().durability == Durability::Each)?;
-        self.flush_later(written.unflushed);
-        Ok(commit)
     }
 
     /// The bytes of a commit (gitformat: `tree`, `parent`, `author`, `committer`, an empty line, the message).

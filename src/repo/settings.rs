@@ -1,7 +1,10 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use bstr::{BStr, BString, ByteSlice};
-use gix::hash::ObjectId;
+use gix::{
+    filter::plumbing::eol::{AutoCrlf, Mode as EolMode},
+    hash::ObjectId,
+};
 
 use super::{
     config::{BadValue, Config, bad, parse_bool},
@@ -217,6 +220,18 @@ pub struct CoreSettings {
     pub commit_graph: bool,
     /// `multiPackIndex` (true).
     pub multi_pack_index: bool,
+    /// `ignoreCase` (false)
+    pub ignore_case: bool,
+    /// `fileMode` (true): whether the executable bit of a file means something.
+    pub file_mode: bool,
+    /// `protectHFS` (false): whether names count as `.git` that are taken for it on macOS.
+    pub protect_hfs: bool,
+    /// `protectNTFS` (true): likewise on Windows.
+    pub protect_ntfs: bool,
+    /// `autocrlf` (false)
+    pub auto_crlf: AutoCrlf,
+    /// `eol`, if it says anything but `native`.
+    pub eol: Option<EolMode>,
     /// `bigFileThreshold` in bytes (512 MiB): larger objects are never made deltas.
     pub big_file_threshold: u64,
 }
@@ -496,6 +511,20 @@ fn core(c: &Config, compression: Option<i32>) -> Result<CoreSettings, BadValue> 
             .unwrap_or_default(),
         commit_graph: flag("core.commitgraph", true)?,
         multi_pack_index: flag("core.multipackindex", true)?,
+        ignore_case: flag("core.ignorecase", false)?,
+        file_mode: flag("core.filemode", true)?,
+        protect_hfs: flag("core.protecthfs", false)?,
+        protect_ntfs: flag("core.protectntfs", true)?,
+        auto_crlf: match c.last("core.autocrlf") {
+            Some(Some(v)) if v.eq_ignore_ascii_case(b"input") => AutoCrlf::Input,
+            _ if flag("core.autocrlf", false)? => AutoCrlf::Enabled,
+            _ => AutoCrlf::Disabled,
+        },
+        eol: match c.last("core.eol").flatten() {
+            Some(v) if v.eq_ignore_ascii_case(b"lf") => Some(EolMode::Lf),
+            Some(v) if v.eq_ignore_ascii_case(b"crlf") => Some(EolMode::CrLf),
+            _ => None,
+        },
         big_file_threshold: c.number("core.bigfilethreshold")?.unwrap_or(512 << 20),
     })
 }

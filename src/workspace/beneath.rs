@@ -147,14 +147,6 @@ impl Beneath {
         Ok(Ok(Spot { dir, name }))
     }
 
-    /// What is at a path: `None` if there is nothing, or no directory to hold it.
-    pub(crate) fn stat(&self, path: &BStr) -> io::Result<Option<Seen>> {
-        match self.spot(path)? {
-            Ok(spot) => stat_at(spot.dir.as_fd(), spot.name),
-            Err(_) => Ok(None),
-        }
-    }
-
     /// Removes the directories above `path` that are empty, lowest first, never the root.
     pub(crate) fn prune_above(&self, path: &BStr) -> io::Result<()> {
         let mut at = path;

@@ -23,7 +23,7 @@ use super::{
     Filters, Held, Progress, Tracked, WorkspaceError, filter,
     index_file::IndexStamp,
     reach,
-    scan::{self, Found, Scan, ScanResult, Scope, SkipReason},
+    scan::{Found, Scan, ScanResult, Scope, SkipReason},
     tracked::{Dir, FileStat, Node, TrackedFile},
     watch::Changed,
 };
@@ -50,8 +50,6 @@ pub(crate) struct Captured {
     pub(crate) skipped: Vec<(BString, SkipReason)>,
     /// How many files were read.
     pub(crate) read: usize,
-    /// How many names were looked at.
-    pub(crate) seen: usize,
     pub(crate) looked: Looked,
     pub(crate) warnings: Vec<String>,
 }
@@ -85,7 +83,7 @@ impl Held<'_> {
         let seen = AtomicUsize::new(0);
         let mut warnings = Vec::new();
         let began = Instant::now();
-        let (mut scope, looked) = self.plan(&mut warnings)?;
+        let (mut scope, mut looked) = self.plan(&mut warnings)?;
         let mut read = 0;
         let mut kept = None;
         // Once more if a file has got a second name: only a scan knows the first. And once more if the index names objects that are nowhere: their files are
@@ -106,7 +104,7 @@ impl Held<'_> {
             let told = self.state.unwatched.len();
             self.take_over(result, &sink, policy)?;
             if scope != Scope::Everything && self.state.unwatched.len() > told {
-                scope = Scope::Everything;
+                (scope, looked) = (Scope::Everything, Looked::Scan);
                 kept = Some(sink);
                 continue;
             }
@@ -128,7 +126,6 @@ impl Held<'_> {
                         .map(|(path, why)| (path.clone(), *why))
                         .collect(),
                     read,
-                    seen: seen.load(Ordering::Relaxed),
                     looked,
                     warnings,
                 });
@@ -234,20 +231,7 @@ impl Held<'_> {
 
     fn scan(&mut self, scope: &Scope, seen: &AtomicUsize) -> Result<ScanResult, WorkspaceError> {
         let workspace = self.workspace();
-        let settings = workspace.repository.settings();
-        let is = |key: &str, default: bool| match settings.get(key) {
-            Some(Some(value)) => !matches!(
-                value.to_ascii_lowercase().as_slice(),
-                b"false" | b"no" | b"off" | b"0" | b""
-            ),
-            Some(None) => true,
-            None => default,
-        };
-        let config = (
-            is("core.ignorecase", false),
-            is("core.filemode", true),
-            (is("core.protecthfs", false), is("core.protectntfs", true)),
-        );
+        let core = &workspace.repository.settings().core;
         let (Some(tracked), watch) = (&self.state.tracked, &self.state.watch) else {
             return Ok(ScanResult::default());
         };
@@ -264,9 +248,9 @@ impl Held<'_> {
             root: &workspace.root,
             common_dir: workspace.repository.common_dir(),
             tracked,
-            ignore_case: config.0,
-            file_mode: config.1,
-            protect: config.2,
+            ignore_case: core.ignore_case,
+            file_mode: core.file_mode,
+            protect: (core.protect_hfs, core.protect_ntfs),
             threads: workspace.options.threads,
             files: workspace.options.files,
             enter: &enter,
@@ -292,29 +276,17 @@ impl Held<'_> {
             .map_err(|err| WorkspaceError::io("open", self.root())(err.into()))?;
         let taken = self.read_all(&root, found, sink, policy, &filters)?;
         let mut skipped = Vec::new();
-        for path in removed {
-            self.goes_ahead(&path);
-            self.known().remove(path.as_bstr());
+        for path in &removed {
+            self.put(path.as_bstr(), None);
         }
         for one in taken {
             match one {
                 Taken::Kept(path, file, why) => {
                     skipped.extend(why.map(|why| (path.clone(), why)));
-                    self.goes_ahead(&path);
-                    let tracked = self.known();
-                    let same = tracked
-                        .get(path.as_bstr())
-                        .is_some_and(|old| (old.id, old.kind) == (file.id, file.kind) && !old.has(TrackedFile::INTENT));
-                    match same {
-                        true => tracked.restat(path.as_bstr(), file.stat, file.flags),
-                        false => tracked.set(path.as_bstr(), file),
-                    }
+                    self.put(path.as_bstr(), Some(file));
                 }
                 Taken::Skipped(path, why) => skipped.push((path, why)),
-                Taken::Gone(path) => {
-                    self.goes_ahead(&path);
-                    self.known().remove(path.as_bstr());
-                }
+                Taken::Gone(path) => self.put(path.as_bstr(), None),
             }
         }
         for (path, id) in nested {
@@ -324,8 +296,7 @@ impl Held<'_> {
                 kind: EntryKind::Commit,
                 flags: 0,
             };
-            self.goes_ahead(&path);
-            self.known().set(path.as_bstr(), file);
+            self.put(path.as_bstr(), Some(file));
         }
         self.state.skipped.extend(skipped);
         Ok(())

@@ -41,31 +41,15 @@ impl std::fmt::Debug for Filters {
 impl Filters {
     /// By the attributes in `files`: the path of each `.gitattributes` and what is in it. Those of the repository itself (`info/attributes`) count most.
     pub(crate) fn new(repository: &Repository, root: &Path, mut files: Vec<(BString, Vec<u8>)>) -> Self {
-        let config = |key: &str| {
-            repository
-                .settings()
-                .get(key)
-                .flatten()
-                .map(|value| value.to_ascii_lowercase())
-        };
-        let auto_crlf = match config("core.autocrlf").as_deref() {
-            Some(b"input") => AutoCrlf::Input,
-            Some(b"true" | b"yes" | b"on" | b"1") => AutoCrlf::Enabled,
-            _ => AutoCrlf::Disabled,
-        };
+        let core = &repository.settings().core;
         let info = repository.common_dir().join("info/attributes");
         let info_bytes = std::fs::metadata(&info)
             .ok()
             .filter(|meta| meta.is_file() && meta.len() <= MAX_BYTES)
             .and_then(|_| std::fs::read(&info).ok());
-        if files.is_empty() && info_bytes.is_none() && auto_crlf == AutoCrlf::Disabled {
+        if files.is_empty() && info_bytes.is_none() && core.auto_crlf == AutoCrlf::Disabled {
             return Filters(None);
         }
-        let eol = match config("core.eol").as_deref() {
-            Some(b"lf") => Some(eol::Mode::Lf),
-            Some(b"crlf") => Some(eol::Mode::CrLf),
-            _ => None,
-        };
         let mut names = MetadataCollection::default();
         let mut search = gix::attrs::Search::default();
         let add = |search: &mut gix::attrs::Search, bytes: &[u8], source, base, names: &mut _, macros| {
@@ -85,13 +69,15 @@ impl Filters {
         if let Some(bytes) = info_bytes {
             add(&mut search, &bytes, info, None, &mut names, true);
         }
-        let ignore_case = config("core.ignorecase").is_some_and(|value| value == b"true");
         Filters(Some(Arc::new(Rules {
             search,
             names,
-            eol: eol::Configuration { auto_crlf, eol },
+            eol: eol::Configuration {
+                auto_crlf: core.auto_crlf,
+                eol: core.eol,
+            },
             hash: repository.hash_kind(),
-            case: if ignore_case { Case::Fold } else { Case::Sensitive },
+            case: if core.ignore_case { Case::Fold } else { Case::Sensitive },
         })))
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bstr::{BString, ByteSlice};
+use bstr::{BStr, BString, ByteSlice};
 use gix::{
     hash::ObjectId,
     objs::{CommitRefIter, Kind, tree::EntryKind},
@@ -52,7 +52,7 @@ pub(super) struct State {
     /// Whether what is known was the whole truth when the watch was asked last.
     pub(super) complete: bool,
     /// What the index on disk says of the paths in which it is behind.
-    pub(super) ahead: BTreeMap<BString, Option<(ObjectId, EntryKind)>>,
+    pub(super) ahead: BTreeMap<BString, Option<(ObjectId, EntryKind, bool)>>,
     /// When everything was looked at last.
     pub(super) scanned: Option<Instant>,
     /// The `info/exclude` that it was true under.
@@ -85,15 +85,6 @@ impl Drop for Held<'_> {
             let _ = rustix::fs::flock(file, FlockOperation::Unlock);
         }
     }
-}
-
-/// Why the index on disk was left as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum IndexLeft {
-    /// Git has it locked, and has had for so long.
-    Locked(Duration),
-    /// Git has changed it meanwhile.
-    Changed,
 }
 
 /// Where a workspace is in its history.
@@ -368,11 +359,11 @@ impl<'w> Held<'w> {
             .map_err(WorkspaceError::io("note a checkpoint in", git_dir))
     }
 
-    /// Makes what is tracked the index on disk, unless git is about to change it, or has.
+    /// Makes what is tracked the index on disk. `Ok(Err(age))` when git has it locked, and has had for so long; nothing is written then.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn write_index(&mut self) -> Result<Result<(), IndexLeft>, WorkspaceError> {
+    pub(crate) fn write_index(&mut self) -> Result<Result<(), Duration>, WorkspaceError> {
         let path = self.workspace.index_path();
         self.look_again()?;
         if self.state.tracked.is_none() {
@@ -380,7 +371,7 @@ impl<'w> Held<'w> {
         }
         let lock = match IndexLock::acquire(&path)? {
             Ok(lock) => lock,
-            Err(age) => return Ok(Err(IndexLeft::Locked(age))),
+            Err(age) => return Ok(Err(age)),
         };
         // Nobody changes it while we have the lock.
         if IndexStamp::at(&path)? != self.state.stamp {
@@ -403,7 +394,9 @@ impl<'w> Held<'w> {
         let ours = self.state.tracked.take().unwrap_or_default();
         for (path, was) in std::mem::take(&mut self.state.ahead) {
             let path = path.as_bstr();
-            let there = disk.get(path).map(|file| (file.id, file.kind));
+            let there = disk
+                .get(path)
+                .map(|file| (file.id, file.kind, file.has(TrackedFile::INTENT)));
             if there != was {
                 continue;
             }
@@ -420,13 +413,29 @@ impl<'w> Held<'w> {
         Ok(())
     }
 
-    /// Remembers what the index on disk says of a path that is about to be changed in what is known.
-    pub(super) fn goes_ahead(&mut self, path: &BString) {
-        if self.state.ahead.contains_key(path) {
-            return;
+    /// Makes what is known of a path another, and remembers what the index on disk says of it for as long as that is something else. The one way to change what is
+    /// known: what goes around it is lost when git writes the index meanwhile.
+    pub(super) fn put(&mut self, path: &BStr, file: Option<TrackedFile>) {
+        let what = |file: &TrackedFile| (file.id, file.kind, file.has(TrackedFile::INTENT));
+        let tracked = self.state.tracked.get_or_insert_default();
+        let was = tracked.get(path).map(what);
+        let is = file.as_ref().map(what);
+        match file {
+            Some(file) if was == is => tracked.restat(path, file.stat, file.flags),
+            Some(file) => tracked.set(path, file),
+            None => {
+                tracked.remove(path);
+            }
         }
-        let was = self.known().get(path.as_bstr()).map(|file| (file.id, file.kind));
-        self.state.ahead.insert(path.clone(), was);
+        match self.state.ahead.get(path) {
+            None if was != is => {
+                self.state.ahead.insert(path.to_owned(), was);
+            }
+            Some(first) if *first == is => {
+                self.state.ahead.remove(path);
+            }
+            _ => {}
+        }
     }
 
     /// Brings the index on disk up to date: now, or in a watched workspace in a moment: replacing a file is what a small
@@ -434,7 +443,7 @@ impl<'w> Held<'w> {
     ///
     /// # Errors
     /// As [`write_index`](Self::write_index).
-    pub(crate) fn index_follows(&mut self) -> Result<Result<(), IndexLeft>, WorkspaceError> {
+    pub(crate) fn index_follows(&mut self) -> Result<Result<(), Duration>, WorkspaceError> {
         let delay = self.workspace.options.index_delay;
         if self.state.watch.is_none() || delay.is_zero() {
             return self.write_index();
@@ -524,8 +533,7 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_file_that_looks_as_it_did_is_not_sure_before_it_was_read_again() {
+    fn workspace() -> (tempfile::TempDir, Workspace) {
         let dir = tempfile::tempdir().expect("a directory");
         let git = dir.path().join(".git");
         for sub in ["objects", "refs/heads"] {
@@ -533,6 +541,58 @@ mod tests {
         }
         fs::write(git.join("HEAD"), "ref: refs/heads/main\n").expect("written");
         let workspace = Workspace::open(dir.path()).expect("a workspace");
+        (dir, workspace)
+    }
+
+    #[test]
+    fn what_is_known_more_is_added_to_an_index_that_git_has_written_meanwhile() {
+        let (_dir, workspace) = workspace();
+        let file = |n: u8| TrackedFile {
+            id: ObjectId::from_bytes_or_panic(&[n; 20]),
+            stat: FileStat::default(),
+            kind: EntryKind::Blob,
+            flags: 0,
+        };
+        let mut held = workspace.lock().expect("free");
+        held.tracked().expect("no index yet");
+        for (name, n) in [("stays", 1), ("changes", 1), ("goes", 1), ("gits", 1)] {
+            held.put(name.into(), Some(file(n)));
+        }
+        held.write_index().expect("written").expect("free");
+        // As git does it: another file in its place.
+        let mut theirs = index_file::load(&workspace.index_path(), workspace.repository.hash_kind())
+            .expect("read")
+            .0;
+        theirs.set("gits".into(), file(7));
+        theirs.set("new".into(), file(7));
+        held.put("changes".into(), Some(file(2)));
+        held.put("goes".into(), None);
+        held.put("gits".into(), Some(file(2)));
+        held.put("brief".into(), Some(file(2)));
+        held.put("brief".into(), None);
+        assert_eq!(held.state.ahead.len(), 3, "what came and went is not remembered");
+        let lock = IndexLock::acquire(&workspace.index_path())
+            .expect("free")
+            .expect("free");
+        lock.commit(
+            &theirs,
+            &workspace.index_path(),
+            workspace.repository.hash_kind(),
+            false,
+        )
+        .expect("written");
+        held.write_index().expect("written").expect("free");
+        assert!(held.state.ahead.is_empty());
+        held.forget();
+        let tracked = held.tracked().expect("read");
+        let ids = ["stays", "changes", "goes", "gits", "new", "brief"]
+            .map(|name| tracked.get(name.into()).map(|file| file.id.as_slice()[0]));
+        assert_eq!(ids, [Some(1), Some(2), None, Some(7), Some(7), None]);
+    }
+
+    #[test]
+    fn a_file_that_looks_as_it_did_is_not_sure_before_it_was_read_again() {
+        let (dir, workspace) = workspace();
         let mut held = workspace.lock().expect("free");
         let hash = workspace.repository().hash_kind();
         let blob = |content: &[u8]| gix::objs::compute_hash(hash, Kind::Blob, content).expect("an id");

@@ -4,8 +4,6 @@
 //! never over something that is saved nowhere. One writer at a time, whichever process it is in. Starts no process: filter drivers, hooks and whatever else the
 //! repository's configuration would run is data to us.
 
-#![allow(dead_code, unused_imports, reason = "the rooms above are being built")]
-
 mod beneath;
 mod capture;
 mod contents;
@@ -32,22 +30,21 @@ mod watch;
 
 #[cfg(test)]
 pub(crate) use beneath::kill;
+pub(crate) use capture::Captured;
 pub use capture::{CaptureError, Looked};
-pub(crate) use capture::{Captured, Policy};
 pub use error::WorkspaceError;
 pub(crate) use filter::{FilterWorker, Filters};
-pub(crate) use lock::IndexLeft;
 pub use lock::{HeadState, Held};
 pub use manage::{
     CreateWorkspace, ManageError, OnBranch, SaveFn, Start, Unsaved, WorkspaceEntry, WorkspaceState, worktrees_on,
 };
 pub use open::{Durability, Placement, Progress, Unchanged, Workspace, WorkspaceOptions};
 pub(crate) use power::{Before, Durable};
+pub(crate) use scan::Found;
 pub use scan::SkipReason;
-pub(crate) use scan::{Found, Scan, ScanResult, Scope};
 pub use secrets::SecretRules;
 #[cfg(feature = "ssh-signatures")]
 pub use sign::{CommitSigner, SignError};
 pub(crate) use tracked::{FileStat, Tracked, TrackedFile};
 pub use transition::TransitionError;
-pub(crate) use transition::{Applied, Prepared, prepare};
+pub(crate) use transition::{Prepared, prepare};

@@ -139,13 +139,6 @@ impl Dir {
         })
     }
 
-    pub(super) fn files_mut(&mut self) -> impl Iterator<Item = &mut TrackedFile> {
-        self.nodes.iter_mut().filter_map(|(_, node)| match node {
-            Node::File(file) => Some(file),
-            Node::Dir(_) => None,
-        })
-    }
-
     /// Of nodes that come in the order of the index.
     pub(super) fn of(mut nodes: Vec<(Box<[u8]>, Node)>) -> Self {
         nodes.sort_by(|a, b| a.0.cmp(&b.0));

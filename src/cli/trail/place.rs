@@ -14,7 +14,7 @@ use gix::hash::ObjectId;
 use super::args::At;
 use crate::{
     base::{RepoName, WorkspaceName},
-    checkpoint::{ReadError, resolve},
+    checkpoint::{resolve, shadow_of},
     depot::Depot,
     server::{self, Config, ConfigError},
     workspace::{Progress, Workspace, WorkspaceOptions},
@@ -116,12 +116,7 @@ impl Opened {
 
     /// The last checkpoint beside the branch.
     pub(super) fn shadow(&self) -> anyhow::Result<Option<ObjectId>> {
-        let reference = format!("refs/gitstead/checkpoints/{}", self.workspace.name());
-        match resolve(self.workspace.repository(), &reference) {
-            Ok(id) => Ok(Some(id)),
-            Err(ReadError::Unknown { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(shadow_of(&self.workspace)?)
     }
 
     /// A path that somebody typed, as the workspace knows it. It need not be there.

@@ -6,19 +6,19 @@ use axum::{
     http::StatusCode,
 };
 use bstr::BString;
-use gix::hash::ObjectId;
 use serde::Deserialize;
 
 use super::{Asked, At, PAGE, Which, created, odb};
 use crate::{
-    checkpoint::{self, Checkpoint, DiffOptions, LogCursor, LogOrder, LogQuery, ToolOutcome, resolve, tree_of},
+    checkpoint::{
+        self, Checkpoint, DiffOptions, LogCursor, LogOrder, LogQuery, ToolOutcome, resolve, shadow_of, tree_of,
+    },
     web::{
         api::{Answer, Api, ApiError, json},
         house::Caller,
         residents::Variant,
         views::{DiffView, LogView, OutcomeView, ShownView},
     },
-    workspace::Workspace,
 };
 
 /// Bytes of differences in one answer.
@@ -147,7 +147,7 @@ pub(super) async fn log(
             let cursor: Option<LogCursor> = asked.cursor.as_deref().map(str::parse).transpose()?;
             let tip = match &asked.at {
                 Some(at) => Some(resolve(repository, at)?),
-                None if asked.shadow => shadow(&workspace)?,
+                None if asked.shadow => shadow_of(&workspace)?,
                 None => repository.head(None).map_err(checkpoint::ReadError::from)?.id(),
             };
             let Some(tip) = tip else {
@@ -171,16 +171,6 @@ pub(super) async fn log(
         })
         .await?;
     Ok(json(StatusCode::OK, &view))
-}
-
-/// The last checkpoint beside the branch.
-pub(super) fn shadow(workspace: &Workspace) -> Result<Option<ObjectId>, ApiError> {
-    let reference = format!("refs/gitstead/checkpoints/{}", workspace.name());
-    match resolve(workspace.repository(), &reference) {
-        Ok(id) => Ok(Some(id)),
-        Err(checkpoint::ReadError::Unknown { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 pub(super) async fn show_checkpoint(

@@ -14,7 +14,6 @@ mod place;
 
 use std::{
     io,
-    path::Path,
     sync::atomic::AtomicBool,
     time::{Duration, Instant, SystemTime},
 };
@@ -26,11 +25,7 @@ use gix::{
 };
 use rustix::fs::{self as sys, AtFlags};
 
-use super::{
-    FileStat, Held, IndexLeft, Tracked, TrackedFile, WorkspaceError,
-    beneath::Seen,
-    journal::{Act, Plan},
-};
+use super::{FileStat, Held, TrackedFile, WorkspaceError, beneath::Seen, journal::Plan};
 use crate::repo::{RefValue, TreeChange, is_ancestor};
 
 pub(super) use apply::{Fate, apply};
@@ -95,11 +90,6 @@ pub(crate) fn prepare(
 }
 
 impl Prepared {
-    /// How many files will change.
-    pub(crate) fn len(&self) -> usize {
-        self.plan.moves.iter().filter(|m| m.act != Act::Nothing).count()
-    }
-
     /// Gives the contents their places. The ref has moved: what cannot be placed is told, and is no reason to stop.
     pub(crate) fn finish(self, held: &mut Held<'_>) -> Result<Applied, TransitionError> {
         let (root, git_dir) = (held.root().to_owned(), held.git_dir().to_owned());
@@ -182,28 +172,14 @@ fn track(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Res
     if plan.moves.iter().any(|a_move| a_move.path.ends_with(b".gitattributes")) {
         held.state.attributes = None;
     }
-    // The index is that of the branch: what happens beside it is not in it.
-    if held.head()?.branch.as_ref() != Some(&plan.reference) {
-        note(held.tracked()?, place, plan, fates);
-        return Ok(applied);
-    }
+    note(held, place, plan, fates)?;
     let deadline = Instant::now() + INDEX_WAIT;
-    let mut noted = false;
     loop {
-        if !noted {
-            note(held.tracked()?, place, plan, fates);
-            noted = true;
-        }
         // The index is that of the branch: what happens beside it is not in it.
-        if held.head()?.branch.as_ref() != Some(&plan.reference) {
+        if held.head()?.branch.as_ref() != Some(&plan.reference) || held.write_index()?.is_ok() {
             return Ok(applied);
         }
-        match held.write_index()? {
-            Ok(()) => return Ok(applied),
-            // git has been at it just now: what it says is read, and ours comes on top.
-            Err(IndexLeft::Changed) => noted = false,
-            Err(IndexLeft::Locked(_)) => std::thread::park_timeout(Duration::from_millis(5)),
-        }
+        std::thread::park_timeout(Duration::from_millis(5));
         if Instant::now() >= deadline {
             // The files say it, too: whoever looks at them next finds the same.
             tracing::warn!(path = %place.root.display(), "the index is in use by another program and was not brought up to date");
@@ -212,12 +188,13 @@ fn track(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Res
     }
 }
 
-fn note(tracked: &mut Tracked, place: &Place, plan: &Plan, fates: &[Fate]) {
+fn note(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Result<(), WorkspaceError> {
     let now = SystemTime::now();
+    held.tracked()?;
     for a_move in &plan.moves {
         let path = a_move.path.as_bstr();
-        if a_move.to.is_none() && tracked.get(path).is_some() {
-            tracked.remove(path);
+        if a_move.to.is_none() && held.known().get(path).is_some() {
+            held.put(path, None);
         }
     }
     for (a_move, fate) in plan.moves.iter().zip(fates) {
@@ -233,7 +210,8 @@ fn note(tracked: &mut Tracked, place: &Place, plan: &Plan, fates: &[Fate]) {
             (Fate::Done, Some(staged)) => stat.filter(|stat| Seen::of(stat) == staged),
             _ => None,
         };
-        let skipped = tracked
+        let skipped = held
+            .known()
             .get(path)
             .map_or(0, |file| file.flags & TrackedFile::SKIP_WORKTREE);
         let stat = known.map(|stat| FileStat::of(&stat)).unwrap_or_default();
@@ -242,8 +220,9 @@ fn note(tracked: &mut Tracked, place: &Place, plan: &Plan, fates: &[Fate]) {
             Some(_) => 0,
             None => skipped | TrackedFile::RACY,
         };
-        tracked.set(path, TrackedFile { id, stat, kind, flags });
+        held.put(path, Some(TrackedFile { id, stat, kind, flags }));
     }
+    Ok(())
 }
 
 /// Nothing is left to be done.
