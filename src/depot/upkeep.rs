@@ -4,7 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -72,6 +72,19 @@ impl Upkeep {
             shared,
             thread: Some(thread),
         })
+    }
+
+    /// The one of this process, started when it is first asked for; `None` when the system has no thread to spare.
+    pub fn of_process() -> Option<Arc<Upkeep>> {
+        static UPKEEP: OnceLock<Option<Arc<Upkeep>>> = OnceLock::new();
+        let start = || match Upkeep::start() {
+            Ok(upkeep) => Some(Arc::new(upkeep)),
+            Err(error) => {
+                tracing::warn!(%error, "there is no thread to look after repositories");
+                None
+            }
+        };
+        UPKEEP.get_or_init(start).clone()
     }
 
     /// Says that something was written to a repository. Returns at once.

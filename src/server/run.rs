@@ -68,8 +68,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .thread_name("async")
         .build()
         .map_err(io_error("start the runtime"))?;
-    let upkeep = Upkeep::start().map_err(io_error("start a thread"))?;
-    let upkeep = config.maintenance.then(|| Arc::new(upkeep));
+    let upkeep = config.maintenance.then(Upkeep::of_process).flatten();
     let result = runtime.block_on(serve(&config, address, depot, workers, upkeep.clone()));
     if let Some(upkeep) = upkeep {
         upkeep.close(UPKEEP_ENDS);

@@ -21,7 +21,7 @@ use super::{
     reach,
     watch::Watch,
 };
-use crate::repo::Head;
+use crate::{depot::Upkeep, repo::Head};
 
 /// Beside HEAD. The lock is the system's (flock), so it is gone with its owner; what the file says is for those who wait.
 const LOCK: &str = "gitstead.lock";
@@ -460,12 +460,14 @@ impl<'w> Held<'w> {
         Ok(Ok(()))
     }
 
-    /// Has the small objects of many checkpoints packed, if there are many by now.
+    /// Has the repository looked after: the small objects of many checkpoints are packed, if there are many by now.
     pub(crate) fn compact_now_and_then(&mut self) {
         self.state.recorded += 1;
         if self.workspace.options.compact && self.state.recorded >= ASKED_EVERY {
             self.state.recorded = 0;
-            super::pending::compact_later(&self.workspace.repository);
+            if let Some(upkeep) = Upkeep::of_process() {
+                upkeep.consider(&self.workspace.repository);
+            }
         }
     }
 

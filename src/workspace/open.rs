@@ -96,7 +96,8 @@ pub struct WorkspaceOptions {
     pub rescan: Duration,
     /// How long to wait for a git that is at work in the index.
     pub git_wait: Duration,
-    /// Whether small objects are packed now and then, on a thread of its own, so that a long trail stays a few files ([`Workspace::compact`]).
+    /// Whether small objects are packed now and then, on the one modest thread of the process, so that a long trail stays a few files; not where the repository says
+    /// `gc.auto = 0` or `maintenance.auto = false`.
     pub compact: bool,
     /// Signs commits.
     #[cfg(feature = "ssh-signatures")]

@@ -5,15 +5,11 @@ use std::{
     fs::File,
     io,
     path::PathBuf,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use super::{Durable, Workspace, WorkspaceError};
-use crate::repo::{CompactOptions, Repository};
 
 /// How long a checkpoint may be taken back by a loss of power.
 const BEHIND: Duration = Duration::from_millis(900);
@@ -123,26 +119,6 @@ struct Due {
 enum Errand {
     Flush(Arc<Pending>),
     Index(Weak<Workspace>),
-}
-
-/// Packs the small objects of a repository, if there are many, on a thread of its own. One at a time in a process: whoever comes meanwhile comes again.
-pub(super) fn compact_later(repository: &Arc<Repository>) {
-    static BUSY: AtomicBool = AtomicBool::new(false);
-    if !repository.wants_compaction().unwrap_or(false) || BUSY.swap(true, Ordering::AcqRel) {
-        return;
-    }
-    let repository = repository.clone();
-    let compact = move || {
-        let stop = AtomicBool::new(false);
-        if let Err(error) = repository.compact(&CompactOptions::default(), &stop, &mut |_| ()) {
-            tracing::warn!(repository = %repository.git_dir().display(), %error, "the objects of checkpoints were not packed");
-        }
-        BUSY.store(false, Ordering::Release);
-    };
-    let thread = std::thread::Builder::new().name("gitstead-compact".into());
-    if thread.spawn(compact).is_err() {
-        BUSY.store(false, Ordering::Release);
-    }
 }
 
 /// Has the index of a workspace written in a while. `false` when there is nobody to do it.

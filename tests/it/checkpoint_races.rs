@@ -7,6 +7,7 @@ use std::{
         Arc, Barrier,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use gitstead::{
@@ -186,6 +187,42 @@ fn files(dir: &Path) -> usize {
         }
     }
     count
+}
+
+#[test]
+fn a_process_that_stays_packs_the_trail_by_itself_unless_the_repository_says_no() {
+    for wanted in [true, false] {
+        let git = Git::new();
+        let dir = git.init("work");
+        git.ok_args(&dir, ["config", "maintenance.auto", &wanted.to_string()]);
+        let workspace = open(&dir, true);
+        take(&workspace, "begin");
+        // Enough of them for upkeep to want it; made by git, which is quicker here.
+        let blobs: String = (0..9_000).map(|n| format!("blob\ndata 5\n{n:05}\n")).collect();
+        fs::write(git.path("stream"), blobs).unwrap();
+        git.ok(&dir, "config fastimport.unpackLimit 100000");
+        let stream = fs::File::open(git.path("stream")).unwrap();
+        assert!(
+            git.command(&dir)
+                .args(["fast-import", "--quiet"])
+                .stdin(stream)
+                .status()
+                .unwrap()
+                .success()
+        );
+        for n in 0..64 {
+            fs::write(dir.join("a"), n.to_string()).unwrap();
+            take(&workspace, "one of many");
+        }
+        assert!(
+            gitstead::depot::Upkeep::of_process()
+                .unwrap()
+                .wait_until_idle(Duration::from_secs(120))
+        );
+        let packs = fs::read_dir(dir.join(".git/objects/pack")).unwrap().count();
+        assert_eq!(packs > 0, wanted, "{packs} files of packs");
+        git.fsck(&dir);
+    }
 }
 
 #[test]
