@@ -20,10 +20,11 @@ use rustix::{
 };
 
 use super::{
-    Filters, Held, Progress, Tracked, WorkspaceError, filter,
+    Filters, Found, Held, Progress, SkipReason, Tracked, WorkspaceError, filter,
+    found::ScanResult,
     index_file::IndexStamp,
     reach,
-    scan::{Found, Scan, ScanResult, Scope, SkipReason},
+    scan::{Scan, Scope},
     tracked::{Dir, FileStat, Node, TrackedFile},
     watch::Changed,
 };
@@ -231,7 +232,6 @@ impl Held<'_> {
 
     fn scan(&mut self, scope: &Scope, seen: &AtomicUsize) -> Result<ScanResult, WorkspaceError> {
         let workspace = self.workspace();
-        let core = &workspace.repository.settings().core;
         let (Some(tracked), watch) = (&self.state.tracked, &self.state.watch) else {
             return Ok(ScanResult::default());
         };
@@ -247,10 +247,8 @@ impl Held<'_> {
         Scan {
             root: &workspace.root,
             common_dir: workspace.repository.common_dir(),
+            core: &workspace.repository.settings().core,
             tracked,
-            ignore_case: core.ignore_case,
-            file_mode: core.file_mode,
-            protect: (core.protect_hfs, core.protect_ntfs),
             threads: workspace.options.threads,
             files: workspace.options.files,
             enter: &enter,

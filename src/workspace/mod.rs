@@ -9,6 +9,7 @@ mod capture;
 mod contents;
 mod error;
 mod filter;
+mod found;
 mod ignore;
 mod index_file;
 mod journal;
@@ -34,14 +35,14 @@ pub(crate) use capture::Captured;
 pub use capture::{CaptureError, Looked};
 pub use error::WorkspaceError;
 pub(crate) use filter::{FilterWorker, Filters};
+pub(crate) use found::Found;
+pub use found::SkipReason;
 pub use lock::{HeadState, Held};
 pub use manage::{
     CreateWorkspace, ManageError, OnBranch, SaveFn, Start, Unsaved, WorkspaceEntry, WorkspaceState, worktrees_on,
 };
 pub use open::{Durability, Placement, Progress, Unchanged, Workspace, WorkspaceOptions};
 pub(crate) use power::{Before, Durable};
-pub(crate) use scan::Found;
-pub use scan::SkipReason;
 pub use secrets::SecretRules;
 #[cfg(feature = "ssh-signatures")]
 pub use sign::{CommitSigner, SignError};

@@ -17,92 +17,13 @@ use rustix::{
 };
 
 use super::{
-    WorkspaceError,
+    Found, SkipReason, WorkspaceError,
+    found::ScanResult,
     ignore::{self, Ignores},
     reach::{DIRECTORY, as_path, join, open_beneath, read_small, stat},
     tracked::{Dir, FileStat, Node, Tracked, TrackedFile},
 };
-
-/// Something in a workspace that a checkpoint does not record, or not as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SkipReason {
-    /// A socket, a pipe, a device: nothing that has a content.
-    Special,
-    /// It, or the directory it is in, may not be read.
-    Unreadable,
-    /// More bytes than [`file_bytes`](super::WorkspaceOptions::file_bytes).
-    TooLarge,
-    /// A repository of its own: recorded as the commit it is at, its files are not.
-    NestedRepository,
-    /// A repository of its own without a commit, or one that cannot be read.
-    EmptyRepository,
-    /// It kept changing while it was read.
-    Changing,
-    /// Its name could not be checked out by git: `.git` in some spelling.
-    IllegalName,
-    /// It looks like a secret.
-    Secret,
-    /// Directories in directories in directories: more than anybody meant.
-    TooDeep,
-    /// Its attributes ask for an encoding that its content does not have; recorded as it is.
-    Encoding,
-}
-
-impl SkipReason {
-    /// For people.
-    pub fn text(self) -> &'static str {
-        match self {
-            SkipReason::Special => "not a regular file",
-            SkipReason::Unreadable => "cannot be read",
-            SkipReason::TooLarge => "too large",
-            SkipReason::NestedRepository => "a repository of its own; only its commit is recorded",
-            SkipReason::EmptyRepository => "a repository of its own that has no commit",
-            SkipReason::Changing => "kept changing while it was read",
-            SkipReason::IllegalName => "a name that git does not allow",
-            SkipReason::Secret => "looks like a secret",
-            SkipReason::TooDeep => "too many directories in one another",
-            SkipReason::Encoding => "does not have the encoding that its attributes say; recorded as it is",
-        }
-    }
-}
-
-/// A file that may have changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub(crate) path: BString,
-    pub(crate) kind: EntryKind,
-    pub(crate) stat: FileStat,
-    pub(crate) size: u64,
-    pub(crate) is_new: bool,
-}
-
-/// What a scan found.
-#[derive(Debug, Default)]
-pub(crate) struct ScanResult {
-    /// Files to be read.
-    pub(crate) found: Vec<Found>,
-    /// Files that are tracked and gone.
-    pub(crate) removed: Vec<BString>,
-    /// Nested repositories and the commits they are at.
-    pub(crate) nested: Vec<(BString, ObjectId)>,
-    pub(crate) skipped: Vec<(BString, SkipReason)>,
-    /// Every `.gitattributes` that was come by.
-    pub(crate) attributes: Vec<BString>,
-    /// What may change without a word from a watch: files with a second name, and nested repositories.
-    pub(crate) unwatched: Vec<BString>,
-}
-
-impl ScanResult {
-    fn append(&mut self, mut other: ScanResult) {
-        self.found.append(&mut other.found);
-        self.removed.append(&mut other.removed);
-        self.nested.append(&mut other.nested);
-        self.skipped.append(&mut other.skipped);
-        self.attributes.append(&mut other.attributes);
-        self.unwatched.append(&mut other.unwatched);
-    }
-}
+use crate::repo::CoreSettings;
 
 /// Where to look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,12 +37,8 @@ pub(crate) enum Scope {
 pub(crate) struct Scan<'a> {
     pub(crate) root: &'a Path,
     pub(crate) common_dir: &'a Path,
+    pub(crate) core: &'a CoreSettings,
     pub(crate) tracked: &'a Tracked,
-    pub(crate) ignore_case: bool,
-    /// `core.fileMode`: whether the executable bit means something.
-    pub(crate) file_mode: bool,
-    /// `core.protectHFS`, `core.protectNTFS`
-    pub(crate) protect: (bool, bool),
     pub(crate) threads: usize,
     /// How many files there may be.
     pub(crate) files: usize,
@@ -177,7 +94,7 @@ impl Scan<'_> {
     pub(crate) fn run(&self, scope: &Scope) -> Result<ScanResult, WorkspaceError> {
         let io = |doing| WorkspaceError::io(doing, self.root);
         let root = sys::open(self.root, DIRECTORY, Mode::empty()).map_err(|err| io("open")(err.into()))?;
-        let ignores = Ignores::of_repository(self.common_dir, self.ignore_case);
+        let ignores = Ignores::of_repository(self.common_dir, self.core.ignore_case);
         let mut result = ScanResult::default();
         let mut tasks = Vec::new();
         match scope {
@@ -507,11 +424,7 @@ impl Scan<'_> {
                 if let Some(node) = node {
                     self.missing(task, name, node, result);
                 }
-                if excluded {
-                    return;
-                }
-                if !self.is_legal(name) {
-                    result.skipped.push((path, SkipReason::IllegalName));
+                if excluded || !self.may_begin(name, &path, result) {
                     return;
                 }
                 below.push(Task {
@@ -529,11 +442,7 @@ impl Scan<'_> {
                         if let Some(node) = other {
                             self.missing(task, name, node, result);
                         }
-                        if excluded {
-                            return;
-                        }
-                        if !self.is_legal(name) {
-                            result.skipped.push((path, SkipReason::IllegalName));
+                        if excluded || !self.may_begin(name, &path, result) {
                             return;
                         }
                         true
@@ -570,7 +479,7 @@ impl Scan<'_> {
             return EntryKind::Link;
         }
         let executable = stat.st_mode & 0o100 != 0;
-        match (self.file_mode, tracked) {
+        match (self.core.file_mode, tracked) {
             (false, Some(kind @ (EntryKind::Blob | EntryKind::BlobExecutable))) => kind,
             (false, _) => EntryKind::Blob,
             (true, _) if executable => EntryKind::BlobExecutable,
@@ -586,13 +495,19 @@ impl Scan<'_> {
                 && is_same(&FileStat::of(stat), &file.stat)
     }
 
-    fn is_legal(&self, name: &[u8]) -> bool {
+    /// Whether something new may have that name in git; says so where not.
+    fn may_begin(&self, name: &[u8], path: &BString, result: &mut ScanResult) -> bool {
         let options = component::Options {
             protect_windows: false,
-            protect_hfs: self.protect.0,
-            protect_ntfs: self.protect.1,
+            protect_hfs: self.core.protect_hfs,
+            protect_ntfs: self.core.protect_ntfs,
         };
-        !name.eq_ignore_ascii_case(b".git") && gix::validate::path::component(name.as_bstr(), None, options).is_ok()
+        let legal = !name.eq_ignore_ascii_case(b".git")
+            && gix::validate::path::component(name.as_bstr(), None, options).is_ok();
+        if !legal {
+            result.skipped.push((path.clone(), SkipReason::IllegalName));
+        }
+        legal
     }
 
     /// Something tracked that is not there, or not as a file.
