@@ -285,10 +285,14 @@ impl ObjectSink {
         Ok(self.inner().known.contains(id) || self.is_there(id)?)
     }
 
+    /// What is packed just now may be taken for absent: it is written once more then, which does no harm.
     fn is_there(&self, id: &ObjectId) -> Result<bool, WriteError> {
-        let found = self.odb.lock().unwrap_or_else(PoisonError::into_inner).locate(id)?;
-        // Nobody needed it until now; what is old and not needed is pruned.
-        if found == Some(Location::Loose) {
+        let found = {
+            let odb = self.odb.lock().unwrap_or_else(PoisonError::into_inner);
+            odb.contains_probably(id)?
+        };
+        // Nobody needed it until now; what is old and not needed is pruned, unless it is in a pack.
+        if found {
             let now = rustix::fs::Timestamps {
                 last_access: NOW,
                 last_modification: NOW,
@@ -296,7 +300,7 @@ impl ObjectSink {
             let path = loose_path(&self.objects, id);
             let _ = rustix::fs::utimensat(rustix::fs::CWD, &path, &now, rustix::fs::AtFlags::empty());
         }
-        Ok(found.is_some())
+        Ok(found)
     }
 
     fn append(&self, id: ObjectId, bytes: &[u8]) -> Result<(), WriteError> {

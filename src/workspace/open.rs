@@ -262,12 +262,14 @@ impl Workspace {
     }
 
     /// Packs the small objects of the repository if there are many: what happens now and then by itself in a process that stays
-    /// ([`WorkspaceOptions::compact`]), for one that does not. Takes no lock of the workspace. Says whether there was something to do.
+    /// ([`WorkspaceOptions::compact`]), for one that does not. Not where the repository says `gc.auto = 0` or
+    /// `maintenance.auto = false`. Takes no lock of the workspace. Says whether there was something to do.
     ///
     /// # Errors
     /// When packs cannot be read or written. Nothing is lost then.
     pub fn compact(&self) -> Result<bool, RepackError> {
-        if !self.repository.wants_compaction()? {
+        let settings = self.repository.settings();
+        if !settings.maintenance_auto || settings.precious_objects || !self.repository.wants_compaction()? {
             return Ok(false);
         }
         let stop = AtomicBool::new(false);

@@ -617,3 +617,27 @@ fn the_hook_never_stops_an_agent() {
     let said = run(&ws, &["hook", "claude-code", "--nonsense"], &[], b"{}");
     assert_eq!(said.code, Some(1), "{}", said.err);
 }
+
+#[test]
+fn commands_alone_keep_a_long_trail_a_few_files_unless_the_repository_says_no() {
+    for wanted in [true, false] {
+        let git = Git::new();
+        let dir = workspace(&git);
+        git.ok_args(&dir, ["config", "maintenance.auto", &wanted.to_string()]);
+        git.ok(&dir, "config fastimport.unpackLimit 100000");
+        let blobs: String = (0..9_000).map(|n| format!("blob\ndata 5\n{n:05}\n")).collect();
+        fs::write(git.path("stream"), blobs).expect("written");
+        let stream = fs::File::open(git.path("stream")).expect("there");
+        let made = git
+            .command(&dir)
+            .args(["fast-import", "--quiet"])
+            .stdin(stream)
+            .status();
+        assert!(made.expect("git runs").success());
+        fs::write(dir.join("a"), "a").expect("written");
+        ok(&dir, &["checkpoint", "--tool", "Write", "--summary", "one of many"]);
+        let packs = fs::read_dir(dir.join(".git/objects/pack")).expect("there").count();
+        assert_eq!(packs > 0, wanted, "{packs} files of packs");
+        git.fsck(&dir);
+    }
+}

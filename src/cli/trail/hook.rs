@@ -88,9 +88,9 @@ fn checkpoint(wanted: &ClaudeCode) -> anyhow::Result<()> {
     })?;
     let checkpoint = describe(&event, kind, opened.workspace.root(), &here).agent(&wanted.agent);
     let outcome = opened.workspace.checkpoint(checkpoint)?;
-    opened.workspace.flush()?;
     wipe();
     warn(&outcome.warnings);
+    warn(&opened.settle());
     Ok(())
 }
 

@@ -104,6 +104,27 @@ fn names(wanted: &Path) -> Option<(RepoName, WorkspaceName)> {
 }
 
 impl Opened {
+    /// What a process that stays does by itself, for one that ends now: brings the checkpoint to the disk, and packs the small objects of many. The checkpoint is made
+    /// whatever becomes of it; what goes wrong is returned.
+    pub(super) fn settle(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Err(error) = self.workspace.flush() {
+            warnings.push(format!(
+                "the checkpoint may not survive a loss of power: {:#}",
+                anyhow::Error::from(error)
+            ));
+        }
+        if self.workspace.options().compact
+            && let Err(error) = self.workspace.compact()
+        {
+            warnings.push(format!(
+                "the objects of many checkpoints were not packed: {:#}",
+                anyhow::Error::from(error)
+            ));
+        }
+        warnings
+    }
+
     /// The commit that a text names.
     pub(super) fn revision(&self, text: &str) -> anyhow::Result<ObjectId> {
         Ok(resolve(self.workspace.repository(), text)?)

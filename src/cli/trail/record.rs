@@ -23,14 +23,13 @@ pub(super) fn run(wanted: &Record) -> anyhow::Result<()> {
     let made = opened.workspace.checkpoint(checkpoint);
     wipe();
     let outcome = made?;
-    // Here, so that what is said about it is said before it is printed.
-    opened.workspace.flush()?;
     if wanted.json {
         super::print_json(&OutcomeView::from(&outcome))?;
     } else {
         crate::cli::print(&told(&outcome, &subject))?;
     }
     warn(&outcome.warnings);
+    warn(&opened.settle());
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use gix::hash::ObjectId;
 use super::{
     args,
     place::{Opened, wipe},
-    record::{beside, head, left_out},
+    record::{beside, head, left_out, warn},
     text::{change_line, files, harmless, list, short},
 };
 use crate::{
@@ -26,8 +26,9 @@ pub(super) fn restore(wanted: &args::Restore) -> anyhow::Result<()> {
     let restored = opened.workspace.restore(&commit, &options);
     wipe();
     let restored = restored?;
-    opened.workspace.flush()?;
-    print(&opened, &restored, wanted.dry_run, wanted.json)
+    print(&opened, &restored, wanted.dry_run, wanted.json)?;
+    warn(&opened.settle());
+    Ok(())
 }
 
 pub(super) fn undo(wanted: &args::Undo) -> anyhow::Result<()> {
@@ -41,8 +42,9 @@ pub(super) fn undo(wanted: &args::Undo) -> anyhow::Result<()> {
     wipe();
     match undone? {
         Undone::Done(restored) => {
-            opened.workspace.flush()?;
-            print(&opened, &restored, wanted.dry_run, wanted.json)
+            print(&opened, &restored, wanted.dry_run, wanted.json)?;
+            warn(&opened.settle());
+            Ok(())
         }
         Undone::Conflicts(conflicts) => refuse(&commit, &conflicts, wanted.json),
     }
