@@ -15,6 +15,7 @@ pub struct MultiIndex<D> {
     ids_at: usize,
     offsets_at: usize,
     large: Option<(usize, usize)>,
+    order_at: Option<usize>,
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
@@ -94,7 +95,11 @@ impl<D: AsRef<[u8]>> MultiIndex<D> {
             true => Some(need(b"LOFF")?),
             false => None,
         };
+        let order_at = chunk(b"RIDX")
+            .filter(|(start, end)| (end - start) as u64 == u64::from(len) * 4)
+            .map(|(start, _)| start);
         Ok(MultiIndex {
+            order_at,
             hash,
             packs,
             len,
@@ -157,6 +162,20 @@ impl<D: AsRef<[u8]>> MultiIndex<D> {
         None
     }
 
+    /// The position of the `nth` object in the order of bitmaps: pack by pack, the preferred one first, and within a pack by offset. `None` when the file does not
+    /// say (`RIDX`), or says what cannot be.
+    pub fn nth(&self, nth: u32) -> Option<u32> {
+        let at = self.order_at.filter(|_| nth < self.len)? + nth as usize * 4;
+        Some(be32(self.data.as_ref(), at)).filter(|pos| *pos < self.len)
+    }
+
+    /// The file's own checksum, by which its bitmaps are named.
+    pub fn checksum(&self) -> Option<&oid> {
+        let bytes = self.data.as_ref();
+        let at = bytes.len().checked_sub(self.hash.len_in_bytes())?;
+        Some(oid::from_bytes_unchecked(&bytes[at..]))
+    }
+
     /// The number of the pack that has the object at a position, and where in that pack. `None` when the file is damaged there.
     pub fn location(&self, pos: u32) -> Option<(u32, u64)> {
         assert!(pos < self.len, "position {pos} of {}", self.len);
@@ -213,9 +232,10 @@ mod tests {
             (b"OIDL", ids),
             (b"OOFF", offsets),
             (b"LOFF", large),
+            (b"RIDX", (0..count).rev().flat_map(u32::to_be_bytes).collect()),
         ];
-        let mut out = b"MIDX\x01\x01\x05\0\0\0\0\x02".to_vec();
-        let mut at = 12 + 6 * 12u64;
+        let mut out = b"MIDX\x01\x01\x06\0\0\0\0\x02".to_vec();
+        let mut at = 12 + 7 * 12u64;
         for (id, data) in &chunks {
             out.extend_from_slice(*id);
             out.extend_from_slice(&at.to_be_bytes());
@@ -237,6 +257,7 @@ mod tests {
         let locations = (0..index.len()).map(|pos| {
             let id = index.oid(pos).to_owned();
             let _ = index.lookup(&id);
+            assert!(index.nth(pos).is_none_or(|pos| pos < index.len()));
             index.location(pos)
         });
         Some(locations.collect())
@@ -250,9 +271,14 @@ mod tests {
             assert_eq!(index.lookup(index.oid(pos)), Some(pos));
         }
         let told = ask(&bytes).expect("a good file");
+        assert!((0..9).map(|nth| index.nth(nth)).eq((0..9).rev().map(Some)));
+        assert_eq!(
+            (index.nth(9), index.checksum().map(|id| id.is_null())),
+            (None, Some(true))
+        );
         assert_eq!(told[4], Some((0, 16)));
         assert_eq!(told[5], Some((1, (1 << 33) + 5)));
-        for cut in 0..bytes.len() - 20 {
+        for cut in 0..bytes.len() - 20 - 9 * 4 {
             assert_eq!(ask(&bytes[..cut]), None, "cut at {cut}");
         }
     }
@@ -261,7 +287,7 @@ mod tests {
         #[test]
         fn a_damaged_file_never_panics(count in 0u32..9, damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), in_the_table: bool) {
             let mut bytes = file(count);
-            let end = if in_the_table { 12 + 6 * 12 } else { bytes.len() };
+            let end = if in_the_table { 12 + 7 * 12 } else { bytes.len() };
             for (at, value) in damage {
                 bytes[at.index(end)] = value;
             }

@@ -1,25 +1,29 @@
 //! `pack`: git's pack files as values.
 //!
-//! Readers over byte slices and writers into `Write`: entry headers, deltas, `.idx`, `.rev`, multi-pack-index, and the zlib streams inside them.
+//! Readers over byte slices and writers into `Write`: entry headers, deltas, `.idx`, `.rev`, `.bitmap`, multi-pack-index, and the zlib streams inside them.
 //! No file is opened here, no repository is known, and no length is believed before it was checked.
 //!
 //! Format sources: gitformat-pack(5), gitformat-chunk(5).
 
+mod bitmap;
 mod checksum;
 mod delta;
 mod delta_encode;
 mod entry;
 mod error;
+mod ewah;
 mod index;
 mod midx;
 mod rev;
 mod zlib;
 
+pub use bitmap::{Bitmap, BitmapEntry};
 pub use checksum::Checksum;
 pub use delta::{DeltaSizes, apply_delta, delta_sizes};
 pub use delta_encode::{DeltaBase, encode_delta};
 pub use entry::{EntryHeader, EntryKind, PACK_HEADER_LEN, pack_header, parse_pack_header, write_entry_header};
 pub use error::FormatError;
+pub use ewah::Ewah;
 pub use index::{Index, IndexEntry, write_index};
 pub use midx::MultiIndex;
 pub use rev::{Rev, write_rev};
