@@ -5,6 +5,7 @@
 
 mod abbrev;
 mod base_cache;
+mod bitmaps;
 mod checked_out;
 mod config;
 mod connectivity;

@@ -14,6 +14,7 @@ use gix::{
 
 use super::{
     base_cache::BaseCache,
+    bitmaps::Bitmaps,
     graph::GraphCache,
     loose::{HeldObjects, LooseReader, is_absent, loose_path},
     pack::Pack,
@@ -253,6 +254,11 @@ impl Odb {
     /// Every pack, in the order in which it is searched unless there is a multi-pack-index. The list may grow at its end.
     pub fn packs(&self) -> &[Arc<Pack>] {
         self.set().packs()
+    }
+
+    /// Reachability bitmaps, if there are any that can be used.
+    pub(super) fn bitmaps(&self) -> Option<Bitmaps<'_>> {
+        self.set().bitmaps()
     }
 
     /// The directories of objects, alternates included.

@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::{OsStr, OsString},
     fs, io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -15,7 +15,13 @@ use arc_swap::ArcSwapOption;
 use bstr::ByteSlice;
 use gix::hash::{Kind as HashKind, oid};
 
-use super::{loose::is_absent, mmap::Mmap, odb::OdbError, pack::Pack};
+use super::{
+    bitmaps::{About, BitmapFile, Bitmaps, Ranked},
+    loose::is_absent,
+    mmap::Mmap,
+    odb::OdbError,
+    pack::Pack,
+};
 use crate::pack::MultiIndex;
 
 /// git follows alternates of alternates five times.
@@ -81,12 +87,13 @@ struct Listing {
     /// Newest first, with the time that says so.
     packs: Vec<Aged>,
     midx: Option<Arc<Midx>>,
+    bitmap: Option<Arc<BitmapFile>>,
 }
 
 /// A multi-pack-index all of whose packs exist.
 struct Midx {
     stamp: Stamp,
-    index: MultiIndex<Mmap>,
+    index: Arc<MultiIndex<Mmap>>,
     /// Its packs as positions in the listing.
     packs: Vec<usize>,
 }
@@ -103,6 +110,8 @@ pub struct PackSet {
     packs: Vec<Arc<Pack>>,
     steps: Vec<Step>,
     loose: Vec<PathBuf>,
+    /// Of the first directory that has one. What it is about is searched first, so that every object that has a bit is found where the bit says.
+    bitmap: Option<Ranked>,
     /// Which packs of an older view were gone when this one was made (missing at the end: none): what they had is in the others.
     gone: Vec<bool>,
 }
@@ -194,11 +203,21 @@ impl PackSet {
             .collect()
     }
 
+    /// Reachability bitmaps, if there are any that can be used.
+    pub(crate) fn bitmaps(&self) -> Option<Bitmaps<'_>> {
+        self.bitmap.as_ref()?.open()
+    }
+
     fn from_listings(listings: Vec<Arc<Listing>>) -> PackSet {
-        let (mut packs, mut steps, mut loose) = (Vec::new(), Vec::new(), Vec::new());
+        let listed = listings.iter().flat_map(|listing| &listing.packs);
+        let packs: Vec<Arc<Pack>> = listed.map(|(pack, _)| pack.clone()).collect();
+        let bitmap = listings.iter().find_map(|listing| listing.bitmap.as_ref());
+        let bitmap = bitmap.and_then(|file| Ranked::new(file.clone(), &packs));
+        let (mut steps, mut loose) = (Vec::new(), Vec::new());
+        let mut next = 0;
         for listing in &listings {
-            let first = packs.len() as u32;
-            packs.extend(listing.packs.iter().map(|(pack, _)| pack.clone()));
+            let first = next;
+            next += listing.packs.len() as u32;
             let mut covered = vec![false; listing.packs.len()];
             if let Some(midx) = &listing.midx {
                 midx.packs.iter().for_each(|at| covered[*at] = true);
@@ -211,11 +230,25 @@ impl PackSet {
             steps.extend(uncovered.map(|(at, _)| Step::Pack(first + at as u32)));
             loose.push(listing.objects.clone());
         }
+        if let Some(bitmap) = &bitmap {
+            let about = |step: &Step| match (step, bitmap.only_pack()) {
+                (Step::Pack(n), pack) => pack == Some(*n),
+                (Step::Midx { midx, .. }, None) => bitmap.is_about(&midx.index),
+                (Step::Midx { .. }, Some(_)) => false,
+            };
+            match (steps.iter().position(about), bitmap.only_pack()) {
+                (Some(at), _) => steps[..=at].rotate_right(1),
+                // One of those that a multi-pack-index covers.
+                (None, Some(pack)) => steps.insert(0, Step::Pack(pack)),
+                (None, None) => {}
+            }
+        }
         PackSet {
             listings,
             packs,
             steps,
             loose,
+            bitmap,
             gone: Vec::new(),
         }
     }
@@ -245,6 +278,7 @@ impl PackSet {
             packs,
             steps,
             loose,
+            bitmap: self.bitmap.clone(),
             gone,
         }
     }
@@ -433,6 +467,11 @@ impl Listing {
                 (Some(a), Some(b)) => Arc::ptr_eq(a, b),
                 _ => false,
             }
+            && match (&self.bitmap, &other.bitmap) {
+                (None, None) => true,
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                _ => false,
+            }
     }
 }
 
@@ -454,9 +493,9 @@ fn list_dir(objects: PathBuf, options: StoreOptions, old: Option<&Listing>) -> R
         Some(_) => read_alternates(&objects, &alternates_path)?,
         None => Vec::new(),
     };
-    let mut packs = match pack_dir {
+    let (mut packs, bitmaps) = match pack_dir {
         Some(_) => list_packs(&pack_path, options, old)?,
-        None => Vec::new(),
+        None => Default::default(),
     };
     packs.sort_by(|(a, a_time), (b, b_time)| b_time.cmp(a_time).then_with(|| a.path().cmp(b.path())));
     let midx = if options.midx && !packs.is_empty() {
@@ -464,6 +503,7 @@ fn list_dir(objects: PathBuf, options: StoreOptions, old: Option<&Listing>) -> R
     } else {
         None
     };
+    let bitmap = find_bitmap(&pack_path, &bitmaps, options.hash, &packs, midx.as_deref(), old);
     Ok(Listing {
         objects,
         pack_dir,
@@ -472,19 +512,25 @@ fn list_dir(objects: PathBuf, options: StoreOptions, old: Option<&Listing>) -> R
         alternates,
         packs,
         midx,
+        bitmap,
     })
 }
 
-fn list_packs(dir: &Path, options: StoreOptions, old: Option<&Listing>) -> Result<Vec<Aged>, OdbError> {
+/// The packs of a directory, and the names of its bitmaps without their ending.
+fn list_packs(
+    dir: &Path,
+    options: StoreOptions,
+    old: Option<&Listing>,
+) -> Result<(Vec<Aged>, HashSet<Vec<u8>>), OdbError> {
     let io = |source| OdbError::Io {
         doing: "list",
         path: dir.to_owned(),
         source,
     };
-    let (mut with_pack, mut with_index) = (std::collections::HashSet::new(), Vec::new());
+    let (mut with_pack, mut bitmaps, mut with_index) = (HashSet::new(), HashSet::new(), Vec::new());
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(err) if is_absent(&err) => return Ok(Vec::new()),
+        Err(err) if is_absent(&err) => return Ok(Default::default()),
         Err(err) => return Err(io(err)),
     };
     for entry in entries {
@@ -492,6 +538,8 @@ fn list_packs(dir: &Path, options: StoreOptions, old: Option<&Listing>) -> Resul
         let bytes = name.as_bytes();
         if let Some(stem) = bytes.strip_suffix(b".pack") {
             with_pack.insert(stem.to_owned());
+        } else if let Some(stem) = bytes.strip_suffix(b".bitmap") {
+            bitmaps.insert(stem.to_owned());
         } else if let Some(stem) = bytes.strip_suffix(b".idx") {
             with_index.push(stem.to_owned());
         }
@@ -523,7 +571,45 @@ fn list_packs(dir: &Path, options: StoreOptions, old: Option<&Listing>) -> Resul
             None => continue,
         }
     }
-    Ok(packs)
+    Ok((packs, bitmaps))
+}
+
+/// The bitmap of the multi-pack-index, or that of the largest pack that has one.
+fn find_bitmap(
+    dir: &Path,
+    names: &HashSet<Vec<u8>>,
+    hash: HashKind,
+    packs: &[Aged],
+    midx: Option<&Midx>,
+    old: Option<&Listing>,
+) -> Option<Arc<BitmapFile>> {
+    if names.is_empty() {
+        return None;
+    }
+    let of_midx = midx.and_then(|midx| {
+        let name = format!("multi-pack-index-{}", midx.index.checksum()?.to_hex());
+        let covered = midx.packs.iter().map(|at| packs[*at].0.clone()).collect();
+        let path = dir.join(format!("{name}.bitmap"));
+        names
+            .contains(name.as_bytes())
+            .then(|| (path, About::Midx(midx.index.clone(), covered)))
+    });
+    let (path, about) = of_midx.or_else(|| {
+        let has_one = |pack: &&Arc<Pack>| {
+            pack.path()
+                .file_stem()
+                .is_some_and(|stem| names.contains(stem.as_bytes()))
+        };
+        let size = |pack: &&Arc<Pack>| fs::metadata(pack.path()).map_or(0, |meta| meta.len());
+        let pack = packs.iter().map(|(pack, _)| pack).filter(has_one).max_by_key(size)?;
+        Some((pack.path().with_extension("bitmap"), About::Pack(pack.clone())))
+    })?;
+    let stamp = Stamp::of(&path).ok()??;
+    let file = BitmapFile::new(path, stamp, hash, about);
+    match old.and_then(|old| old.bitmap.as_ref()) {
+        Some(old) if old.same(&file) => Some(old.clone()),
+        _ => Some(Arc::new(file)),
+    }
 }
 
 fn read_midx(path: &Path, hash: HashKind, packs: &[Aged], old: Option<&Listing>) -> Option<Arc<Midx>> {
@@ -546,15 +632,20 @@ fn read_midx(path: &Path, hash: HashKind, packs: &[Aged], old: Option<&Listing>)
     };
     if let Some(old) = old.and_then(|old| old.midx.as_ref())
         && old.stamp == stamp
-        && resolve(&old.index).is_some_and(|packs| packs == old.packs)
+        && let Some(packs) = resolve(&old.index)
     {
-        return Some(old.clone());
+        if packs == old.packs {
+            return Some(old.clone());
+        }
+        let index = old.index.clone();
+        return Some(Arc::new(Midx { stamp, index, packs }));
     }
     let index = MultiIndex::parse(Mmap::open(path).ok()?, hash)
         .inspect_err(|err| tracing::warn!(path = %path.display(), %err, "the multi-pack-index is not used"))
         .ok()?;
     // One that names packs that are gone is older than the last repack.
     let packs = resolve(&index)?;
+    let index = Arc::new(index);
     Some(Arc::new(Midx { stamp, index, packs }))
 }
 

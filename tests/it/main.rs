@@ -9,6 +9,7 @@
 )]
 
 mod api;
+mod bitmaps;
 mod checkpoint;
 mod checkpoint_crash;
 mod checkpoint_races;

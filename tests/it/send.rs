@@ -21,18 +21,18 @@ use crate::support::{Git, Output};
 
 static RUN: AtomicBool = AtomicBool::new(false);
 
-fn id(hex: &str) -> ObjectId {
+pub fn id(hex: &str) -> ObjectId {
     ObjectId::from_hex(hex.trim().as_bytes()).unwrap_or_else(|_| panic!("not an id: {hex:?}"))
 }
 
-fn ids(text: &str) -> Vec<ObjectId> {
+pub fn ids(text: &str) -> Vec<ObjectId> {
     text.lines()
         .filter(|l| !l.is_empty())
         .map(|l| id(l.split(' ').next().expect("a word")))
         .collect()
 }
 
-fn odb(dir: &Path) -> Odb {
+pub fn odb(dir: &Path) -> Odb {
     let git_dir = if dir.join(".git").exists() {
         dir.join(".git")
     } else {
@@ -44,10 +44,10 @@ fn odb(dir: &Path) -> Odb {
         .expect("an odb")
 }
 
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self, below: usize) -> usize {
+    pub fn next(&mut self, below: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -57,7 +57,7 @@ impl Random {
 
 /// A history with what makes walks go wrong: merges, octopuses, several roots, nested trees, renames, content that comes back, gitlinks, odd names, tags of
 /// everything, and (`skew`) clocks that go backwards.
-fn history(git: &Git, name: &str, seed: u64, commits: usize, skew: bool) -> PathBuf {
+pub fn history(git: &Git, name: &str, seed: u64, commits: usize, skew: bool) -> PathBuf {
     let repo = git.init_bare(name);
     let mut random = Random(seed | 1);
     let mut stream = String::new();
@@ -164,19 +164,34 @@ fn history(git: &Git, name: &str, seed: u64, commits: usize, skew: bool) -> Path
     repo
 }
 
+/// A copy of a repository beside it.
+pub fn copy(repo: &Path, name: &str) -> PathBuf {
+    let to = repo.with_extension(name);
+    let out = std::process::Command::new("cp")
+        .arg("-r")
+        .arg(repo)
+        .arg(&to)
+        .status()
+        .expect("cp");
+    assert!(out.success());
+    to
+}
+
+/// Packs of single branches, which overlap with whatever there is.
+pub fn pack_branches(git: &Git, repo: &Path) {
+    for branch in git.ok(repo, "for-each-ref --format=%(refname) refs/heads").lines() {
+        let out = git.run_with(
+            repo,
+            ["pack-objects", "--revs", "--quiet", "objects/pack/pack"],
+            format!("{branch}\n").as_bytes(),
+        );
+        assert!(out.ok, "{}", out.stderr);
+    }
+}
+
 /// The layouts in which git leaves a repository.
 fn layouts(git: &Git, repo: &Path) -> Vec<PathBuf> {
-    let copy = |name: &str| {
-        let to = repo.with_extension(name);
-        let out = std::process::Command::new("cp")
-            .arg("-r")
-            .arg(repo)
-            .arg(&to)
-            .status()
-            .expect("cp");
-        assert!(out.success());
-        to
-    };
+    let copy = |name: &str| copy(repo, name);
     let one = copy("one");
     git.ok(&one, "repack -adfq --depth=20 --window=20");
     let graphed = copy("graphed");
@@ -185,14 +200,7 @@ fn layouts(git: &Git, repo: &Path) -> Vec<PathBuf> {
     let many = copy("many");
     git.ok(&many, "repack -adq");
     // Packs that overlap, with a multi-pack-index over them, and some loose objects.
-    for branch in git.ok(&many, "for-each-ref --format=%(refname) refs/heads").lines() {
-        let out = git.run_with(
-            &many,
-            ["pack-objects", "--revs", "--quiet", "objects/pack/pack"],
-            format!("{branch}\n").as_bytes(),
-        );
-        assert!(out.ok, "{}", out.stderr);
-    }
+    pack_branches(git, &many);
     git.ok(&many, "multi-pack-index write");
     git.ok(&many, "tag -a -m loose loose-tag refs/heads/b0");
     let loose = copy("loose");
@@ -208,7 +216,7 @@ fn layouts(git: &Git, repo: &Path) -> Vec<PathBuf> {
     vec![repo.to_owned(), one, graphed, many, loose]
 }
 
-fn find(odb: &Odb, request: &SendRequest<'_>) -> ObjectSet {
+pub fn find(odb: &Odb, request: &SendRequest<'_>) -> ObjectSet {
     try_find(odb, request).expect("a set")
 }
 
@@ -216,14 +224,14 @@ fn try_find(odb: &Odb, request: &SendRequest<'_>) -> Result<ObjectSet, SendError
     enumerate(odb, &[], request, &mut |_| (), &RUN)
 }
 
-fn set(set: &ObjectSet) -> BTreeSet<ObjectId> {
+pub fn set(set: &ObjectSet) -> BTreeSet<ObjectId> {
     let all = set.ids().expect("ids");
     let unique: BTreeSet<_> = all.iter().copied().collect();
     assert_eq!((unique.len(), all.len()), (set.len() as usize, set.len() as usize));
     unique
 }
 
-fn rev_list(git: &Git, repo: &Path, args: &[&str], wants: &[ObjectId], haves: &[ObjectId]) -> BTreeSet<ObjectId> {
+pub fn rev_list(git: &Git, repo: &Path, args: &[&str], wants: &[ObjectId], haves: &[ObjectId]) -> BTreeSet<ObjectId> {
     let mut input = String::new();
     for want in wants {
         writeln!(input, "{want}").expect("a string");
@@ -242,7 +250,7 @@ fn rev_list(git: &Git, repo: &Path, args: &[&str], wants: &[ObjectId], haves: &[
 
 /// Fails unless the sets are equal, saying which objects are not in both.
 #[track_caller]
-fn same(git: &Git, repo: &Path, got: &BTreeSet<ObjectId>, expected: &BTreeSet<ObjectId>, what: &str) {
+pub fn same(git: &Git, repo: &Path, got: &BTreeSet<ObjectId>, expected: &BTreeSet<ObjectId>, what: &str) {
     let show = |a: &BTreeSet<ObjectId>, b: &BTreeSet<ObjectId>| {
         let named = |id: &ObjectId| format!("{id} {}", git.ok(repo, &format!("cat-file -t {id}")));
         a.difference(b).take(8).map(named).collect::<Vec<_>>()
@@ -256,14 +264,14 @@ fn same(git: &Git, repo: &Path, got: &BTreeSet<ObjectId>, expected: &BTreeSet<Ob
     );
 }
 
-fn write(odb: &Odb, set: &ObjectSet, options: &PackOptions) -> (Vec<u8>, PackStats) {
+pub fn write(odb: &Odb, set: &ObjectSet, options: &PackOptions) -> (Vec<u8>, PackStats) {
     let mut pack = Vec::new();
     let stats = write_pack(odb, set, options, &mut pack, &mut |_| (), &RUN).expect("a pack");
     assert_eq!((stats.objects, stats.bytes), (set.len(), pack.len() as u64));
     (pack, stats)
 }
 
-fn all_tips(git: &Git, repo: &Path) -> Vec<ObjectId> {
+pub fn all_tips(git: &Git, repo: &Path) -> Vec<ObjectId> {
     let mut tips = ids(&git.ok(repo, "for-each-ref --format=%(objectname)"));
     tips.sort();
     tips.dedup();
@@ -271,7 +279,7 @@ fn all_tips(git: &Git, repo: &Path) -> Vec<ObjectId> {
 }
 
 /// Every ref's object and what it points to through tags.
-fn peeled(git: &Git, repo: &Path) -> BTreeMap<ObjectId, Vec<ObjectId>> {
+pub fn peeled(git: &Git, repo: &Path) -> BTreeMap<ObjectId, Vec<ObjectId>> {
     git.ok(repo, "for-each-ref --format=%(objectname)")
         .lines()
         .map(|tip| {
@@ -289,7 +297,7 @@ fn peeled(git: &Git, repo: &Path) -> BTreeMap<ObjectId, Vec<ObjectId>> {
         .collect()
 }
 
-fn pick(random: &mut Random, from: &[ObjectId], n: usize) -> Vec<ObjectId> {
+pub fn pick(random: &mut Random, from: &[ObjectId], n: usize) -> Vec<ObjectId> {
     (0..n).map(|_| from[random.next(from.len())]).collect()
 }
 
@@ -433,7 +441,7 @@ fn a_fetch_sends_what_is_needed_and_no_more_than_git() {
     }
 }
 
-fn plan(odb: &Odb, repo: &Path, git: &Git, spec: &str) -> FilterPlan {
+pub fn plan(odb: &Odb, repo: &Path, git: &Git, spec: &str) -> FilterPlan {
     let filter = Filter::parse(spec.into()).expect("a filter");
     FilterPlan::resolve(&filter, &mut |name: &BStr| {
         let oid = id(&git.ok(repo, &format!("rev-parse {name}")));

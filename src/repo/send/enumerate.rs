@@ -9,6 +9,7 @@ use gix::{
 
 use super::{
     SendError, ShallowPlan,
+    by_bitmap::{self, Sides},
     filter::FilterPlan,
     marks::{Id, Marks},
     parse::EntryType,
@@ -60,7 +61,7 @@ pub fn enumerate(
     let filter = request.filter.unwrap_or(&everything);
     let mut reader = Reader::new(odb)?;
     let limits = odb.limits();
-    let trees = TreeReader::new(
+    let mut trees = TreeReader::new(
         reader.hash(),
         limits.delta_base_cache_bytes,
         limits.object_bytes,
@@ -75,19 +76,18 @@ pub fn enumerate(
         let id = reader.require(want)?;
         ends.push(Ends::of(&mut reader, id)?);
     }
-    let (mut commits, mut roots) = (Vec::new(), Vec::new());
+    let mut sides = Sides::default();
     for end in &ends {
         for id in end.tags.iter().chain([&end.id]) {
             chosen.explicit.insert(*id);
         }
         match end.kind {
-            Kind::Commit => commits.push(end.id),
-            Kind::Tree => roots.push(end.id),
+            Kind::Commit => sides.wants.push(end.id),
+            Kind::Tree => sides.wanted_trees.push(end.id),
             _ => {}
         }
     }
 
-    let (mut boring, mut had_roots) = (Vec::new(), Vec::new());
     for have in request.haves {
         if let Some(id) = reader.find(have)?
             && let Ok(end) = Ends::of(&mut reader, id)
@@ -96,8 +96,8 @@ pub fn enumerate(
                 chosen.had.insert(*tag);
             }
             match end.kind {
-                Kind::Commit => boring.push(end.id),
-                Kind::Tree => had_roots.push(end.id),
+                Kind::Commit => sides.haves.push(end.id),
+                Kind::Tree => sides.had_trees.push(end.id),
                 _ => {
                     chosen.had.insert(end.id);
                 }
@@ -113,9 +113,9 @@ pub fn enumerate(
         // The client has these commits and lacks their parents.
         for oid in &plan.unshallow {
             if let Some(id) = reader.find(oid)? {
-                let parents = (!parentless.contains(&id)).then_some(&mut commits);
+                let parents = (!parentless.contains(&id)).then_some(&mut sides.wants);
                 reader.commit(id, parents)?;
-                boring.push(id);
+                sides.haves.push(id);
             }
         }
     }
@@ -124,12 +124,19 @@ pub fn enumerate(
         parentless.extend(reader.find(oid)?);
     }
 
-    if boring.is_empty() {
-        chosen.all_history(&mut reader, &commits, &parentless, &mut roots)?;
-        chosen.trees(&mut reader, trees, had_roots, roots)?;
-    } else {
-        chosen.history(&mut reader, &commits, &boring, &parentless, &mut roots, &mut had_roots)?;
-        chosen.trees(&mut reader, trees, had_roots, roots)?;
+    // A small answer is found by comparing both sides, which also tells what is similar; a large one by bitmaps.
+    let bitmaps = parentless.is_empty() && request.plan.is_none() && odb.bitmaps().is_some();
+    let most = if bitmaps { SMALL_HISTORY } else { usize::MAX };
+    let compared = !sides.haves.is_empty() && chosen.history(&mut reader, &mut sides, &parentless, most)?;
+    if compared {
+        chosen.trees(&mut reader, &mut trees, sides)?;
+    } else if !(bitmaps && by_bitmap::select(&mut chosen, &mut reader, &mut trees, &sides)?) {
+        if sides.haves.is_empty() {
+            chosen.all_history(&mut reader, &mut sides, &parentless)?;
+        } else {
+            chosen.history(&mut reader, &mut sides, &parentless, usize::MAX)?;
+        }
+        chosen.trees(&mut reader, &mut trees, sides)?;
     }
 
     chosen.chosen.subtract(&chosen.had);
@@ -180,9 +187,9 @@ impl Ends {
 }
 
 /// Passes over trees, see [`ReadTree::news`](super::trees::ReadTree::news).
-const INTERESTING: u8 = 1;
+pub(super) const INTERESTING: u8 = 1;
 const CHILDREN_HAD: u8 = 2;
-const ALL_HAD: u8 = 3;
+pub(super) const ALL_HAD: u8 = 3;
 
 /// The set in the making.
 pub(super) struct Chosen<'a> {
@@ -251,6 +258,11 @@ impl<'a> Chosen<'a> {
         }
     }
 
+    /// Counts objects that are chosen in other ways.
+    pub(super) fn count(&mut self, more: u64) {
+        self.count += more;
+    }
+
     fn choose_commit(&mut self, id: Id) {
         if self.filter.commits || self.explicit.contains(&id) {
             self.choose(id);
@@ -258,17 +270,11 @@ impl<'a> Chosen<'a> {
     }
 
     /// All commits that `tips` reach, without anything that would be had: no order is needed, so none is kept.
-    fn all_history(
-        &mut self,
-        reader: &mut Reader<'_>,
-        tips: &[Id],
-        parentless: &IdSet,
-        roots: &mut Vec<Id>,
-    ) -> Result<(), SendError> {
+    fn all_history(&mut self, reader: &mut Reader<'_>, sides: &mut Sides, parentless: &IdSet) -> Result<(), SendError> {
         let enters_trees = self.filter.enters_trees();
         let mut met = Marks::for_all(&reader.numbering);
         let mut stack = Vec::new();
-        for tip in tips {
+        for tip in &sides.wants {
             if met.insert(*tip) {
                 stack.push(*tip);
             }
@@ -281,33 +287,35 @@ impl<'a> Chosen<'a> {
             let meta = reader.commit(id, (!cut).then_some(&mut parents))?;
             self.choose_commit(id);
             if enters_trees {
-                roots.push(reader.require(&meta.tree)?);
+                sides.wanted_trees.push(reader.require(&meta.tree)?);
             }
             stack.extend(parents.iter().copied().filter(|parent| met.insert(*parent)));
         }
         Ok(())
     }
 
-    /// The commits that `tips` reach and `boring` do not; `had_roots` are the trees of those next to the boundary, and of the boring tips.
+    /// The commits that are wanted and not had, their trees, and of those that are had the trees next to the boundary and of the tips. Says no, and changes
+    /// nothing, when more commits than `most` would have to be read.
     fn history(
         &mut self,
         reader: &mut Reader<'_>,
-        tips: &[Id],
-        boring: &[Id],
+        sides: &mut Sides,
         parentless: &IdSet,
-        roots: &mut Vec<Id>,
-        had_roots: &mut Vec<Id>,
-    ) -> Result<(), SendError> {
+        most: usize,
+    ) -> Result<bool, SendError> {
         let enters_trees = self.filter.enters_trees();
         let mut walk = Walk::new(reader, parentless, self.stop);
-        let found = walk.limit(tips, boring, None)?;
+        let Some(found) = walk.limit_within(most, &sides.wants, &sides.haves, None)? else {
+            return Ok(false);
+        };
+        let (roots, had_roots) = (&mut sides.wanted_trees, &mut sides.had_trees);
         let trees: Vec<ObjectId> = found.interesting.iter().map(|at| walk.node(*at).tree).collect();
         for at in &found.interesting {
             self.choose_commit(walk.node(*at).id);
         }
         let mut had_trees: Vec<ObjectId> = found.edges.iter().map(|at| walk.node(*at).tree).collect();
         // The tips are where a client's newest content is: what was picked or reverted from there need not be sent.
-        let near = boring.iter().take(MAX_BORING_TIPS).filter_map(|id| walk.find(*id));
+        let near = sides.haves.iter().take(MAX_BORING_TIPS).filter_map(|id| walk.find(*id));
         had_trees.extend(near.map(|at| walk.node(at).tree));
         for node in walk.nodes() {
             if node.flags & BORING != 0 {
@@ -326,30 +334,25 @@ impl<'a> Chosen<'a> {
             had_roots.sort_unstable();
             had_roots.dedup();
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// The trees and blobs beneath `roots`, without what is known to be beneath `had_roots`.
-    fn trees(
-        &mut self,
-        reader: &mut Reader<'_>,
-        mut trees: TreeReader,
-        had_roots: Vec<Id>,
-        roots: Vec<Id>,
-    ) -> Result<(), SendError> {
+    /// The trees and blobs beneath what is wanted, without what is known to be beneath what is had.
+    fn trees(&mut self, reader: &mut Reader<'_>, trees: &mut TreeReader, sides: Sides) -> Result<(), SendError> {
+        let (roots, had_roots) = (sides.wanted_trees, sides.had_trees);
         if !self.filter.enters_trees() || roots.is_empty() {
             return Ok(());
         }
         if self.filter.needs_paths() {
-            self.mark_had(reader, &mut trees, &had_roots, PATHS_BUDGET)?;
-            return paths::walk(self, reader, &mut trees, roots);
+            self.mark_had(reader, trees, &had_roots, PATHS_BUDGET)?;
+            return paths::walk(self, reader, trees, roots);
         }
         if had_roots.is_empty() {
-            return self.levels(reader, &mut trees, roots);
+            return self.levels(reader, trees, roots);
         }
         let before = self.count;
         self.few = Some(Vec::new());
-        self.compare(reader, &mut trees, &had_roots, roots)?;
+        self.compare(reader, trees, &had_roots, roots)?;
         // What is left may still be beneath the boundary at another path: look for it, as long as that costs less than sending it.
         let found = self.count - before;
         let budget = match self.few.take() {
@@ -357,7 +360,7 @@ impl<'a> Chosen<'a> {
             None => MARK_BUDGET + 4 * found,
         };
         if found > 0 {
-            self.mark_had(reader, &mut trees, &had_roots, budget)?;
+            self.mark_had(reader, trees, &had_roots, budget)?;
         }
         Ok(())
     }
@@ -608,6 +611,8 @@ impl<'a> Chosen<'a> {
     }
 }
 
+/// Commits that are read to find out whether an answer is small, where bitmaps could find it.
+const SMALL_HISTORY: usize = 256;
 /// Boring tips whose trees are looked at beside those of the boundary.
 const MAX_BORING_TIPS: usize = 64;
 /// Trees read in search of content that moved, whatever the size of the answer.

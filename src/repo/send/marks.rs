@@ -161,6 +161,38 @@ impl Marks {
         new
     }
 
+    /// Adds the packed objects of this id range.
+    pub(super) fn insert_all(&mut self, range: std::ops::Range<u32>) {
+        let (start, end) = (range.start as usize, range.end as usize);
+        if start >= end {
+            return;
+        }
+        let (first, last) = (start / 64, (end - 1) / 64);
+        if self.packed.len() <= last {
+            self.packed.resize(last + 1, 0);
+        }
+        let (head, tail) = (!0 << (start % 64), !0 >> (63 - (end - 1) % 64));
+        if first == last {
+            self.packed[first] |= head & tail;
+            return;
+        }
+        self.packed[first] |= head;
+        self.packed[first + 1..last].fill(!0);
+        self.packed[last] |= tail;
+    }
+
+    /// Adds every object of `other`.
+    pub(super) fn add(&mut self, other: &Marks) {
+        for (own, other) in [(&mut self.packed, &other.packed), (&mut self.loose, &other.loose)] {
+            if own.len() < other.len() {
+                own.resize(other.len(), 0);
+            }
+            for (word, new) in own.iter_mut().zip(other) {
+                *word |= new;
+            }
+        }
+    }
+
     /// Takes every object of `other` out.
     pub(super) fn subtract(&mut self, other: &Marks) {
         for (own, other) in [(&mut self.packed, &other.packed), (&mut self.loose, &other.loose)] {
@@ -270,6 +302,15 @@ mod tests {
             prop_assert_eq!(marks.loose().collect::<Vec<_>>(), loose.into_iter().collect::<Vec<_>>());
             for id in 0..600 {
                 prop_assert_eq!(marks.contains(Id(id)), ids.contains(&id));
+            }
+            let (mut both, mut range_only) = (marks.clone(), Marks::default());
+            both.insert_all(start..start + len);
+            range_only.insert_all(start..start + len);
+            marks.add(&range_only);
+            for id in 0..1_100 {
+                prop_assert_eq!(range_only.contains(Id(id)), (start..start + len).contains(&id));
+                prop_assert_eq!(both.contains(Id(id)), ids.contains(&id) || range_only.contains(Id(id)));
+                prop_assert_eq!(marks.contains(Id(id)), both.contains(Id(id)));
             }
         }
     }

@@ -208,6 +208,18 @@ impl<'a, H: History> Walk<'a, H> {
     /// Never leaves out a commit that is reachable from `wants` only: boring marks travel from a commit to its parents and nowhere else.
     /// Where dates go backwards and no commit-graph knows better, a boring commit may be taken for an interesting one.
     pub(super) fn limit(&mut self, wants: &[Id], boring: &[Id], since: Option<i64>) -> Result<Limited, SendError> {
+        let found = self.limit_within(usize::MAX, wants, boring, since)?;
+        Ok(found.expect("because there are never so many commits"))
+    }
+
+    /// As [`limit`](Self::limit), if that takes loading no more commits than `most` beside the tips.
+    pub(super) fn limit_within(
+        &mut self,
+        most: usize,
+        wants: &[Id],
+        boring: &[Id],
+        since: Option<i64>,
+    ) -> Result<Option<Limited>, SendError> {
         let mut queue = Queue::default();
         let mut open = 0usize;
         for id in boring {
@@ -228,7 +240,11 @@ impl<'a, H: History> Walk<'a, H> {
         let mut order: Vec<u32> = Vec::new();
         let (mut oldest, mut lowest) = (i64::MAX, u32::MAX);
         let mut slop = SLOP;
+        let most = most.saturating_add(self.nodes.len());
         while let Some((generation, date)) = queue.peek() {
+            if self.nodes.len() > most {
+                return Ok(None);
+            }
             if open == 0 {
                 if order.is_empty() || (generation != UNKNOWN_GENERATION && generation <= lowest) {
                     break;
@@ -288,7 +304,7 @@ impl<'a, H: History> Walk<'a, H> {
                 }
             }
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// Marks a node boring and with it every ancestor that the walk has already passed. Returns how many interesting nodes in the queue turned.
@@ -480,6 +496,12 @@ pub(super) mod tests {
         let (got, edges) = limit(&mut fake, &[9_999], &[9_990], &[]);
         assert_eq!((got.len(), edges.into_iter().collect::<Vec<_>>()), (9, vec![9_990]));
         assert!(fake.loads < 50, "{} commits were read", fake.loads);
+        let (stop, none) = (AtomicBool::new(false), IdSet::default());
+        for (most, enough) in [(50, true), (5, false)] {
+            let mut walk = Walk::new(&mut fake, &none, &stop);
+            let found = walk.limit_within(most, &ids(&[9_999]), &ids(&[9_990]), None).unwrap();
+            assert_eq!(found.is_some(), enough, "{most}");
+        }
     }
 
     #[test]
