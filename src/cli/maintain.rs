@@ -67,6 +67,11 @@ fn one(depot: &Depot, name: &RepoName, options: &CompactOptions, auto: bool) -> 
     }
     let mut progress = Progress::new(name);
     let outcome = repo.compact(options, &AtomicBool::new(false), &mut |now| progress.show(now));
+    if repo.wants_commit_graph(&repo.odb()?)? {
+        repo.write_commit_graph(true, options.threads, &AtomicBool::new(false), &mut |now| {
+            progress.show(now)
+        })?;
+    }
     progress.clear();
     super::print(&format!("{}: {}\n", name.canonical(), said(&outcome?)))
 }
@@ -131,6 +136,8 @@ impl Progress {
             CompactPhase::Naming => "finding names",
             CompactPhase::Comparing => "comparing",
             CompactPhase::Writing => "writing",
+            CompactPhase::CommitGraph => "walking over history",
+            CompactPhase::ChangedPaths => "looking what commits changed",
         };
         let CompactProgress { done, total, .. } = now;
         let of = if total > 0 {

@@ -3,9 +3,17 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use gix::{commitgraph::Graph, hash::Kind as HashKind};
+use bstr::ByteSlice;
+use gix::hash::{Kind as HashKind, ObjectId};
 
-use super::pack_set::Stamp;
+use super::{loose::is_absent, mmap::Mmap, pack_set::Stamp};
+use crate::pack::CommitGraph;
+
+/// A commit-graph that lies on the disk.
+pub(crate) type Graph = CommitGraph<Mmap>;
+
+/// A list of layers is not longer.
+const MOST_CHAIN_BYTES: u64 = 64 << 10;
 
 /// The commit-graph of a repository, opened on first use and again when its file was replaced.
 pub(crate) struct GraphCache {
@@ -19,9 +27,6 @@ struct Known {
     stamps: Vec<Option<Stamp>>,
     graph: Option<Arc<Graph>>,
 }
-
-/// Parents of one octopus in the graph; this bounds what a damaged file makes us allocate.
-const ALLOC_LIMIT: usize = 256 << 20;
 
 impl GraphCache {
     pub(crate) fn new(common_dir: &Path, enabled: bool) -> Self {
@@ -54,20 +59,10 @@ impl GraphCache {
             return known.graph.clone();
         }
         let graph = object_dirs.iter().zip(stamps.chunks(2)).find_map(|(dir, present)| {
-            if present.iter().all(Option::is_none) {
-                return None;
-            }
             let [single, chain] = files(dir);
             // git reads the single file when there are both.
-            let path = if present[0].is_some() {
-                single
-            } else {
-                chain.parent()?.to_owned()
-            };
-            Graph::at(&path, hash, Some(ALLOC_LIMIT))
-                .inspect_err(|err| tracing::warn!(path = %path.display(), %err, "the commit-graph is not used"))
-                .ok()
-                .map(Arc::new)
+            let single = present[0].and_then(|_| usable(&single, read_single(&single, hash)));
+            single.or_else(|| present[1].and_then(|_| usable(&chain, read_chain(&chain, object_dirs, hash))))
         });
         *known = Some(Known {
             stamps,
@@ -79,4 +74,41 @@ impl GraphCache {
 
 fn has_content(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.len() > 0)
+}
+
+fn usable(path: &Path, read: Result<Graph, Box<dyn std::error::Error>>) -> Option<Arc<Graph>> {
+    match read {
+        Ok(graph) => Some(Arc::new(graph)),
+        Err(err) => {
+            tracing::warn!(path = %path.display(), %err, "the commit-graph is not used");
+            None
+        }
+    }
+}
+
+fn read_single(path: &Path, hash: HashKind) -> Result<Graph, Box<dyn std::error::Error>> {
+    Ok(CommitGraph::parse(vec![Mmap::open(path)?], hash)?)
+}
+
+/// The layers that a list names, each in whatever directory it is.
+fn read_chain(list: &Path, object_dirs: &[PathBuf], hash: HashKind) -> Result<Graph, Box<dyn std::error::Error>> {
+    if std::fs::metadata(list)?.len() > MOST_CHAIN_BYTES {
+        return Err("the list of its layers is too long".into());
+    }
+    let mut layers = Vec::new();
+    for line in std::fs::read(list)?.lines() {
+        let id = ObjectId::from_hex(line)?;
+        let name = format!("info/commit-graphs/graph-{}.graph", id.to_hex());
+        let mut found = None;
+        for dir in object_dirs {
+            match Mmap::open(&dir.join(&name)) {
+                Ok(map) => found = Some(map),
+                Err(err) if is_absent(&err) => continue,
+                Err(err) => return Err(err.into()),
+            }
+            break;
+        }
+        layers.push(found.ok_or("a layer of it is missing")?);
+    }
+    Ok(CommitGraph::parse(layers, hash)?)
 }

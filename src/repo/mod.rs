@@ -50,7 +50,9 @@ pub use refs::{
     Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStore, RefStoreOptions, RefTarget,
     RefUpdate, RefValue, RefsError, SharedRepository,
 };
-pub use repack::{CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, RepackError};
+pub use repack::{
+    CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, GraphOutcome, RepackError,
+};
 pub use send::{
     CommonGround, DeepenTo, FilterPlan, FilterResolveError, ObjectSet, PackOptions, PackStats, SendError, SendRequest,
     ShallowPlan, SparseLookup, enumerate, is_ancestor, plan_deepen, unreachable_of, write_pack,

@@ -7,7 +7,6 @@ use std::{
 };
 
 use gix::{
-    commitgraph::Graph,
     hash::{Kind as HashKind, ObjectId, oid},
     objs::Kind,
 };
@@ -15,14 +14,15 @@ use gix::{
 use super::{
     base_cache::BaseCache,
     bitmaps::Bitmaps,
-    graph::GraphCache,
+    graph::{Graph, GraphCache},
     loose::{HeldObjects, LooseReader, is_absent, loose_path},
+    mmap::Mmap,
     pack::Pack,
     pack_set::{PackSet, Search, Store},
 };
 use crate::{
     base::{Fault, Limits},
-    pack::{EntryKind, FormatError, Inflater, StreamInflater, apply_delta, delta_sizes},
+    pack::{CommitGraph, EntryKind, FormatError, Inflater, StreamInflater, apply_delta, delta_sizes},
 };
 
 /// Why an object could not be read, or not even looked for.
@@ -270,7 +270,7 @@ impl Odb {
     /// repository has a shallow boundary or grafts, which such a file knows nothing of.
     ///
     /// A commit in it need not exist any more: look it up before it is promised to anybody.
-    pub fn commit_graph(&self) -> Option<&Graph> {
+    pub fn commit_graph(&self) -> Option<&CommitGraph<Mmap>> {
         self.shared
             .graph
             .get_or_init(|| self.shared.graphs.get(self.set().object_dirs(), self.shared.hash))

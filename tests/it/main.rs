@@ -23,6 +23,7 @@ mod hostile;
 mod http;
 mod ingest;
 mod live;
+mod maintain;
 mod no_exec;
 mod push;
 mod refs;

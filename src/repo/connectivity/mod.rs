@@ -174,12 +174,12 @@ impl Source for Odb {
 
     fn known_commit(&self, id: &oid) -> Option<(Vec<ObjectId>, i64)> {
         let graph = self.commit_graph()?;
-        let commit = graph.commit_by_id(id)?;
-        let time = i64::try_from(commit.committer_timestamp()).unwrap_or(i64::MAX);
-        let mut parents = Vec::new();
-        for parent in commit.iter_parents() {
-            parents.push(graph.id_at(parent.ok()?).to_owned());
-        }
+        let pos = graph.lookup(id)?;
+        let time = i64::try_from(graph.commit(pos)?.date).unwrap_or(i64::MAX);
+        let mut places = Vec::new();
+        graph.parents(pos, &mut places)?;
+        let parents = places.into_iter().map(|pos| graph.oid(pos).map(ToOwned::to_owned));
+        let parents = parents.collect::<Option<_>>()?;
         Some((parents, time))
     }
 }

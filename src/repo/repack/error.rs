@@ -4,7 +4,7 @@ use gix::hash::ObjectId;
 
 use crate::{
     base::Fault,
-    repo::{IngestError, OdbError},
+    repo::{IngestError, OdbError, RefsError},
 };
 
 /// Why a repository was not compacted. It is as it was, or at worst has some objects twice.
@@ -21,6 +21,9 @@ pub enum RepackError {
         /// What the system said.
         source: io::Error,
     },
+    /// Its refs cannot be read, or are locked by somebody else.
+    #[error(transparent)]
+    Refs(#[from] RefsError),
     /// Its objects cannot be read.
     #[error(transparent)]
     Objects(#[from] OdbError),
@@ -64,6 +67,7 @@ impl RepackError {
         match self {
             RepackError::Io { .. } | RepackError::NoRoom { .. } | RepackError::TooMany { .. } => Fault::Ours,
             RepackError::Unsound { .. } => Fault::Ours,
+            RepackError::Refs(err) => err.fault(),
             RepackError::Objects(err) => err.fault(),
             RepackError::Publish(err) => err.fault(),
             RepackError::Corrupt { .. } => Fault::Corrupt,

@@ -7,6 +7,7 @@
 
 pub(super) mod choose;
 mod error;
+mod graph_file;
 mod lock;
 mod names;
 mod objects;
@@ -29,13 +30,13 @@ use std::{
 
 use gix::hash::ObjectId;
 
-pub use self::error::RepackError;
 use self::{
     choose::Chosen,
     error::Trouble,
     search::Search,
     write::{NewPack, Target},
 };
+pub use self::{error::RepackError, graph_file::GraphOutcome};
 use super::{Odb, OdbError, Pack, Quarantine, Repository, ingest::StagedPack, loose_path};
 
 /// Loose objects from which on a compaction is worth it: they cost a file each to whoever reads them.
@@ -102,6 +103,10 @@ pub enum CompactPhase {
     Comparing,
     /// Writing the new pack.
     Writing,
+    /// Collecting commits for the commit-graph.
+    CommitGraph,
+    /// Looking which paths commits changed.
+    ChangedPaths,
 }
 
 /// What a compaction did.

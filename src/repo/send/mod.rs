@@ -11,7 +11,7 @@ mod error;
 mod filter;
 mod marks;
 mod pack_writer;
-mod parse;
+pub(super) mod parse;
 mod paths;
 mod questions;
 mod reach;

@@ -7,7 +7,7 @@ use gix::{
 
 /// What a walk needs of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CommitFields {
+pub(in crate::repo) struct CommitFields {
     /// The root tree.
     pub tree: ObjectId,
     /// The committer's time, seconds since the epoch; 0 when it cannot be read, as git does.
@@ -15,7 +15,7 @@ pub(super) struct CommitFields {
 }
 
 /// Reads a commit, appending its parents to `parents`. `None` when the bytes are not a commit.
-pub(super) fn commit(data: &[u8], parents: &mut Vec<ObjectId>) -> Option<CommitFields> {
+pub(in crate::repo) fn commit(data: &[u8], parents: &mut Vec<ObjectId>) -> Option<CommitFields> {
     let (tree, mut rest) = id_line(data, b"tree ")?;
     while let Some((parent, tail)) = id_line(rest, b"parent ") {
         parents.push(parent);

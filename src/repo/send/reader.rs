@@ -27,6 +27,8 @@ pub(super) struct Reader<'a> {
     inflater: Inflater,
     buf: Vec<u8>,
     parents: Vec<ObjectId>,
+    /// Of parents, in the commit-graph.
+    places: Vec<u32>,
 }
 
 impl<'a> Reader<'a> {
@@ -39,6 +41,7 @@ impl<'a> Reader<'a> {
             inflater: Inflater::new(),
             buf: Vec::new(),
             parents: Vec::new(),
+            places: Vec::new(),
         };
         reader.renew_packs()?;
         Ok(reader)
@@ -217,27 +220,32 @@ impl<'a> Reader<'a> {
         let Some(graph) = odb.commit_graph() else {
             return Ok(None);
         };
-        let Some(commit) = graph.commit_by_id(self.oid(id)?) else {
+        let Some(pos) = graph.lookup(self.oid(id)?.as_ref()) else {
+            return Ok(None);
+        };
+        let Some(commit) = graph.commit(pos) else {
             return Ok(None);
         };
         let meta = CommitMeta {
-            tree: commit.root_tree_id().to_owned(),
-            date: commit.committer_timestamp() as i64,
-            // Generation 0 means that the writer of the graph did not know.
-            generation: match commit.generation() {
+            tree: commit.tree.to_owned(),
+            date: commit.date as i64,
+            // Level 0 means that the writer of the graph did not know.
+            generation: match commit.level {
                 0 => UNKNOWN_GENERATION,
-                generation => generation,
+                level => level,
             },
         };
         if let Some(parents) = parents {
-            let before = parents.len();
-            for parent in commit.iter_parents() {
-                let Ok(parent) = parent else {
-                    // A damaged graph: ask the commit itself.
-                    parents.truncate(before);
+            self.places.clear();
+            if graph.parents(pos, &mut self.places).is_none() {
+                // A damaged graph: ask the commit itself.
+                return Ok(None);
+            }
+            for nth in 0..self.places.len() {
+                let Some(parent) = graph.oid(self.places[nth]) else {
                     return Ok(None);
                 };
-                parents.push(self.require(graph.id_at(parent))?);
+                parents.push(self.require(parent)?);
             }
         }
         Ok(Some(meta))
