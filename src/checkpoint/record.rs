@@ -130,6 +130,7 @@ impl Held<'_> {
         let Captured {
             sink,
             tree,
+            since,
             skipped,
             read,
             looked,
@@ -174,6 +175,7 @@ impl Held<'_> {
             return Ok(Err(moved));
         }
         self.flush_ref_later(&target, commit);
+        self.commit_made(commit, tree);
         outcome.commit = Some(commit);
         // The checkpoint is made: what fails from here on is said, and takes nothing back.
         if target.placed == Placed::Branch {
@@ -189,10 +191,18 @@ impl Held<'_> {
                 .warnings
                 .extend(why.map(|why| format!("the index stays behind until the next checkpoint: {why}")));
         }
-        if parent_tree != Some(tree)
-            && let Err(error) = self.compare(parent_tree, &mut outcome)
-        {
-            outcome.warnings.push(format!("what changed cannot be listed: {error}"));
+        match since {
+            Some((from, changes)) if Some(from) == parent_tree => {
+                outcome.changed = changes.len();
+                let listed = changes.into_iter().take(Outcome::CHANGES);
+                outcome.changes = listed.map(FileChange::of).collect();
+            }
+            _ if parent_tree != Some(tree) => {
+                if let Err(error) = self.compare(parent_tree, &mut outcome) {
+                    outcome.warnings.push(format!("what changed cannot be listed: {error}"));
+                }
+            }
+            _ => {}
         }
         self.compact_now_and_then();
         outcome.took = started.elapsed();

@@ -234,6 +234,10 @@ pub struct CoreSettings {
     pub eol: Option<EolMode>,
     /// `bigFileThreshold` in bytes (512 MiB): larger objects are never made deltas.
     pub big_file_threshold: u64,
+    /// `index.version` (2; 4 with `feature.manyFiles`): of an index where there was none.
+    pub index_version: u32,
+    /// `index.skipHash` (false; true with `feature.manyFiles`): an index ends in zeros, not in a checksum.
+    pub index_skip_hash: bool,
 }
 
 /// `pack.*` and `repack.*`
@@ -491,6 +495,7 @@ fn receive(c: &Config, git_dir: &std::path::Path) -> Result<ReceiveSettings, Bad
 
 fn core(c: &Config, compression: Option<i32>) -> Result<CoreSettings, BadValue> {
     let flag = |key: &str, default: bool| Ok::<_, BadValue>(c.boolean(key)?.unwrap_or(default));
+    let many_files = flag("feature.manyfiles", false)?;
     Ok(CoreSettings {
         bare: c.boolean("core.bare")?,
         log_all_ref_updates: match c.last("core.logallrefupdates") {
@@ -526,6 +531,8 @@ fn core(c: &Config, compression: Option<i32>) -> Result<CoreSettings, BadValue> 
             _ => None,
         },
         big_file_threshold: c.number("core.bigfilethreshold")?.unwrap_or(512 << 20),
+        index_version: c.number("index.version")?.unwrap_or(if many_files { 4 } else { 2 }),
+        index_skip_hash: flag("index.skiphash", many_files)?,
     })
 }
 

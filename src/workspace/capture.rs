@@ -23,12 +23,13 @@ use super::{
     Filters, Found, Held, Progress, SkipReason, Tracked, WorkspaceError, filter,
     found::ScanResult,
     index_file::IndexStamp,
+    listed::Listed,
     reach,
     scan::{Scan, Scope},
     tracked::{Dir, FileStat, Node, TrackedFile},
     watch::Changed,
 };
-use crate::repo::{ObjectSink, SinkForm, WriteError};
+use crate::repo::{ObjectSink, SinkForm, TreeChange, WriteError};
 
 /// How often a file that changes while it is read is read again.
 const ATTEMPTS: usize = 3;
@@ -48,6 +49,8 @@ pub(crate) type Policy<'a> = &'a (dyn Fn(&Found, Option<&[u8]>) -> Option<SkipRe
 pub(crate) struct Captured {
     pub(crate) sink: ObjectSink,
     pub(crate) tree: ObjectId,
+    /// In what it differs from another tree, if that is known.
+    pub(crate) since: Option<(ObjectId, Vec<TreeChange>)>,
     pub(crate) skipped: Vec<(BString, SkipReason)>,
     /// How many files were read.
     pub(crate) read: usize,
@@ -85,6 +88,7 @@ impl Held<'_> {
         let mut warnings = Vec::new();
         let began = Instant::now();
         let (mut scope, mut looked) = self.plan(&mut warnings)?;
+        self.begin_change();
         let mut read = 0;
         let mut kept = None;
         // Once more if a file has got a second name: only a scan knows the first. And once more if the index names objects that are nowhere: their files are
@@ -117,9 +121,11 @@ impl Held<'_> {
                 if looked != Looked::Watch {
                     self.state.scanned = Some(began);
                 }
+                let since = self.end_change();
                 return Ok(Captured {
                     sink,
                     tree,
+                    since,
                     skipped: self
                         .state
                         .skipped
@@ -244,17 +250,32 @@ impl Held<'_> {
                 progress(Progress::Looked { files });
             }
         };
-        Scan {
+        // Worth it only where everything is looked at.
+        let listed = match scope {
+            Scope::Everything => sys::open(&workspace.root, reach::DIRECTORY, Mode::empty())
+                .ok()
+                .and_then(|root| Listed::load(workspace.git_dir(), &root)),
+            Scope::Paths(_) => None,
+        };
+        let result = Scan {
             root: &workspace.root,
             common_dir: workspace.repository.common_dir(),
             core: &workspace.repository.settings().core,
             tracked,
+            listed: listed.as_ref(),
             threads: workspace.options.threads,
             files: workspace.options.files,
             enter: &enter,
             seen,
         }
-        .run(scope)
+        .run(scope)?;
+        if listed.is_some() && Listed::is_worth_writing(result.listed.len(), result.unlisted.len()) {
+            Listed::save(
+                workspace.git_dir(),
+                &[&result.listed[..], &result.unlisted[..]].concat(),
+            );
+        }
+        Ok(result)
     }
 
     /// Reads what was found, and makes the resident index say so.
@@ -266,6 +287,8 @@ impl Held<'_> {
             skipped: passed,
             attributes,
             unwatched,
+            listed: _,
+            unlisted: _,
         } = result;
         self.state.unwatched.extend(unwatched);
         self.state.skipped.extend(passed);

@@ -3,7 +3,7 @@
 use bstr::BString;
 use gix::{hash::ObjectId, objs::tree::EntryKind};
 
-use super::tracked::FileStat;
+use super::{listed::Pure, tracked::FileStat};
 
 /// Something in a workspace that a checkpoint does not record, or not as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,6 +73,9 @@ pub(crate) struct ScanResult {
     pub(crate) attributes: Vec<BString>,
     /// What may change without a word from a watch: files with a second name, and nested repositories.
     pub(crate) unwatched: Vec<BString>,
+    /// Directories in which there is nothing but what is tracked: those that were listed, and those that need not be.
+    pub(super) listed: Vec<Pure>,
+    pub(super) unlisted: Vec<Pure>,
 }
 
 impl ScanResult {
@@ -83,5 +86,7 @@ impl ScanResult {
         self.skipped.append(&mut other.skipped);
         self.attributes.append(&mut other.attributes);
         self.unwatched.append(&mut other.unwatched);
+        self.listed.append(&mut other.listed);
+        self.unlisted.append(&mut other.unlisted);
     }
 }

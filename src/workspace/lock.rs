@@ -18,10 +18,14 @@ use rustix::fs::FlockOperation;
 use super::{
     Before, Durable, FileStat, SkipReason, Tracked, TrackedFile, Workspace, WorkspaceError,
     index_file::{self, IndexLock, IndexStamp},
+    index_write::IndexForm,
     reach,
     watch::Watch,
 };
-use crate::{depot::Upkeep, repo::Head};
+use crate::{
+    depot::Upkeep,
+    repo::{Head, TreeChange},
+};
 
 /// Beside HEAD. The lock is the system's (flock), so it is gone with its owner; what the file says is for those who wait.
 const LOCK: &str = "gitstead.lock";
@@ -53,6 +57,10 @@ pub(super) struct State {
     pub(super) complete: bool,
     /// What the index on disk says of the paths in which it is behind.
     pub(super) ahead: BTreeMap<BString, Option<(ObjectId, EntryKind, bool)>>,
+    /// What has been changed of what is known since it was this tree, with what was there; only while that is asked for.
+    changing: Option<Changing>,
+    /// A commit and its tree, of which the last one is asked for again and again.
+    tree_of: std::sync::Mutex<Option<(ObjectId, ObjectId)>>,
     /// When everything was looked at last.
     pub(super) scanned: Option<Instant>,
     /// The `info/exclude` that it was true under.
@@ -63,6 +71,14 @@ pub(super) struct State {
     pub(super) recorded: u32,
     /// Whether it was looked into what a loss of power may have left.
     pub(super) asked_about_power: bool,
+}
+
+#[derive(Debug)]
+struct Changing {
+    from: ObjectId,
+    /// Files there were then.
+    files: usize,
+    paths: BTreeMap<BString, Option<(EntryKind, ObjectId)>>,
 }
 
 /// A workspace that nobody else changes while this lives, be it another thread or another process of Gitstead. The agent itself is not kept from anything.
@@ -262,7 +278,24 @@ impl<'w> Held<'w> {
         })
     }
 
+    /// Remembers the tree of a commit that was just made.
+    pub(crate) fn commit_made(&self, commit: ObjectId, tree: ObjectId) {
+        *self.state.tree_of.lock().unwrap_or_else(PoisonError::into_inner) = Some((commit, tree));
+    }
+
     fn tree_of(&self, commit: &ObjectId) -> Result<ObjectId, WorkspaceError> {
+        let known = *self.state.tree_of.lock().unwrap_or_else(PoisonError::into_inner);
+        match known {
+            Some((known, tree)) if known == *commit => Ok(tree),
+            _ => {
+                let tree = self.read_tree_of(commit)?;
+                self.commit_made(*commit, tree);
+                Ok(tree)
+            }
+        }
+    }
+
+    fn read_tree_of(&self, commit: &ObjectId) -> Result<ObjectId, WorkspaceError> {
         let damaged = |why: String| WorkspaceError::Damaged {
             what: "the commit that HEAD names,",
             path: commit.to_string().into(),
@@ -287,13 +320,20 @@ impl<'w> Held<'w> {
         let path = self.workspace.index_path();
         let now = IndexStamp::at(&path)?;
         if self.state.tracked.is_none() || self.state.stamp != now {
-            let (tracked, stamp) = index_file::load(&path, self.workspace.repository.hash_kind())?;
+            let (tracked, attributes, stamp) = self.load_index(&path)?;
             (self.state.tracked, self.state.stamp) = (Some(tracked), stamp);
-            self.state.attributes = None;
+            self.state.attributes = Some(attributes.into_iter().collect());
             (self.state.complete, self.state.behind) = (false, false);
             self.state.ahead.clear();
         }
         Ok(self.state.tracked.get_or_insert_default())
+    }
+
+    fn load_index(
+        &self,
+        path: &std::path::Path,
+    ) -> Result<(Tracked, Vec<BString>, Option<IndexStamp>), WorkspaceError> {
+        index_file::load(path, self.repository.hash_kind(), self.options.threads)
     }
 
     /// Whether git has written the index since it was read.
@@ -381,7 +421,13 @@ impl<'w> Held<'w> {
             return Ok(Ok(()));
         };
         let durable = self.workspace.options.durability == super::Durability::Each;
-        let stamp = lock.commit(tracked, &path, self.workspace.repository.hash_kind(), durable)?;
+        let core = &self.workspace.repository.settings().core;
+        let form = IndexForm {
+            hash: self.workspace.repository.hash_kind(),
+            version: core.index_version,
+            skip_hash: core.index_skip_hash,
+        };
+        let stamp = lock.commit(tracked, &path, &form, durable)?;
         self.state.stamp = Some(stamp);
         self.state.behind = false;
         self.state.ahead.clear();
@@ -390,7 +436,7 @@ impl<'w> Held<'w> {
 
     /// Git has written the index since it was read: what we know more is added to that, but where git has changed the same. Any `git status` does so.
     fn rebase_on_disk(&mut self, path: &std::path::Path) -> Result<(), WorkspaceError> {
-        let (mut disk, stamp) = index_file::load(path, self.workspace.repository.hash_kind())?;
+        let (mut disk, _, stamp) = self.load_index(path)?;
         let ours = self.state.tracked.take().unwrap_or_default();
         for (path, was) in std::mem::take(&mut self.state.ahead) {
             let path = path.as_bstr();
@@ -427,6 +473,24 @@ impl<'w> Held<'w> {
                 tracked.remove(path);
             }
         }
+        if let Some(changing) = &mut self.state.changing
+            && was != is
+        {
+            let of = |what: Option<(ObjectId, EntryKind, bool)>| match what {
+                // A name without a content is in no tree.
+                Some((id, kind, false)) => Some((kind, id)),
+                _ => None,
+            };
+            match changing.paths.get(path) {
+                None => {
+                    changing.paths.insert(path.to_owned(), of(was));
+                }
+                Some(first) if *first == of(is) => {
+                    changing.paths.remove(path);
+                }
+                Some(_) => {}
+            }
+        }
         match self.state.ahead.get(path) {
             None if was != is => {
                 self.state.ahead.insert(path.to_owned(), was);
@@ -436,6 +500,41 @@ impl<'w> Held<'w> {
             }
             _ => {}
         }
+    }
+
+    /// From now on it is noted what is changed, if it is known what it is changed from.
+    pub(super) fn begin_change(&mut self) {
+        let from = self
+            .state
+            .tracked
+            .as_ref()
+            .and_then(|tracked| Some((tracked.root().tree?, tracked.len())));
+        self.state.changing = from.map(|(from, files)| Changing {
+            from,
+            files,
+            paths: BTreeMap::new(),
+        });
+    }
+
+    /// What was changed, sorted by path, and from which tree; `None` if that is not known.
+    pub(super) fn end_change(&mut self) -> Option<(ObjectId, Vec<TreeChange>)> {
+        let Changing { from, files, paths } = self.state.changing.take()?;
+        let tracked = self.state.tracked.as_ref()?;
+        let mut left = files;
+        let mut changes = Vec::new();
+        for (path, from) in paths {
+            let now = tracked.get(path.as_bstr());
+            let to = now
+                .filter(|file| !file.has(TrackedFile::INTENT))
+                .map(|file| (file.kind, file.id));
+            left += usize::from(now.is_some() && from.is_none());
+            left = left.saturating_sub(usize::from(now.is_none() && from.is_some()));
+            if from != to {
+                changes.push(TreeChange { path, from, to });
+            }
+        }
+        // What went with a directory, or in the way of one, was not named by itself.
+        (left == tracked.len()).then_some((from, changes))
     }
 
     /// Brings the index on disk up to date: now, or in a watched workspace in a moment: replacing a file is what a small
@@ -487,13 +586,7 @@ impl<'w> Held<'w> {
         let Some(tracked) = &mut self.state.tracked else {
             return Ok(());
         };
-        let mut unsure: Vec<(BString, FileStat, u8)> = Vec::new();
-        let flags = TrackedFile::RACY | TrackedFile::SAME_SECOND;
-        tracked.for_each(&mut |path, file| {
-            if file.has(flags) && unsure.len() < UNSURE {
-                unsure.push((path.to_owned(), file.stat, file.flags & !flags));
-            }
-        });
+        let unsure = tracked.unsure(UNSURE);
         if unsure.is_empty() {
             return Ok(());
         }
@@ -505,7 +598,8 @@ impl<'w> Held<'w> {
             _ => None,
         };
         let mut budget = UNSURE_BYTES;
-        for (path, stat, sure) in unsure {
+        for (path, stat, all) in unsure {
+            let sure = all & !TrackedFile::UNSURE;
             let now = SystemTime::now();
             if look(&path) != Some(stat) || stat.is_fresh(now) {
                 continue;
@@ -562,9 +656,7 @@ mod tests {
         }
         held.write_index().expect("written").expect("free");
         // As git does it: another file in its place.
-        let mut theirs = index_file::load(&workspace.index_path(), workspace.repository.hash_kind())
-            .expect("read")
-            .0;
+        let mut theirs = held.load_index(&workspace.index_path()).expect("read").0;
         theirs.set("gits".into(), file(7));
         theirs.set("new".into(), file(7));
         held.put("changes".into(), Some(file(2)));
@@ -576,13 +668,13 @@ mod tests {
         let lock = IndexLock::acquire(&workspace.index_path())
             .expect("free")
             .expect("free");
-        lock.commit(
-            &theirs,
-            &workspace.index_path(),
-            workspace.repository.hash_kind(),
-            false,
-        )
-        .expect("written");
+        let form = IndexForm {
+            hash: workspace.repository.hash_kind(),
+            version: 2,
+            skip_hash: false,
+        };
+        lock.commit(&theirs, &workspace.index_path(), &form, false)
+            .expect("written");
         held.write_index().expect("written").expect("free");
         assert!(held.state.ahead.is_empty());
         held.forget();

@@ -12,7 +12,12 @@ mod filter;
 mod found;
 mod ignore;
 mod index_file;
+mod index_read;
+#[cfg(test)]
+mod index_tests;
+mod index_write;
 mod journal;
+mod listed;
 mod lock;
 mod manage;
 mod open;

@@ -7,6 +7,7 @@ use std::{
         Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::SystemTime,
 };
 
 use bstr::{BStr, BString, ByteSlice};
@@ -20,6 +21,7 @@ use super::{
     Found, SkipReason, WorkspaceError,
     found::ScanResult,
     ignore::{self, Ignores},
+    listed::{Listed, Pure},
     reach::{DIRECTORY, as_path, join, open_beneath, read_small, stat},
     tracked::{Dir, FileStat, Node, Tracked, TrackedFile},
 };
@@ -39,6 +41,8 @@ pub(crate) struct Scan<'a> {
     pub(crate) common_dir: &'a Path,
     pub(crate) core: &'a CoreSettings,
     pub(crate) tracked: &'a Tracked,
+    /// Directories that need not be listed, if they are worth to be known.
+    pub(super) listed: Option<&'a Listed>,
     pub(crate) threads: usize,
     /// How many files there may be.
     pub(crate) files: usize,
@@ -61,6 +65,8 @@ struct Task<'t> {
 struct Shared<'t> {
     open: Mutex<Queue<'t>>,
     more: Condvar,
+    /// Threads that have nothing to do.
+    waiting: AtomicUsize,
     stop: AtomicBool,
 }
 
@@ -69,7 +75,7 @@ struct Queue<'t> {
     busy: usize,
 }
 
-/// A directory that is being read.
+/// Directories that one thread has taken on.
 struct Done<'s, 't> {
     shared: &'s Shared<'t>,
     below: Vec<Task<'t>>,
@@ -83,8 +89,8 @@ impl Drop for Done<'_, '_> {
 
 /// Directories in directories that are followed. What goes through trees does so by calling itself, on threads with little room.
 pub(super) const DEPTH: usize = 400;
-/// Directories that are worth a second thread.
-const WORTH_A_THREAD: usize = 2_000;
+/// Files that are worth a second thread.
+const WORTH_A_THREAD: usize = 600;
 
 impl Scan<'_> {
     /// Looks.
@@ -122,6 +128,7 @@ impl Scan<'_> {
         let shared = Shared {
             open: Mutex::new(Queue { tasks, busy: 0 }),
             more: Condvar::new(),
+            waiting: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         };
         let work = || {
@@ -131,11 +138,21 @@ impl Scan<'_> {
                 // Counted as done also by a panic: the others would wait for ever.
                 let mut done = Done {
                     shared: &shared,
-                    below: Vec::new(),
+                    below: vec![task],
                 };
-                self.read_dir(root, task, &mut buffer, &mut done.below, &mut result);
-                if self.seen.load(Ordering::Relaxed) > self.files {
-                    shared.stop.store(true, Ordering::Relaxed);
+                while let Some(task) = done.below.pop() {
+                    self.read_dir(root, task, &mut buffer, &mut done.below, &mut result);
+                    if self.seen.load(Ordering::Relaxed) > self.files {
+                        shared.stop.store(true, Ordering::Relaxed);
+                    }
+                    if shared.stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    if done.below.len() > 1 && shared.waiting.load(Ordering::Relaxed) > 0 {
+                        // The first are nearest to the root, and have most below them.
+                        let half = done.below.len() / 2;
+                        shared.offer(done.below.drain(..half));
+                    }
                 }
             }
             result
@@ -281,6 +298,20 @@ impl Scan<'_> {
                 return;
             }
         };
+        let before = match (self.listed, task.tracked) {
+            (Some(listed), Some(tracked)) => match sys::fstat(&fd) {
+                Ok(stat) => {
+                    if let Some(pure) = listed.still(&stat, tracked) {
+                        self.unlisted(&fd, task, tracked, below, result);
+                        result.unlisted.push(pure);
+                        return;
+                    }
+                    listed.covers(&stat).then(|| (stat, SystemTime::now(), tracked))
+                }
+                Err(_) => None,
+            },
+            _ => None,
+        };
         let mut entries: Vec<(Box<[u8]>, FileType)> = Vec::new();
         let mut iter = RawDir::new(&fd, buffer.spare_capacity_mut());
         while let Some(entry) = iter.next() {
@@ -303,25 +334,62 @@ impl Scan<'_> {
         if task.tracked.is_none() && has(b".git") && self.nested(task.path.as_bstr(), task.excluded, result) {
             return;
         }
+        self.rules(&fd, &mut task, &has, result);
+        self.seen.fetch_add(entries.len(), Ordering::Relaxed);
+        let mut is_pure = true;
+        let mut nodes = task.tracked.map_or(&[][..], Dir::nodes).iter().peekable();
+        for (name, kind) in &entries {
+            while let Some((gone_name, node)) = nodes.next_if(|(known, _)| **known < **name) {
+                is_pure = false;
+                self.missing(&task, gone_name, node, result);
+            }
+            let node = nodes.next_if(|(known, _)| **known == **name).map(|(_, node)| node);
+            is_pure &= match (kind, node) {
+                (FileType::Directory, Some(Node::Dir(_))) => true,
+                (FileType::RegularFile | FileType::Symlink, Some(Node::File(_))) => true,
+                (_, None) => name.as_ref() == b".git",
+                _ => false,
+            };
+            self.entry_in(&fd, &task, name, *kind, node, below, result);
+        }
+        for (name, node) in nodes {
+            is_pure = false;
+            self.missing(&task, name, node, result);
+        }
+        if is_pure && let Some((stat, when, tracked)) = before {
+            result.listed.extend(Pure::new(&stat, when, tracked));
+        }
+    }
+
+    /// What the files in a directory say about those in it and below.
+    fn rules(&self, fd: &OwnedFd, task: &mut Task<'_>, has: &dyn Fn(&[u8]) -> bool, result: &mut ScanResult) {
         if has(b".gitignore")
-            && let Some(bytes) = read_small(&fd, BStr::new(b".gitignore"), ignore::MAX_BYTES)
+            && let Some(bytes) = read_small(fd, BStr::new(b".gitignore"), ignore::MAX_BYTES)
         {
             task.ignores = task.ignores.with(self.root, as_path(task.path.as_bstr()), &bytes);
         }
         if has(b".gitattributes") {
             result.attributes.push(join(task.path.as_bstr(), b".gitattributes"));
         }
-        self.seen.fetch_add(entries.len(), Ordering::Relaxed);
-        let mut nodes = task.tracked.map_or(&[][..], Dir::nodes).iter().peekable();
-        for (name, kind) in &entries {
-            while let Some((gone_name, node)) = nodes.next_if(|(known, _)| known.as_ref() < name.as_ref()) {
-                self.missing(&task, gone_name, node, result);
-            }
-            let node = nodes.next_if(|(known, _)| known == name).map(|(_, node)| node);
-            self.entry_in(&fd, &task, name, *kind, node, below, result);
-        }
-        for (name, node) in nodes {
-            self.missing(&task, name, node, result);
+    }
+
+    /// A directory in which there is what is tracked, and nothing else.
+    fn unlisted<'t>(
+        &'t self,
+        fd: &OwnedFd,
+        mut task: Task<'t>,
+        tracked: &'t Dir,
+        below: &mut Vec<Task<'t>>,
+        result: &mut ScanResult,
+    ) {
+        self.rules(fd, &mut task, &|name| tracked.get(name).is_some(), result);
+        self.seen.fetch_add(tracked.nodes().len(), Ordering::Relaxed);
+        for (name, node) in tracked.nodes() {
+            let kind = match node {
+                Node::Dir(_) => FileType::Directory,
+                Node::File(_) => FileType::RegularFile,
+            };
+            self.entry_in(fd, &task, name, kind, Some(node), below, result);
         }
     }
 
@@ -596,8 +664,15 @@ impl<'t> Shared<'t> {
             if queue.busy == 0 {
                 return None;
             }
+            self.waiting.fetch_add(1, Ordering::Relaxed);
             queue = self.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    fn offer(&self, tasks: impl Iterator<Item = Task<'t>>) {
+        self.queue().tasks.extend(tasks);
+        self.more.notify_all();
     }
 
     fn done(&self, mut below: Vec<Task<'t>>) {

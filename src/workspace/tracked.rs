@@ -1,6 +1,6 @@
 //! The resident index: what is tracked, as a tree of directories, so that a change costs its path and not the whole.
 
-use std::{cmp::Ordering, time::SystemTime};
+use std::{cmp::Ordering, ops::Deref, time::SystemTime};
 
 use bstr::{BStr, BString, ByteSlice};
 use gix::{hash::ObjectId, objs::tree::EntryKind};
@@ -47,7 +47,7 @@ impl FileStat {
 }
 
 /// No file system's clock is coarser than this by much.
-const TICK: std::time::Duration = std::time::Duration::from_millis(20);
+pub(super) const TICK: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// A file, symbolic link or nested repository that is tracked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,9 +72,46 @@ impl TrackedFile {
     pub(crate) const SAME_SECOND: u8 = 8;
     /// `git add --intent-to-add`: there is a name and no content.
     pub(crate) const INTENT: u8 = 16;
+    /// Not sure, in one of two ways.
+    pub(super) const UNSURE: u8 = Self::RACY | Self::SAME_SECOND;
+    /// What version 2 of an index has no room for.
+    pub(super) const MORE: u8 = Self::SKIP_WORKTREE | Self::INTENT;
 
     pub(crate) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+}
+
+/// A name in a directory. Most are short, and lie where they are looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Name {
+    Short(u8, [u8; SHORT]),
+    Long(Box<[u8]>),
+}
+
+/// As long as makes no difference to the size.
+const SHORT: usize = 22;
+
+impl Deref for Name {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Name::Short(len, bytes) => &bytes[..usize::from(*len).min(SHORT)],
+            Name::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&[u8]> for Name {
+    fn from(name: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        match (u8::try_from(name.len()), bytes.get_mut(..name.len())) {
+            (Ok(len), Some(start)) => {
+                start.copy_from_slice(name);
+                Name::Short(len, bytes)
+            }
+            _ => Name::Long(name.into()),
+        }
     }
 }
 
@@ -89,7 +126,7 @@ pub(crate) enum Node {
 #[derive(Debug, Default)]
 pub(crate) struct Dir {
     /// Sorted by the bytes of the names.
-    nodes: Vec<(Box<[u8]>, Node)>,
+    nodes: Vec<(Name, Node)>,
     /// The tree object of the directory as it is here, when that is known to exist.
     pub(super) tree: Option<ObjectId>,
     /// Whether the objects of everything in it are known to exist, or those of its tree.
@@ -98,7 +135,7 @@ pub(crate) struct Dir {
 
 impl Dir {
     fn position(&self, name: &[u8]) -> Result<usize, usize> {
-        self.nodes.binary_search_by(|(known, _)| known.as_ref().cmp(name))
+        self.nodes.binary_search_by(|(known, _)| (**known).cmp(name))
     }
 
     /// What has that name.
@@ -107,28 +144,31 @@ impl Dir {
     }
 
     /// Everything in it, sorted by the bytes of the names.
-    pub(crate) fn nodes(&self) -> &[(Box<[u8]>, Node)] {
+    pub(crate) fn nodes(&self) -> &[(Name, Node)] {
         &self.nodes
     }
 
     /// The positions of the nodes in the order of tree objects and of the index, where the name of a directory ends in a slash.
-    pub(super) fn in_tree_order(&self) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)).collect();
+    pub(super) fn in_tree_order(&self) -> impl Iterator<Item = u32> + use<> {
+        let len = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
         // The two orders differ only where a directory's name begins another name.
         let may_differ = self.nodes.windows(2).any(|pair| {
             let [(a, node), (b, _)] = pair else { return false };
             matches!(node, Node::Dir(_)) && b.starts_with(a)
         });
+        let mut order: Vec<u32> = Vec::new();
         if may_differ {
+            order.extend(0..len);
             order.sort_by(|a, b| {
                 let (a, b) = (&self.nodes[*a as usize], &self.nodes[*b as usize]);
                 tree_order((&a.0, matches!(a.1, Node::Dir(_))), (&b.0, matches!(b.1, Node::Dir(_))))
             });
         }
-        order
+        let as_it_is = if may_differ { 0..0 } else { 0..len };
+        order.into_iter().chain(as_it_is)
     }
 
-    pub(super) fn node(&self, at: u32) -> &(Box<[u8]>, Node) {
+    pub(super) fn node(&self, at: u32) -> &(Name, Node) {
         &self.nodes[at as usize]
     }
 
@@ -139,9 +179,28 @@ impl Dir {
         })
     }
 
+    /// The directory of that name in it.
+    pub(super) fn dir_mut(&mut self, name: &[u8]) -> Option<&mut Dir> {
+        match &mut self.position(name).ok().and_then(|at| self.nodes.get_mut(at))?.1 {
+            Node::Dir(dir) => Some(dir),
+            Node::File(_) => None,
+        }
+    }
+
+    /// Leaves nothing in it.
+    pub(super) fn take_nodes(&mut self) -> Vec<(Name, Node)> {
+        std::mem::take(&mut self.nodes)
+    }
+
+    pub(super) fn into_nodes(self) -> Vec<(Name, Node)> {
+        self.nodes
+    }
+
     /// Of nodes that come in the order of the index.
-    pub(super) fn of(mut nodes: Vec<(Box<[u8]>, Node)>) -> Self {
-        nodes.sort_by(|a, b| a.0.cmp(&b.0));
+    pub(super) fn of(mut nodes: Vec<(Name, Node)>) -> Self {
+        if !nodes.is_sorted_by(|a, b| *a.0 <= *b.0) {
+            nodes.sort_by(|a, b| (*a.0).cmp(&b.0));
+        }
         nodes.shrink_to_fit();
         Dir {
             nodes,
@@ -183,12 +242,65 @@ fn tree_order(a: (&[u8], bool), b: (&[u8], bool)) -> Ordering {
 pub(crate) struct Tracked {
     pub(super) root: Dir,
     count: usize,
+    /// The version of the index that it was read from; 0 if from none.
+    version: u32,
+    /// Whether an entry may have flags that version 2 of an index has no room for.
+    has_more_flags: bool,
+    /// The paths of files that may be unsure, more than once perhaps; `None` when they are too many to be named.
+    unsure: Unsure,
+}
+
+#[derive(Debug)]
+struct Unsure(Option<Vec<BString>>);
+
+impl Default for Unsure {
+    fn default() -> Self {
+        Unsure(Some(Vec::new()))
+    }
+}
+
+/// Of files that are not sure so many are known by name.
+const NAMED: usize = 4_096;
+
+impl Unsure {
+    fn note(&mut self, path: &BStr, flags: u8) {
+        if flags & TrackedFile::UNSURE != 0 {
+            match &mut self.0 {
+                Some(paths) if paths.len() < NAMED => paths.push(path.to_owned()),
+                unsure => *unsure = None,
+            }
+        }
+    }
 }
 
 impl Tracked {
-    pub(super) fn new(root: Dir) -> Self {
-        let count = root.files();
-        Tracked { root, count }
+    /// What an index of that version says, which has so many files in it.
+    pub(super) fn of_index(root: Dir, count: usize, version: u32) -> Self {
+        Tracked {
+            root,
+            count,
+            version,
+            // Nobody has looked.
+            has_more_flags: true,
+            unsure: Unsure(None),
+        }
+    }
+
+    /// As [`of_index`](Self::of_index), where it is known whether there are entries with more flags, and which files are unsure.
+    pub(super) fn with_known(mut self, has_more_flags: bool, unsure: Vec<BString>) -> Self {
+        self.has_more_flags = has_more_flags;
+        self.unsure = Unsure((unsure.len() < NAMED).then_some(unsure));
+        self
+    }
+
+    /// Whether an entry may have flags that version 2 of an index has no room for.
+    pub(super) fn may_have_more_flags(&self) -> bool {
+        self.has_more_flags
+    }
+
+    /// The version of the index that it was read from.
+    pub(super) fn version(&self) -> Option<u32> {
+        (self.version != 0).then_some(self.version)
     }
 
     /// How many files are tracked.
@@ -237,6 +349,8 @@ impl Tracked {
 
     /// Tracks a file. What is in its way, above or below, is no longer tracked.
     pub(crate) fn set(&mut self, path: &BStr, file: TrackedFile) {
+        self.unsure.note(path, file.flags);
+        self.has_more_flags |= file.has(TrackedFile::MORE);
         let mut dir = &mut self.root;
         let mut names = path.split(|b| *b == b'/').peekable();
         while let Some(name) = names.next() {
@@ -258,7 +372,7 @@ impl Tracked {
                         dir.nodes[at].1 = Node::File(file);
                     }
                     Err(at) => {
-                        dir.nodes.insert(at, (name.into(), Node::File(file)));
+                        dir.nodes.insert(at, (Name::from(name), Node::File(file)));
                         dir.tree = None;
                         self.count += 1;
                     }
@@ -274,7 +388,7 @@ impl Tracked {
                     at
                 }
                 Err(at) => {
-                    dir.nodes.insert(at, (name.into(), Node::Dir(Box::default())));
+                    dir.nodes.insert(at, (Name::from(name), Node::Dir(Box::default())));
                     at
                 }
             };
@@ -343,6 +457,8 @@ impl Tracked {
 
     /// Changes the flags of a file that is tracked; its content stays what it is.
     pub(crate) fn restat(&mut self, path: &BStr, stat: FileStat, flags: u8) {
+        self.unsure.note(path, flags);
+        self.has_more_flags |= flags & TrackedFile::MORE != 0;
         let mut dir = &mut self.root;
         let mut names = path.split(|b| *b == b'/').peekable();
         while let Some(name) = names.next() {
@@ -356,6 +472,44 @@ impl Tracked {
                 Node::File(_) => return,
             }
         }
+    }
+
+    /// At most so many of the files that are unsure, with what they looked like and all their flags.
+    pub(super) fn unsure(&mut self, most: usize) -> Vec<(BString, FileStat, u8)> {
+        fn go<'t>(dir: &'t Dir, above: &mut Vec<&'t [u8]>, found: &mut Vec<BString>, most: usize) {
+            for (name, node) in &dir.nodes {
+                above.push(name);
+                match node {
+                    Node::File(file) if file.has(TrackedFile::UNSURE) && found.len() < most => {
+                        found.push(above.join(&b'/').into());
+                    }
+                    Node::File(_) => {}
+                    Node::Dir(below) => go(below, above, found, most),
+                }
+                above.pop();
+            }
+        }
+        let mut paths = match self.unsure.0.take() {
+            Some(paths) => paths,
+            None => {
+                let mut paths = Vec::new();
+                go(&self.root, &mut Vec::new(), &mut paths, NAMED);
+                paths
+            }
+        };
+        paths.sort_unstable();
+        paths.dedup();
+        paths.retain(|path| {
+            self.get(path.as_bstr())
+                .is_some_and(|file| file.has(TrackedFile::UNSURE))
+        });
+        let file = |path: &BString| {
+            self.get(path.as_bstr())
+                .map(|file| (path.clone(), file.stat, file.flags))
+        };
+        let found = paths.iter().take(most).filter_map(file).collect();
+        self.unsure = Unsure((paths.len() < NAMED).then_some(paths));
+        found
     }
 
     /// Every file in the order of the index.
