@@ -28,8 +28,10 @@ pub struct Limits {
     pub object_bytes: u64,
     /// Deltas from an object to its full base. git never writes more than 4,095.
     pub delta_depth: u32,
-    /// Bytes of the delta bases that one request keeps.
+    /// Bytes of the trees or delta bases that one walk of history, or one push, keeps.
     pub delta_base_cache_bytes: usize,
+    /// Bytes of objects' contents that are kept inflated for all requests together.
+    pub content_cache_bytes: usize,
     /// Bytes of objects above 8 MiB that all pushes together hold inflated while their deltas are resolved; pushes beyond it wait for one another. One object
     /// may be larger, and one push at a time may hold what it needs beside its first object.
     pub ingest_bytes: usize,
@@ -90,6 +92,7 @@ impl Default for Limits {
             object_bytes: 1 << 30,
             delta_depth: 4_095,
             delta_base_cache_bytes: 96 << 20,
+            content_cache_bytes: 64 << 20,
             ingest_bytes: 512 << 20,
             tree_depth: 2_048,
             object_infos: 10_000,

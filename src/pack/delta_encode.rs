@@ -5,6 +5,8 @@ const BLOCK: usize = 16;
 /// What one copy instruction can copy without its third length byte, which old readers do not know.
 const MAX_COPY: usize = 0xffff;
 const MAX_INSERT: usize = 0x7f;
+/// So many new bytes in one place are not looked for elsewhere in the base.
+const SMALL_CHANGE: usize = 64;
 
 /// Appends a delta that makes `target` from `base` to `out`, if there is one of at most `max` bytes; says whether. Finds what two versions of a file have
 /// in common, in time linear in their sizes; it does not look for the smallest delta.
@@ -75,6 +77,13 @@ impl Delta<'_> {
         if at == target.len() {
             return true;
         }
+        // What is behind it needs none either, if there is but little between.
+        let rest = &target[at..];
+        let tail = common_end(&base[at..], rest);
+        let between = rest.len() - tail;
+        if between <= SMALL_CHANGE {
+            return self.insert(&rest[..between]) && self.copy(base.len() - tail, tail);
+        }
         let table = prepared.table();
         while let Some(block) = target.get(at..at + BLOCK) {
             let Some(found) = table.find(base, block) else {
@@ -138,6 +147,21 @@ impl Delta<'_> {
         }
         self.out.len() <= self.limit
     }
+}
+
+/// How many bytes are the same at the end of both.
+fn common_end(a: &[u8], b: &[u8]) -> usize {
+    const STEP: usize = 64;
+    let mut same = 0;
+    for (a, b) in a.rchunks_exact(STEP).zip(b.rchunks_exact(STEP)) {
+        if a != b {
+            break;
+        }
+        same += STEP;
+    }
+    let left = |bytes: &[u8]| bytes.len() - same;
+    let ends = a[..left(a)].iter().rev().zip(b[..left(b)].iter().rev());
+    same + ends.take_while(|(a, b)| a == b).count()
 }
 
 /// How many bytes are the same at the beginning of both.

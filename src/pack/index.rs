@@ -2,7 +2,7 @@ use std::io::{self, Write};
 
 use gix::hash::{Kind as HashKind, ObjectId, oid};
 
-use super::{Checksum, FormatError};
+use super::{Checksum, FormatError, lookup::Ids};
 
 const WHAT: &str = "pack index";
 const MAGIC: &[u8; 4] = b"\xfftOc";
@@ -142,21 +142,18 @@ impl<D: AsRef<[u8]>> Index<D> {
         }
         let first = key[0] as usize;
         let fan = self.fan_at();
-        let mut low = if first == 0 {
+        let low = if first == 0 {
             0
         } else {
             be32(self.bytes(), fan + (first - 1) * 4)
         };
-        let mut high = be32(self.bytes(), fan + first * 4).min(self.len);
-        while low < high {
-            let mid = low + (high - low) / 2;
-            match self.oid(mid).as_bytes().cmp(key) {
-                std::cmp::Ordering::Less => low = mid + 1,
-                std::cmp::Ordering::Greater => high = mid,
-                std::cmp::Ordering::Equal => return Some(mid),
-            }
-        }
-        None
+        let high = be32(self.bytes(), fan + first * 4).min(self.len);
+        let (skip, stride) = match self.version {
+            2 => (0, key.len()),
+            _ => (4, key.len() + 4),
+        };
+        let bytes = &self.bytes()[self.ids_at() + skip..];
+        Ids { bytes, stride }.find(key, low, high)
     }
 
     /// Where the entry of the object at a position begins in the pack. A damaged index gives an offset beyond any pack.

@@ -1,7 +1,7 @@
 use bstr::{BStr, BString, ByteSlice};
 use gix::hash::{Kind as HashKind, oid};
 
-use super::FormatError;
+use super::{FormatError, lookup::Ids};
 
 const WHAT: &str = "multi-pack-index";
 
@@ -145,21 +145,14 @@ impl<D: AsRef<[u8]>> MultiIndex<D> {
         }
         let bytes = self.data.as_ref();
         let first = key[0] as usize;
-        let mut low = if first == 0 {
+        let low = if first == 0 {
             0
         } else {
             be32(bytes, self.fan_at + (first - 1) * 4)
         };
-        let mut high = be32(bytes, self.fan_at + first * 4).min(self.len);
-        while low < high {
-            let mid = low + (high - low) / 2;
-            match self.oid(mid).as_bytes().cmp(key) {
-                std::cmp::Ordering::Less => low = mid + 1,
-                std::cmp::Ordering::Greater => high = mid,
-                std::cmp::Ordering::Equal => return Some(mid),
-            }
-        }
-        None
+        let high = be32(bytes, self.fan_at + first * 4).min(self.len);
+        let (bytes, stride) = (&bytes[self.ids_at..], key.len());
+        Ids { bytes, stride }.find(key, low, high)
     }
 
     /// The position of the `nth` object in the order of bitmaps: pack by pack, the preferred one first, and within a pack by offset. `None` when the file does not

@@ -17,6 +17,7 @@ mod entry;
 mod error;
 mod ewah;
 mod index;
+mod lookup;
 mod midx;
 mod rev;
 mod zlib;

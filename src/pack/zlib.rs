@@ -1,3 +1,5 @@
+use std::cell::RefCell;
+
 use gix::zlib::{
     Compression, Decompress, FlushDecompress, Inflate, Status,
     stream::deflate::{Compress, FlushCompress},
@@ -146,26 +148,55 @@ impl StreamInflater {
 
 /// Deflates streams piece by piece, or whole. Reuse one for many streams.
 pub struct Deflater {
-    inner: Compress,
+    level: i32,
+    /// Always there until this is dropped.
+    inner: Option<Box<Compress>>,
+}
+
+thread_local! {
+    /// The state of the last deflater that was dropped on this thread. It is a third of a megabyte, and clearing it anew for each request costs more than many an
+    /// answer.
+    static IDLE: RefCell<Option<(i32, Box<Compress>)>> = const { RefCell::new(None) };
+}
+
+impl Drop for Deflater {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            // While the thread ends there is nowhere to keep it.
+            let _ = IDLE.try_with(|idle| idle.replace(Some((self.level, inner))));
+        }
+    }
 }
 
 impl Deflater {
     /// A deflater at `level` 0–9; anything else, such as git's −1, means zlib's default of 6.
     pub fn new(level: i32) -> Self {
-        Deflater {
-            inner: Compress::new(Compression::new(level).unwrap_or(Compression::DEFAULT)),
-        }
+        let idle = IDLE.try_with(RefCell::take).ok().flatten();
+        let inner = match idle {
+            Some((its, inner)) if its == level => inner,
+            _ => Box::new(Compress::new(Compression::new(level).unwrap_or(Compression::DEFAULT))),
+        };
+        let mut deflater = Deflater {
+            level,
+            inner: Some(inner),
+        };
+        deflater.reset();
+        deflater
+    }
+
+    fn inner(&mut self) -> &mut Compress {
+        self.inner.as_mut().expect("because only dropping takes it")
     }
 
     /// Deflates `data` as one whole stream to the end of `out`.
     pub fn deflate(&mut self, data: &[u8], out: &mut Vec<u8>) {
-        self.inner.reset();
+        self.reset();
         self.feed(data, true, out);
     }
 
     /// Begins a new stream that [`feed`](Self::feed) then writes.
     pub fn reset(&mut self) {
-        self.inner.reset();
+        self.inner().reset();
     }
 
     /// Appends the compressed form of `data` to `out`; with `last` the stream is ended.
@@ -178,13 +209,13 @@ impl Deflater {
         loop {
             let start = out.len();
             out.resize(start + (data.len() / 2).clamp(64, 64 * 1024), 0);
-            let (before_in, before_out) = (self.inner.total_in(), self.inner.total_out());
-            let status = self
-                .inner
+            let inner = self.inner();
+            let (before_in, before_out) = (inner.total_in(), inner.total_out());
+            let status = inner
                 .compress(data, &mut out[start..], flush)
                 .expect("because deflate has no input that it refuses");
-            let consumed = (self.inner.total_in() - before_in) as usize;
-            let written = (self.inner.total_out() - before_out) as usize;
+            let consumed = (inner.total_in() - before_in) as usize;
+            let written = (inner.total_out() - before_out) as usize;
             let was_full = start + written == out.len();
             out.truncate(start + written);
             data = &data[consumed..];
@@ -250,6 +281,23 @@ mod tests {
                 .once(&packed, &mut vec![0; size])
                 .expect("our own stream is valid");
             assert_eq!(status, Status::StreamEnd, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_deflater_that_was_dropped_half_way_spoils_nothing_for_the_next_one() {
+        let data = b"the same words, the same words, and the same again".repeat(9);
+        let mut expected = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| deflate(&data, 6, &mut expected));
+        });
+        for level in [6, 1, 6] {
+            let mut half = Deflater::new(level);
+            half.feed(&data[..100], false, &mut Vec::new());
+            drop(half);
+            let mut packed = Vec::new();
+            deflate(&data, 6, &mut packed);
+            assert_eq!(packed, expected);
         }
     }
 

@@ -4,11 +4,11 @@
 //! that are renamed into place. Starts no process, reads no configuration but the repository's own, holds no file descriptor for a pack.
 
 mod abbrev;
-mod base_cache;
 mod bitmaps;
 mod checked_out;
 mod config;
 mod connectivity;
+mod contents;
 pub mod fsck;
 mod graph;
 mod hidden;
@@ -32,6 +32,7 @@ mod write;
 
 pub use config::BadValue;
 pub use connectivity::{Connectivity, ConnectivityError, check_connectivity};
+pub use contents::ContentCache;
 pub use fsck::FsckPolicy;
 pub use hidden::HideRefs;
 #[cfg(any(test, fuzzing))]

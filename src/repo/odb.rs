@@ -12,8 +12,8 @@ use gix::{
 };
 
 use super::{
-    base_cache::BaseCache,
     bitmaps::Bitmaps,
+    contents::{Content, ContentCache},
     graph::{Graph, GraphCache},
     loose::{HeldObjects, LooseReader, is_absent, loose_path},
     mmap::Mmap,
@@ -116,7 +116,7 @@ pub enum Location {
 ///
 /// Holds one immutable [`PackSet`] until it is dropped, so that a [`Location`] stays true. The first object that is not found makes it look once more at the
 /// directories; packs that appeared are appended. After that it lists them again only when they have changed: a compaction may move what it has not met
-/// yet. Clones share the view, each has a delta-base cache of its own: one clone for each thread.
+/// yet. Clones share the view, each has buffers of its own: one clone for each thread.
 pub struct Odb {
     shared: Arc<Shared>,
     scratch: RefCell<Scratch>,
@@ -126,6 +126,7 @@ struct Shared {
     store: Arc<Store>,
     hash: HashKind,
     limits: Limits,
+    contents: Arc<ContentCache>,
     first: View,
     graphs: Arc<GraphCache>,
     graph: OnceLock<Option<Arc<Graph>>>,
@@ -152,7 +153,6 @@ struct Scratch {
     inflater: Inflater,
     stream: StreamInflater,
     delta: Vec<u8>,
-    bases: BaseCache,
 }
 
 impl Clone for Odb {
@@ -201,6 +201,7 @@ impl Odb {
         first: Arc<PackSet>,
         hash: HashKind,
         limits: Limits,
+        contents: Arc<ContentCache>,
         graphs: Arc<GraphCache>,
         held: Arc<HeldObjects>,
     ) -> Odb {
@@ -208,6 +209,7 @@ impl Odb {
             store,
             hash,
             limits,
+            contents,
             first: View::of(first),
             graphs,
             graph: OnceLock::new(),
@@ -216,14 +218,12 @@ impl Odb {
     }
 
     fn of(shared: Arc<Shared>) -> Odb {
-        let bases = BaseCache::new(shared.limits.delta_base_cache_bytes);
         Odb {
             shared,
             scratch: RefCell::new(Scratch {
                 inflater: Inflater::new(),
                 stream: StreamInflater::new(),
                 delta: Vec::new(),
-                bases,
             }),
         }
     }
@@ -259,6 +259,11 @@ impl Odb {
     /// Reachability bitmaps, if there are any that can be used.
     pub(super) fn bitmaps(&self) -> Option<Bitmaps<'_>> {
         self.set().bitmaps()
+    }
+
+    /// What was inflated lately, by anybody.
+    pub(super) fn contents(&self) -> &Arc<ContentCache> {
+        &self.shared.contents
     }
 
     /// The directories of objects, alternates included.
@@ -560,6 +565,7 @@ impl Odb {
     fn unpack(&self, pack_no: u32, offset: u64, out: &mut Vec<u8>) -> Result<Kind, Broken> {
         let pack = &self.packs()[pack_no as usize];
         let scratch = &mut *self.scratch.borrow_mut();
+        let contents = &*self.shared.contents;
         let limit = self.shared.limits.object_bytes;
         let checked = |size: u64, compressed: &[u8]| {
             // A size that cannot be true is damage, not a large object.
@@ -573,8 +579,8 @@ impl Odb {
         let mut chain: Vec<(&[u8], u64)> = Vec::new();
         let mut at = offset;
         let (mut base, kind) = loop {
-            if let Some(hit) = scratch.bases.get(pack_no, at) {
-                break hit;
+            if let Some(Content { data, kind, .. }) = contents.get((pack.number(), at)) {
+                break (data, kind);
             }
             let (header, rest) = pack.entry_at(at)?;
             match header.kind.object_kind() {
@@ -587,7 +593,7 @@ impl Odb {
                     let mut whole = Vec::new();
                     scratch.inflater.inflate_exact(rest, size, &mut whole)?;
                     let whole = Arc::new(whole);
-                    scratch.bases.put(pack_no, at, kind, whole.clone());
+                    contents.put((pack.number(), at), Content::new(kind, whole.clone()));
                     break (whole, kind);
                 }
                 None => {
@@ -619,7 +625,7 @@ impl Odb {
                 let mut next = Vec::new();
                 apply_delta(&base, &scratch.delta, limit, &mut next)?;
                 base = Arc::new(next);
-                scratch.bases.put(pack_no, at, kind, base.clone());
+                contents.put((pack.number(), at), Content::new(kind, base.clone()));
             }
         }
         // One huge delta shall not stay with us for the rest of the request.

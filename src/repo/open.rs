@@ -11,6 +11,7 @@ use gix::hash::{Kind as HashKind, ObjectId};
 
 use super::{
     config::{BadValue, Config, ConfigError},
+    contents::ContentCache,
     graph::GraphCache,
     ingest::Quarantine,
     loose::{HeldObjects, is_absent},
@@ -119,7 +120,7 @@ impl StoreError {
 }
 
 /// How repositories are opened.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct OpenOptions {
     /// Configuration that lies under the repository's own: `("uploadpack.allowfilter", "true")`.
     pub defaults: Vec<(String, String)>,
@@ -127,6 +128,19 @@ pub struct OpenOptions {
     pub limits: Limits,
     /// Whether updates of refs return before they are on the disk. They are whole all the same, and survive a killed process; somebody else flushes them.
     pub lazy_refs: bool,
+    /// Where contents of objects are kept for the next request. By default one cache for the process.
+    pub contents: Arc<ContentCache>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        OpenOptions {
+            defaults: Vec::new(),
+            limits: Limits::default(),
+            lazy_refs: false,
+            contents: ContentCache::of_process(),
+        }
+    }
 }
 
 impl OpenOptions {
@@ -158,6 +172,7 @@ pub struct Repository {
     bare: bool,
     settings: Settings,
     limits: Limits,
+    contents: Arc<ContentCache>,
     store: Arc<Store>,
     graphs: Arc<GraphCache>,
     refs: RefStore,
@@ -406,6 +421,7 @@ impl Repository {
             bare,
             settings,
             limits: options.limits.clone(),
+            contents: options.contents.clone(),
             store: Arc::new(store),
             graphs: Arc::new(graphs),
             refs,
@@ -516,6 +532,7 @@ impl Repository {
             set,
             self.hash,
             self.limits.clone(),
+            self.contents.clone(),
             self.graphs.clone(),
             held,
         )

@@ -10,13 +10,15 @@ use std::{
 
 use gix::hash::{Kind as HashKind, ObjectId};
 
-use super::{mmap::Mmap, odb::OdbError};
+use super::{contents::pack_number, mmap::Mmap, odb::OdbError};
 use crate::pack::{EntryHeader, FormatError, Index, PACK_HEADER_LEN, Rev, parse_pack_header};
 
 /// One pack of a repository: `.idx` and `.pack` mapped together on first use, so that whoever found an object in the index can read it, whatever happens to the
 /// files afterwards. Keeps no file descriptor.
 pub struct Pack {
     path: PathBuf,
+    /// No other pack of this process has it.
+    number: u64,
     hash: HashKind,
     read_rev: bool,
     opened: OnceLock<Opened>,
@@ -64,6 +66,7 @@ impl Pack {
     pub fn with_rev(path: PathBuf, hash: HashKind, read_rev: bool) -> Self {
         Pack {
             path,
+            number: pack_number(),
             hash,
             read_rev,
             opened: OnceLock::new(),
@@ -72,6 +75,11 @@ impl Pack {
             vanished: AtomicBool::new(false),
             order: OnceLock::new(),
         }
+    }
+
+    /// The number that names it in the cache of contents.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Where the `.pack` file is, or was.

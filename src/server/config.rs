@@ -1,6 +1,7 @@
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bstr::{BString, ByteSlice as _};
@@ -9,7 +10,7 @@ use super::file::{FileConfig, TokenEntry};
 use crate::{
     base::{Grant, Limits, Rules, TokenRule},
     depot::{CreateOptions, DepotOptions},
-    repo::OpenOptions,
+    repo::{ContentCache, OpenOptions},
     workspace::WorkspaceOptions,
 };
 
@@ -239,6 +240,7 @@ impl Config {
             open: OpenOptions {
                 defaults: self.defaults.clone(),
                 limits: self.limits.clone(),
+                contents: Arc::new(ContentCache::new(self.limits.content_cache_bytes)),
                 ..OpenOptions::default()
             },
             require_export_ok: self.require_export_ok,

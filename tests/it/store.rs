@@ -5,11 +5,12 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use gitstead::{
     base::{Fault, Limits},
-    repo::{Location, Odb, OpenError, OpenOptions, Repository},
+    repo::{ContentCache, Location, Odb, OpenError, OpenOptions, Repository},
 };
 use gix::hash::ObjectId;
 
@@ -341,11 +342,9 @@ fn deep_delta_chains_are_read_without_recursion_and_beyond_the_limit_refused() {
     assert!(deepest.expect("deltas") > 300, "git made {deepest:?}");
     check(&git, &dir);
     // With a small cache, and with none.
-    for bytes in [0, 20_000] {
-        let mut limits = Limits::default();
-        limits.delta_base_cache_bytes = bytes;
+    for bytes in [0, 320_000] {
         let options = OpenOptions {
-            limits,
+            contents: Arc::new(ContentCache::new(bytes)),
             ..OpenOptions::default()
         };
         let repo = Repository::open(&git_dir(&dir), &options).expect("a repository");
@@ -353,8 +352,10 @@ fn deep_delta_chains_are_read_without_recursion_and_beyond_the_limit_refused() {
     }
     let mut limits = Limits::default();
     limits.delta_depth = 50;
+    // What is kept of a chain's middle would make it shorter.
     let options = OpenOptions {
         limits,
+        contents: Arc::new(ContentCache::new(0)),
         ..OpenOptions::default()
     };
     let odb = Repository::open(&git_dir(&dir), &options)

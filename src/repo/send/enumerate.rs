@@ -1,6 +1,6 @@
 //! What to send: the closure of the wants without that of the haves.
 
-use std::{collections::HashMap, sync::atomic::AtomicBool};
+use std::{collections::HashMap, hash::BuildHasherDefault, sync::atomic::AtomicBool};
 
 use gix::{
     hash::{ObjectId, oid},
@@ -12,12 +12,12 @@ use super::{
     by_bitmap::{self, Sides},
     filter::FilterPlan,
     marks::{Id, Marks},
-    parse::EntryType,
+    parse::{EntryType, TreeEntry},
     paths,
     reader::{Reader, peel},
     set::ObjectSet,
     trees::TreeReader,
-    walk::{BORING, History, IdMap, IdSet, Walk, check},
+    walk::{BORING, History, IdHasher, IdMap, IdSet, Walk, check},
 };
 use crate::repo::Odb;
 
@@ -129,6 +129,7 @@ pub fn enumerate(
     let most = if bitmaps { SMALL_HISTORY } else { usize::MAX };
     let compared = !sides.haves.is_empty() && chosen.history(&mut reader, &mut sides, &parentless, most)?;
     if compared {
+        trees.share();
         chosen.trees(&mut reader, &mut trees, sides)?;
     } else if !(bitmaps && by_bitmap::select(&mut chosen, &mut reader, &mut trees, &sides)?) {
         if sides.haves.is_empty() {
@@ -355,14 +356,22 @@ impl<'a> Chosen<'a> {
         self.compare(reader, trees, &had_roots, roots)?;
         // What is left may still be beneath the boundary at another path: look for it, as long as that costs less than sending it.
         let found = self.count - before;
-        let budget = match self.few.take() {
-            Some(few) => MARK_BUDGET_FEW + found + packed_bytes(reader, &few)? / BYTES_FOR_A_TREE,
-            None => MARK_BUDGET + 4 * found,
-        };
-        if found > 0 {
-            self.mark_had(reader, trees, &had_roots, budget)?;
+        match self.few.take() {
+            _ if found == 0 => Ok(()),
+            Some(few) => {
+                let budget = MARK_BUDGET_FEW + found + packed_bytes(reader, &few)? / BYTES_FOR_A_TREE;
+                let asked = Asked::about(reader, &few)?;
+                self.beneath(reader, trees, &had_roots, budget, |chosen, reader, entry| {
+                    asked.answer(entry.id, &mut chosen.had);
+                    // Most entries are blobs, and what is asked about is known: so they need not be looked up.
+                    match entry.kind {
+                        EntryType::Tree => reader.find(entry.id),
+                        _ => Ok(None),
+                    }
+                })
+            }
+            None => self.mark_had(reader, trees, &had_roots, MARK_BUDGET + 4 * found),
         }
-        Ok(())
     }
 
     /// Enters trees level by level, each once. Within a level trees are taken in the order in which they lie in their packs: bases before the deltas made from
@@ -573,7 +582,28 @@ impl<'a> Chosen<'a> {
         reader: &mut Reader<'_>,
         trees: &mut TreeReader,
         roots: &[Id],
+        budget: u64,
+    ) -> Result<(), SendError> {
+        self.beneath(reader, trees, roots, budget, |chosen, reader, entry| {
+            if entry.kind == EntryType::Gitlink {
+                return Ok(None);
+            }
+            let id = reader.find(entry.id)?;
+            if let Some(id) = id {
+                chosen.had.insert(id);
+            }
+            Ok(id)
+        })
+    }
+
+    /// Goes through what is beneath `roots` on the client's side, reading at most `budget` trees. `visit` says the number of an entry that is a tree.
+    fn beneath(
+        &mut self,
+        reader: &mut Reader<'_>,
+        trees: &mut TreeReader,
+        roots: &[Id],
         mut budget: u64,
+        mut visit: impl FnMut(&mut Self, &mut Reader<'_>, &TreeEntry<'_>) -> Result<Option<Id>, SendError>,
     ) -> Result<(), SendError> {
         let mut queued = Marks::default();
         let mut level: Vec<Id> = roots.iter().copied().filter(|id| queued.insert(*id)).collect();
@@ -592,14 +622,10 @@ impl<'a> Chosen<'a> {
                     Err(err) => return Err(err),
                 };
                 tree.news(ALL_HAD, |entry| {
-                    if entry.kind == EntryType::Gitlink {
-                        return Ok(());
-                    }
-                    let Some(id) = reader.find(entry.id)? else {
-                        return Ok(());
-                    };
-                    self.had.insert(id);
-                    if entry.kind == EntryType::Tree && queued.insert(id) {
+                    if let Some(id) = visit(self, reader, &entry)?
+                        && entry.kind == EntryType::Tree
+                        && queued.insert(id)
+                    {
                         next.push(id);
                     }
                     Ok::<_, SendError>(())
@@ -613,6 +639,44 @@ impl<'a> Chosen<'a> {
 
 /// Commits that are read to find out whether an answer is small, where bitmaps could find it.
 const SMALL_HISTORY: usize = 256;
+
+/// Objects of which it is to be found out whether the client has them: the few that are to be sent, and what they are deltas of.
+struct Asked {
+    /// By the first bytes of their ids.
+    ids: HashMap<u64, Vec<(ObjectId, Id)>, BuildHasherDefault<IdHasher>>,
+}
+
+impl Asked {
+    fn about(reader: &mut Reader<'_>, few: &[Id]) -> Result<Self, SendError> {
+        let mut asked = Asked {
+            ids: HashMap::default(),
+        };
+        for id in few {
+            for id in [Some(*id), reader.delta_base(*id)?].into_iter().flatten() {
+                let oid = reader.oid(id)?;
+                asked.ids.entry(Self::key(&oid)).or_default().push((oid, id));
+            }
+        }
+        Ok(asked)
+    }
+
+    fn key(oid: &oid) -> u64 {
+        let first = oid
+            .as_bytes()
+            .first_chunk()
+            .expect("because ids are longer than eight bytes");
+        u64::from_ne_bytes(*first)
+    }
+
+    fn answer(&self, oid: &oid, had: &mut Marks) {
+        for (asked, id) in self.ids.get(&Self::key(oid)).into_iter().flatten() {
+            if **asked == *oid {
+                had.insert(*id);
+            }
+        }
+    }
+}
+
 /// Boring tips whose trees are looked at beside those of the boundary.
 const MAX_BORING_TIPS: usize = 64;
 /// Trees read in search of content that moved, whatever the size of the answer.

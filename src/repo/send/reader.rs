@@ -155,6 +155,23 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What a packed object is a delta of, in its pack, if it is one and that can be told.
+    pub(super) fn delta_base(&mut self, id: Id) -> Result<Option<Id>, SendError> {
+        let Some((rank, offset)) = self.offset(id)? else {
+            return Ok(None);
+        };
+        let pack = &self.packs[rank as usize];
+        let pos = match pack.entry_at(offset).map(|(header, _)| header.kind) {
+            Ok(EntryKind::OfsDelta { distance }) => match offset.checked_sub(distance) {
+                Some(base) => pack.pos_at_offset(base)?,
+                None => None,
+            },
+            Ok(EntryKind::RefDelta { base }) => return self.find(&base),
+            _ => None,
+        };
+        Ok(pos.and_then(|pos| self.numbering.packed(rank, pos)))
+    }
+
     /// Kind and size of an object.
     pub(super) fn header(&self, id: Id) -> Result<(Kind, u64), SendError> {
         Ok(self.odb.header_at(self.location(id), &self.oid(id)?)?)

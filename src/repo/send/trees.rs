@@ -5,9 +5,12 @@
 //! with the places where its entries begin, and a delta is applied to both: entries that lie entirely inside a copied range which begins at
 //! an entry of the base are that same entry of the base, byte for byte, and need neither be parsed nor looked up again.
 
-use std::{cell::Cell, collections::HashMap, hash::BuildHasherDefault, rc::Rc};
+use std::{cell::Cell, collections::HashMap, hash::BuildHasherDefault, rc::Rc, sync::Arc};
 
-use gix::hash::{Kind as HashKind, ObjectId, oid};
+use gix::{
+    hash::{Kind as HashKind, ObjectId, oid},
+    objs::Kind,
+};
 
 use super::{
     SendError,
@@ -16,19 +19,30 @@ use super::{
     reader::Reader,
     walk::IdHasher,
 };
-use crate::pack::{EntryKind, FormatError, Inflater, delta_sizes};
+use crate::{
+    pack::{EntryKind, FormatError, Inflater, delta_sizes},
+    repo::{contents::Content, pack::Pack},
+};
 
 /// A tree in memory.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
-    data: Vec<u8>,
+    data: Arc<Vec<u8>>,
     /// Where each entry begins.
-    starts: Vec<u32>,
+    starts: Arc<Vec<u32>>,
     /// What has been done with all of its entries, see [`Tree::dealt_with`].
     dealt_with: Cell<u8>,
 }
 
 impl Tree {
+    fn new(data: Arc<Vec<u8>>, starts: Arc<Vec<u32>>) -> Self {
+        Tree {
+            data,
+            starts,
+            dealt_with: Cell::new(0),
+        }
+    }
+
     /// Every entry was seen by an earlier pass of level `n` or higher.
     fn dealt_with(&self) -> u8 {
         self.dealt_with.get()
@@ -101,7 +115,12 @@ pub(super) struct TreeReader {
     inflater: Inflater,
     delta: Vec<u8>,
     spans: Vec<Span>,
+    /// How many trees may still be left for the next request; `None` when nothing is shared with others.
+    to_leave: Option<u32>,
 }
+
+/// Trees that one request leaves for the next one. Fetches of a few commits read the same ones again and again; a clone reads all of them, once.
+const LEFT_BEHIND: u32 = 256;
 
 /// A range of a tree that a delta copied from its base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +145,13 @@ impl TreeReader {
             inflater: Inflater::new(),
             delta: Vec::new(),
             spans: Vec::new(),
+            to_leave: None,
         }
+    }
+
+    /// From here on trees are also looked for among those that other requests have read, and the first few are left for others.
+    pub(super) fn share(&mut self) {
+        self.to_leave = Some(LEFT_BEHIND);
     }
 
     /// Reads the tree `id`.
@@ -138,7 +163,7 @@ impl TreeReader {
         }
         // Loose, or damaged where it was found: there may be another copy, and if not, this says what is wrong.
         let mut data = Vec::new();
-        if reader.read(id, &mut data)? != gix::objs::Kind::Tree {
+        if reader.read(id, &mut data)? != Kind::Tree {
             return reader.corrupt(id, "it is not a tree");
         }
         match index(data, None, self.hash) {
@@ -169,6 +194,9 @@ impl TreeReader {
             if let Some(known) = self.known((pack_rank, at)) {
                 break known;
             }
+            if let Some(left) = self.left_by_others(reader, &pack, at) {
+                break self.keep((pack_rank, at), left);
+            }
             let (header, rest) = pack.entry_at(at)?;
             if header.size > self.max_size {
                 return Err(format(FormatError::TooLarge {
@@ -184,6 +212,7 @@ impl TreeReader {
                     let Some((tree, _)) = index(data, None, self.hash) else {
                         return reader.corrupt(id, "it is not a valid tree");
                     };
+                    self.leave(reader, &pack, at, &tree);
                     break self.keep((pack_rank, at), tree);
                 }
                 EntryKind::OfsDelta { distance } => {
@@ -216,6 +245,7 @@ impl TreeReader {
             let Some((next, fresh)) = index(data, Some((&tree, &self.spans)), self.hash) else {
                 return reader.corrupt(id, "it is not a valid tree");
             };
+            self.leave(reader, &pack, at, &next);
             let next = self.keep((pack_rank, at), next);
             result = ReadTree {
                 tree: next.clone(),
@@ -238,13 +268,47 @@ impl TreeReader {
                     oid: ObjectId::from(base),
                 });
             }
-            Some(gix::objs::Kind::Tree) => {}
+            Some(Kind::Tree) => {}
             Some(_) => return reader.corrupt(id, "its delta base is not a tree"),
         }
         match index(data, None, self.hash) {
             Some((tree, _)) => Ok(Rc::new(tree)),
             None => reader.corrupt(id, "its delta base is not a valid tree"),
         }
+    }
+
+    /// A tree that some request has read lately.
+    fn left_by_others(&self, reader: &Reader<'_>, pack: &Pack, at: u64) -> Option<Tree> {
+        self.to_leave?;
+        let place = (pack.number(), at);
+        let mut found = reader.odb.contents().get(place)?;
+        if found.kind != Kind::Tree {
+            return None;
+        }
+        let tree = match found.starts.take() {
+            Some(starts) => Tree::new(found.data, starts),
+            None => {
+                let starts = Arc::new(whole_index(&found.data, self.hash)?);
+                found.starts = Some(starts.clone());
+                let tree = Tree::new(found.data.clone(), starts);
+                reader.odb.contents().put(place, found);
+                tree
+            }
+        };
+        Some(tree)
+    }
+
+    fn leave(&mut self, reader: &Reader<'_>, pack: &Pack, at: u64, tree: &Tree) {
+        let Some(left) = self.to_leave.and_then(|left| left.checked_sub(1)) else {
+            return;
+        };
+        self.to_leave = Some(left);
+        let content = Content {
+            kind: Kind::Tree,
+            data: tree.data.clone(),
+            starts: Some(tree.starts.clone()),
+        };
+        reader.odb.contents().put((pack.number(), at), content);
     }
 
     fn known(&mut self, key: (u32, u64)) -> Option<Rc<Tree>> {
@@ -390,12 +454,18 @@ fn index(data: Vec<u8>, base: Option<(&Tree, &[Span])>, hash: HashKind) -> Optio
         starts.push(at as u32);
         at = entry.end;
     }
-    let tree = Tree {
-        data,
-        starts,
-        dealt_with: Cell::new(0),
-    };
-    Some((tree, fresh))
+    Some((Tree::new(Arc::new(data), Arc::new(starts)), fresh))
+}
+
+/// Where the entries of a tree begin.
+fn whole_index(data: &[u8], hash: HashKind) -> Option<Vec<u32>> {
+    let mut starts = Vec::with_capacity(data.len() / 36 + 1);
+    let mut at = 0;
+    while at < data.len() {
+        starts.push(at as u32);
+        at = tree_entry(data, at, hash)?.end;
+    }
+    Some(starts)
 }
 
 #[cfg(test)]
@@ -497,7 +567,7 @@ mod tests {
         base.extend_from_slice(b"100644 x\0");
         base.extend_from_slice(&[7; 20]);
         let (tree, _) = index(base.clone(), None, HashKind::Sha1).unwrap();
-        assert_eq!(tree.starts, [0]);
+        assert_eq!(*tree.starts, [0]);
         let len = (base.len() - hidden) as u32;
         let spans = [Span {
             start: 0,
