@@ -1,7 +1,7 @@
 //! Gitstead beside C git's `http-backend` on the same repositories, in one run, interleaved. Catches: any workload that became slower or hungrier than
 //! the server people would otherwise run, or whose answers became wrong.
 //!
-//! `cargo bench --bench macro -- [--repo /path/to/a/repository.git] [--rounds 5] [--only clone,push-whole] [--git-defaults]`
+//! `cargo bench --bench macro -- [--repo /path/to/a/repository.git] [--rounds 5] [--only clone,push-whole] [--git-defaults] [--bitmaps]`
 //!
 //! Without `--repo` a history is generated. Requests are written to the socket as a git client would send them and the answer is thrown away, so that the
 //! client's own work (indexing a clone) does not hide the server's; in a first round, which is not counted, answers are kept and held against git: packs
@@ -10,7 +10,8 @@
 //! For every workload it prints the medians of wall time, CPU time of the server's whole process tree, time to the first pack byte and peak anonymous
 //! memory, and the ratio Gitstead / C git of each; for the small requests (`…-x200`) requests per second. C git runs behind lighttpd (Debian package
 //! `lighttpd`) with the machine's `git http-backend`. Both check what is pushed (`receive.fsckObjects`) and both make it durable (`core.fsync=all` for
-//! C git, which by default does neither; `--git-defaults` leaves it its own habit of flushing only packs). Neither does maintenance after a push.
+//! C git, which by default does neither; `--git-defaults` leaves it its own habit of flushing only packs). Neither does maintenance after a push. With
+//! `--bitmaps` both find reachability bitmaps that C git wrote (`git repack -adb`).
 
 #![allow(
     clippy::disallowed_methods,
@@ -44,7 +45,7 @@ use workloads::Work;
 fn main() {
     let mut repo = None;
     let mut rounds = 5usize;
-    let mut git_defaults = false;
+    let (mut git_defaults, mut bitmaps) = (false, false);
     let mut only: Option<Vec<String>> = None;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -58,6 +59,7 @@ fn main() {
             }
             "--only" => only = args.next().map(|list| list.split(',').map(str::to_owned).collect()),
             "--git-defaults" => git_defaults = true,
+            "--bitmaps" => bitmaps = true,
             "--bench" => {}
             // `cargo test --benches` and nextest list or run every target; there is nothing to test here.
             "--list" | "--test" => return,
@@ -66,7 +68,7 @@ fn main() {
     }
     let wanted = |name: &str| only.as_ref().is_none_or(|list| list.iter().any(|n| n == name));
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let bench = Bench::prepare(dir.path(), repo.as_deref(), git_defaults);
+    let bench = Bench::prepare(dir.path(), repo.as_deref(), git_defaults, bitmaps);
     println!("{}\n", bench.about);
     println!(
         "| workload | objects | wall ms | git | ratio | CPU ms | git | ratio | first byte ms | git | ratio | peak MB | git | ratio | requests/s | git | times |"
@@ -139,7 +141,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn prepare(dir: &Path, repo: Option<&Path>, git_defaults: bool) -> Bench {
+    fn prepare(dir: &Path, repo: Option<&Path>, git_defaults: bool, bitmaps: bool) -> Bench {
         let source = dir.join("repos/source.git");
         fs::create_dir_all(dir.join("repos")).expect("a directory");
         let (from, to) = (
@@ -170,7 +172,7 @@ impl Bench {
             }
         };
         configure(&source, true);
-        git(&source, &["repack", "-adq"]);
+        git(&source, &["repack", if bitmaps { "-adbq" } else { "-adq" }]);
         for (name, fsck) in [("empty.git", true), ("empty-nofsck.git", false)] {
             git(dir, &["init", "-q", "--bare", "-b", "main", name]);
             configure(&dir.join(name), fsck);
@@ -208,7 +210,7 @@ impl Bench {
             line.unwrap_or_default().trim().to_owned()
         };
         let about = format!(
-            "{}: {} objects in {} KiB of pack, {} reachable from HEAD in {} commits, {} refs; no bitmaps; {}; C git {}",
+            "{}: {} objects in {} KiB of pack, {} reachable from HEAD in {} commits, {} refs; {}; {}; C git {}",
             repo.and_then(Path::file_name)
                 .map_or("generated".into(), |name| name.to_string_lossy()),
             count("in-pack:"),
@@ -216,6 +218,7 @@ impl Bench {
             text(git(&source, &["rev-list", "--objects", "--count", "HEAD"])),
             text(git(&source, &["rev-list", "--count", "HEAD"])),
             text(git(&source, &["for-each-ref"])).lines().count(),
+            if bitmaps { "bitmaps" } else { "no bitmaps" },
             text(git(dir, &["version"])),
             if git_defaults {
                 "flushes as it does by default"

@@ -98,6 +98,19 @@ pub(crate) fn all(scratch: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<Work> {
         ls("ls-refs-x200", 1, 200, "source.git", &usual, b"refs/heads/"),
         ls("ls-refs-x400-by-8", 8, 50, "source.git", &usual, b"refs/heads/"),
     ];
+    if wanted("clone-all") {
+        let refs = text(git(source, &["for-each-ref", "--format=%(objectname)"]));
+        let mut wants: Vec<String> = refs.lines().map(str::to_owned).chain([head.clone()]).collect();
+        wants.sort();
+        wants.dedup();
+        let check = Check::Pack {
+            want: head.clone(),
+            have: None,
+            filter: false,
+        };
+        let request = upload("source.git", v2_fetch(&wants, &[], &[]), b"PACK");
+        all.push(work("clone-all", 1, 1, request, check));
+    }
     if wanted("fetch-1-x200") || wanted("fetch-1-x400-by-8") {
         // Each asks for another commit, whose parent it has.
         let list = text(git(source, &["rev-list", "--first-parent", "-n", "201", "HEAD"]));

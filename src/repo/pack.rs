@@ -50,6 +50,40 @@ impl Order {
     }
 }
 
+/// The entries of a pack that is open.
+#[derive(Clone, Copy)]
+pub(crate) struct InOrder<'p> {
+    index: &'p Index<Mmap>,
+    order: &'p Order,
+    end: u64,
+}
+
+impl InOrder<'_> {
+    /// As [`Pack::nth`].
+    #[inline]
+    pub(crate) fn nth(&self, n: u32) -> Option<u32> {
+        self.order.nth(n).filter(|pos| *pos < self.index.len())
+    }
+
+    /// Where the entry at an index position begins.
+    #[inline]
+    pub(crate) fn offset(&self, pos: u32) -> u64 {
+        self.index.offset(pos)
+    }
+
+    /// Where the `n`-th entry begins, or the last one ends.
+    #[inline]
+    pub(crate) fn nth_offset(&self, n: u32) -> u64 {
+        self.nth(n).map_or(self.end, |pos| self.index.offset(pos))
+    }
+
+    /// What the index says of the bytes of the entry at an index position.
+    #[inline]
+    pub(crate) fn crc32(&self, pos: u32) -> Option<u32> {
+        self.index.crc32(pos)
+    }
+}
+
 impl std::fmt::Debug for Pack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pack").field("path", &self.path).finish_non_exhaustive()
@@ -293,6 +327,15 @@ impl Pack {
             }
         }
         Ok(None)
+    }
+
+    /// The entries in the order of offsets, for going through many of them.
+    pub(crate) fn in_order(&self) -> Result<InOrder<'_>, OdbError> {
+        Ok(InOrder {
+            index: self.index()?,
+            order: self.order()?,
+            end: self.entries_end()?,
+        })
     }
 
     fn order(&self) -> Result<&Order, OdbError> {

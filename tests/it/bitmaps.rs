@@ -114,7 +114,11 @@ fn a_clone_by_bitmaps_is_what_rev_list_lists() {
                     assert!(out.ok, "{}: {}", repo.display(), out.stderr);
                     let listed = ids(&git.ok(&client, "cat-file --batch-all-objects --batch-check=%(objectname)"));
                     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), expected);
-                    assert!(stats.deltas > stats.objects / 5 || stats.objects < 400, "{stats:?}");
+                    // A pack that is sent as it is was not looked into.
+                    assert!(
+                        stats.deltas > stats.objects / 5 || stats.objects < 400 || stats.reused == stats.objects,
+                        "{stats:?}"
+                    );
                     std::fs::remove_dir_all(client).expect("removed");
                 }
             }

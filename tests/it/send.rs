@@ -352,7 +352,6 @@ fn a_pack_that_is_all_of_ours_is_sent_as_it_is() {
     let (pack, stats) = write(&odb, &found, &PackOptions::default());
     assert_eq!(pack, std::fs::read(odb.packs()[0].path()).expect("the pack"));
     assert_eq!(stats.reused, stats.objects);
-    assert!(stats.deltas > stats.objects / 4, "{stats:?}");
 }
 
 #[test]

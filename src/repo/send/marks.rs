@@ -202,6 +202,11 @@ impl Marks {
         }
     }
 
+    /// Whether nothing is in the set.
+    pub(super) fn is_empty(&self) -> bool {
+        self.packed.iter().chain(&self.loose).all(|word| *word == 0)
+    }
+
     /// How many objects are in the set.
     pub(super) fn len(&self) -> u64 {
         self.packed
@@ -299,6 +304,7 @@ mod tests {
             prop_assert_eq!(marks.count_in(range.clone()) as usize, expected.len());
             prop_assert_eq!(marks.in_range(range).collect::<Vec<_>>(), expected);
             prop_assert_eq!(marks.len() as usize, ids.len() + loose.len());
+            prop_assert_eq!(marks.is_empty(), ids.is_empty() && loose.is_empty());
             prop_assert_eq!(marks.loose().collect::<Vec<_>>(), loose.into_iter().collect::<Vec<_>>());
             for id in 0..600 {
                 prop_assert_eq!(marks.contains(Id(id)), ids.contains(&id));

@@ -13,6 +13,7 @@ mod marks;
 mod pack_writer;
 pub(super) mod parse;
 mod paths;
+mod places;
 mod questions;
 mod reach;
 mod reader;

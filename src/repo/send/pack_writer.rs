@@ -21,6 +21,7 @@ use gix::{hash::ObjectId, objs::Kind};
 use super::{
     ObjectSet, SendError,
     marks::Id,
+    places::{Entries, Place, Run, sent_to},
     sink::Sink,
     walk::{IdMap, IdSet},
 };
@@ -57,7 +58,7 @@ impl Default for PackOptions {
 pub struct PackStats {
     /// Objects in the pack.
     pub objects: u32,
-    /// Those among them that are deltas.
+    /// Those among them that are deltas, as far as that was looked at: a pack that is sent as it is was not looked into.
     pub deltas: u32,
     /// Deltas that were made anew.
     pub new_deltas: u32,
@@ -73,6 +74,8 @@ const BIG: u64 = 16 << 20;
 const PIECE: u64 = 256 << 10;
 /// Bytes of objects that are made deltas here.
 const DELTA_SIZES: std::ops::RangeInclusive<usize> = 64..=4 << 20;
+/// Bases beneath an entry that are looked at.
+const MAX_BELOW: usize = 50;
 /// A chain of bases longer than this is taken for a circle.
 const MAX_CHAIN: usize = 10_000;
 
@@ -88,11 +91,15 @@ pub fn write_pack(
     progress: &mut dyn FnMut(u32),
     stop: &AtomicBool,
 ) -> Result<PackStats, SendError> {
+    let mirror = mirror_of(set, options)?;
+    if let Some(pack) = mirror.as_ref().filter(|_| set.had.is_empty()) {
+        return as_it_is(odb, pack, out, progress, stop);
+    }
     let mut writer = PackWriter {
         odb,
         set,
         options,
-        sink: Sink::new(out, mirror_of(set, options)?, stop),
+        sink: Sink::new(out, mirror, stop),
         progress,
         runs: vec![Vec::new(); set.packs.len()],
         ahead: IdMap::default(),
@@ -128,6 +135,30 @@ fn mirror_of(set: &ObjectSet, options: &PackOptions) -> Result<Option<Arc<Pack>>
     Ok(None)
 }
 
+/// Sends a pack of the repository whole. Its entries are not looked at: the checksum at its end goes with it, so the receiver sees any damage. (Where the receiver has
+/// objects already, deltas that name their base by id are looked at, see above.)
+fn as_it_is(
+    odb: &Odb,
+    pack: &Arc<Pack>,
+    out: &mut dyn Write,
+    progress: &mut dyn FnMut(u32),
+    stop: &AtomicBool,
+) -> Result<PackStats, SendError> {
+    let objects = pack.index()?.len();
+    let data = pack.data()?;
+    let end = data.len() - pack.hash_kind().len_in_bytes();
+    let mut sink = Sink::new(out, Some(pack.clone()), stop);
+    sink.start(&data[..PACK_HEADER_LEN], odb)?;
+    sink.copy(&data[PACK_HEADER_LEN..end])?;
+    progress(objects);
+    Ok(PackStats {
+        objects,
+        reused: objects,
+        bytes: sink.finish()?,
+        ..PackStats::default()
+    })
+}
+
 struct PackWriter<'a> {
     odb: &'a Odb,
     set: &'a ObjectSet,
@@ -143,14 +174,6 @@ struct PackWriter<'a> {
     deflater: Deflater,
     scratch: Vec<u8>,
     stats: PackStats,
-}
-
-/// A stretch of a pack and where it begins in the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
-    start: u64,
-    end: u64,
-    to: u64,
 }
 
 enum Action {
@@ -175,9 +198,9 @@ struct Entry<'p> {
 }
 
 impl<'p> Entry<'p> {
-    fn new(pack: &'p Pack, rank: u32, pos: u32, range: (u64, u64)) -> Result<Self, SendError> {
-        let bytes = pack.data()?.get(range.0 as usize..range.1 as usize);
-        let intact = match (bytes, pack.index()?.crc32(pos)) {
+    fn new(pack: &'p Pack, rank: u32, place: Place) -> Result<Self, SendError> {
+        let bytes = pack.data()?.get(place.start as usize..place.end as usize);
+        let intact = match (bytes, place.crc) {
             (Some(bytes), Some(crc)) => crc == crc32fast::hash(bytes),
             (bytes, _) => bytes.is_some(),
         };
@@ -187,8 +210,8 @@ impl<'p> Entry<'p> {
         Ok(Entry {
             pack,
             rank,
-            pos,
-            offset: range.0,
+            pos: place.pos,
+            offset: place.start,
             bytes: header,
         })
     }
@@ -203,33 +226,43 @@ impl PackWriter<'_> {
         let pack = self.set.packs[rank as usize].clone();
         let data = pack.data()?;
         let mut entries = Entries::of(&pack, self.set, range.clone())?;
-        while let Some((offset, end, pos)) = entries.next(&pack)? {
-            let id = Id(range.start + pos);
-            if !self.ahead.is_empty() && self.ahead.contains_key(&id) {
-                continue;
+        let mut places = Vec::new();
+        loop {
+            entries.next(&pack, &mut places)?;
+            if places.is_empty() {
+                return self.flush(data);
             }
-            let entry = Entry::new(&pack, rank, pos, (offset, end))?;
-            match (self.action(&entry)?, entry.bytes) {
-                (Action::Verbatim, Some((header, _))) => {
-                    self.verbatim(rank, data, offset, end)?;
-                    self.count(Some(header))?;
-                }
-                (Action::After(_), _) => {
-                    self.flush(data)?;
-                    self.after_its_bases(id)?;
-                }
-                (action, _) => {
-                    self.flush(data)?;
-                    self.runs[rank as usize].push(Run {
-                        start: offset,
-                        end: offset + 1,
-                        to: self.sink.position(),
-                    });
-                    self.send(&entry, action)?;
-                }
+            for place in &places {
+                self.entry(&pack, data, rank, *place)?;
             }
         }
-        self.flush(data)
+    }
+
+    fn entry(&mut self, pack: &Pack, data: &[u8], rank: u32, place: Place) -> Result<(), SendError> {
+        let id = Id(self.set.numbering.range(rank).start + place.pos);
+        if !self.ahead.is_empty() && self.ahead.contains_key(&id) {
+            return Ok(());
+        }
+        let entry = Entry::new(pack, rank, place)?;
+        match (self.action(&entry)?, entry.bytes) {
+            (Action::Verbatim, Some((header, _))) => {
+                self.verbatim(rank, data, place.start, place.end)?;
+                self.count(Some(header))
+            }
+            (Action::After(_), _) => {
+                self.flush(data)?;
+                self.after_its_bases(id)
+            }
+            (action, _) => {
+                self.flush(data)?;
+                self.runs[rank as usize].push(Run {
+                    start: place.start,
+                    end: place.start + 1,
+                    to: self.sink.position(),
+                });
+                self.send(&entry, action)
+            }
+        }
     }
 
     fn count(&mut self, copied: Option<EntryHeader>) -> Result<(), SendError> {
@@ -319,8 +352,7 @@ impl PackWriter<'_> {
                 continue;
             };
             let pack = &set.packs[rank as usize];
-            let offset = pack.index()?.offset(pos);
-            let entry = Entry::new(pack, rank, pos, (offset, pack.end_offset(pos)?))?;
+            let entry = Entry::new(pack, rank, Place::of(pack, pos)?)?;
             let mut action = self.action(&entry)?;
             if let Action::After(base) = action {
                 if waiting.len() < MAX_CHAIN && !is_waiting.contains(&base) && base != id {
@@ -434,8 +466,8 @@ impl PackWriter<'_> {
         let (oid, intact) = match (set.numbering.place(*base), base.loose()) {
             (Some((rank, pos)), _) => {
                 let pack = &set.packs[rank as usize];
-                let range = (pack.index()?.offset(pos), pack.end_offset(pos)?);
-                (pack.oid(pos)?, Entry::new(pack, rank, pos, range)?.bytes.is_some())
+                let entry = Entry::new(pack, rank, Place::of(pack, pos)?)?;
+                (pack.oid(pos)?, entry.bytes.is_some())
             }
             // Loose objects are compared with their ids when they are read.
             (None, Some(number)) => (set.numbering.loose()[number], true),
@@ -444,13 +476,55 @@ impl PackWriter<'_> {
         Ok(self.client_has(&oid)?.then_some((oid, intact)))
     }
 
-    /// Encodes an object as a delta against what the receiver has in its place, if that makes it much smaller.
-    fn as_delta(&mut self, id: Id, kind: Kind, data: &[u8], packed: &mut Vec<u8>) -> Result<bool, SendError> {
+    /// The nearest of the bases of a packed object that was sent, and where it begins in the output: of an object whose own base is not sent that is an older
+    /// version as a rule.
+    fn sent_below(&self, location: Location) -> Result<Option<(ObjectId, u64)>, SendError> {
+        let Location::Packed { pack: rank, pos } = location else {
+            return Ok(None);
+        };
+        let pack = &self.set.packs[rank as usize];
+        let mut at = pack.index()?.offset(pos);
+        for _ in 0..MAX_BELOW {
+            // What is damaged is read from elsewhere.
+            let Ok((header, _)) = pack.entry_at(at) else { break };
+            let base = match header.kind {
+                EntryKind::OfsDelta { distance } => at.checked_sub(distance),
+                EntryKind::RefDelta { base } => {
+                    let index = pack.index()?;
+                    index.lookup(&base).map(|pos| index.offset(pos))
+                }
+                _ => None,
+            };
+            let Some(base) = base else { break };
+            at = base;
+            if let Some(to) = sent_to(&self.runs[rank as usize], at)
+                && let Ok(Some(pos)) = pack.pos_at_offset(at)
+            {
+                return Ok(Some((pack.oid(pos)?, to)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Encodes an object as a delta against something that the receiver will have, if that makes it much smaller: what was sent already, or what the receiver has in
+    /// its place.
+    fn as_delta(
+        &mut self,
+        location: Location,
+        id: Option<Id>,
+        (kind, data): (Kind, &[u8]),
+        packed: &mut Vec<u8>,
+    ) -> Result<bool, SendError> {
         if !DELTA_SIZES.contains(&data.len()) {
             return Ok(false);
         }
-        let Some((base, intact)) = self.similar(id)? else {
-            return Ok(false);
+        let (base, intact, to) = match (self.sent_below(location)?, id) {
+            (Some((base, to)), _) => (base, false, Some(to)),
+            (None, Some(id)) => match self.similar(id)? {
+                Some((base, intact)) => (base, intact, None),
+                None => return Ok(false),
+            },
+            (None, None) => return Ok(false),
         };
         let mut base_data = Vec::new();
         match self.odb.header(&base)? {
@@ -467,7 +541,13 @@ impl PackWriter<'_> {
         if !encode_delta(&base_data, data, data.len() / 2, &mut delta) {
             return Ok(false);
         }
-        write_entry_header(EntryKind::RefDelta { base }, delta.len() as u64, packed);
+        let kind = match to {
+            Some(to) if self.options.ofs_delta => EntryKind::OfsDelta {
+                distance: self.position() - to,
+            },
+            _ => EntryKind::RefDelta { base },
+        };
+        write_entry_header(kind, delta.len() as u64, packed);
         self.deflater.deflate(&delta, packed);
         self.stats.deltas += 1;
         self.stats.new_deltas += 1;
@@ -489,11 +569,7 @@ impl PackWriter<'_> {
             });
         }
         let mut packed = Vec::new();
-        let done = match id {
-            Some(id) => self.as_delta(id, kind, &data, &mut packed)?,
-            None => false,
-        };
-        if !done {
+        if !self.as_delta(location, id, (kind, &data), &mut packed)? {
             packed.reserve(data.len() / 2 + 64);
             write_entry_header(kind.into(), data.len() as u64, &mut packed);
             self.deflater.deflate(&data, &mut packed);
@@ -547,104 +623,4 @@ fn is_whole(oid: &ObjectId, kind: Kind, data: &[u8]) -> bool {
     checksum.update(&gix::objs::encode::loose_header(kind, data.len() as u64));
     checksum.update(data);
     checksum.finish() == *oid
-}
-
-/// Where the entry at `offset` begins in the output.
-fn sent_to(runs: &[Run], offset: u64) -> Option<u64> {
-    let run = match runs.last() {
-        Some(run) if run.start <= offset => run,
-        _ => runs.get(runs.partition_point(|run| run.start <= offset).checked_sub(1)?)?,
-    };
-    (offset < run.end).then(|| run.to + (offset - run.start))
-}
-
-/// The chosen entries of a pack in the order of offsets: offset, end, position in the index.
-enum Entries {
-    /// Many: go through all of the pack's. `next` is the number of the next one, `at` its position.
-    Dense {
-        next: u32,
-        chosen: Vec<u64>,
-    },
-    Few(std::vec::IntoIter<(u64, u32)>),
-}
-
-impl Entries {
-    fn of(pack: &Pack, set: &ObjectSet, range: std::ops::Range<u32>) -> Result<Self, SendError> {
-        let len = range.len();
-        if set.chosen.count_in(range.clone()) as usize > len / 16 {
-            let mut chosen = vec![0u64; len.div_ceil(64)];
-            for Id(id) in set.chosen.in_range(range.clone()) {
-                let pos = (id - range.start) as usize;
-                chosen[pos / 64] |= 1 << (pos % 64);
-            }
-            return Ok(Entries::Dense { next: 0, chosen });
-        }
-        let index = pack.index()?;
-        let mut few: Vec<(u64, u32)> = set
-            .chosen
-            .in_range(range.clone())
-            .map(|Id(id)| (index.offset(id - range.start), id - range.start))
-            .collect();
-        few.sort_unstable();
-        Ok(Entries::Few(few.into_iter()))
-    }
-
-    fn next(&mut self, pack: &Pack) -> Result<Option<(u64, u64, u32)>, SendError> {
-        match self {
-            Entries::Few(few) => match few.next() {
-                Some((offset, pos)) => Ok(Some((offset, pack.end_offset(pos)?, pos))),
-                None => Ok(None),
-            },
-            Entries::Dense { next, chosen } => {
-                while let Some(pos) = pack.nth(*next)? {
-                    *next += 1;
-                    if chosen[pos as usize / 64] >> (pos % 64) & 1 == 0 {
-                        continue;
-                    }
-                    let index = pack.index()?;
-                    let end = match pack.nth(*next)? {
-                        Some(following) => index.offset(following),
-                        None => (pack.data()?.len() - pack.hash_kind().len_in_bytes()) as u64,
-                    };
-                    return Ok(Some((index.offset(pos), end, pos)));
-                }
-                Ok(None)
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_sent_is_found_by_its_offset() {
-        let runs = [
-            Run {
-                start: 12,
-                end: 100,
-                to: 12,
-            },
-            Run {
-                start: 150,
-                end: 151,
-                to: 100,
-            },
-            Run {
-                start: 300,
-                end: 400,
-                to: 120,
-            },
-        ];
-        assert_eq!(sent_to(&runs, 12), Some(12));
-        assert_eq!(sent_to(&runs, 99), Some(99));
-        assert_eq!(sent_to(&runs, 100), None);
-        assert_eq!(sent_to(&runs, 150), Some(100));
-        assert_eq!(sent_to(&runs, 151), None);
-        assert_eq!(sent_to(&runs, 310), Some(130));
-        assert_eq!(sent_to(&runs, 400), None);
-        assert_eq!(sent_to(&runs, 3), None);
-        assert_eq!(sent_to(&[], 3), None);
-    }
 }

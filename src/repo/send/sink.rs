@@ -14,10 +14,13 @@ use crate::{
 };
 
 const BUFFER: usize = 64 << 10;
+/// Bytes that are hashed and then written while they are in the processor's cache.
+const PIECE: usize = 256 << 10;
 
 /// The output: counted, hashed, and written in pieces of a decent size.
 pub(super) struct Sink<'a> {
     out: &'a mut dyn Write,
+    /// What is not yet written, and not yet hashed.
     buf: Vec<u8>,
     position: u64,
     /// `None` as long as the output is the beginning of `mirror`.
@@ -31,7 +34,7 @@ impl<'a> Sink<'a> {
     pub(super) fn new(out: &'a mut dyn Write, mirror: Option<Arc<Pack>>, stop: &'a AtomicBool) -> Self {
         Sink {
             out,
-            buf: Vec::with_capacity(BUFFER + (64 << 10)),
+            buf: Vec::with_capacity(BUFFER),
             position: 0,
             hasher: None,
             mirror,
@@ -55,7 +58,9 @@ impl<'a> Sink<'a> {
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         if let Some(mirror) = self.mirror.take() {
             let mut hasher = Checksum::new(mirror.hash_kind());
-            hasher.update(&mirror.data()?[..self.position as usize]);
+            // What waits is hashed when it goes.
+            let gone = self.position as usize - self.buf.len();
+            hasher.update(&mirror.data()?[..gone]);
             self.hasher = Some(hasher);
         }
         self.copy(bytes)
@@ -63,28 +68,29 @@ impl<'a> Sink<'a> {
 
     /// Writes bytes that are the same in the mirror if there is one.
     pub(super) fn copy(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
-        }
         self.position += bytes.len() as u64;
-        if self.buf.len() + bytes.len() <= BUFFER {
-            self.buf.extend_from_slice(bytes);
-            return Ok(());
+        if self.buf.len() + bytes.len() > BUFFER {
+            self.drain()?;
+            if bytes.len() > BUFFER / 2 {
+                for piece in bytes.chunks(PIECE) {
+                    check(self.stop)?;
+                    if let Some(hasher) = &mut self.hasher {
+                        hasher.update(piece);
+                    }
+                    self.out.write_all(piece).map_err(SendError::Write)?;
+                }
+                return Ok(());
+            }
         }
-        self.drain()?;
-        if bytes.len() <= BUFFER / 2 {
-            self.buf.extend_from_slice(bytes);
-            return Ok(());
-        }
-        for piece in bytes.chunks(1 << 20) {
-            check(self.stop)?;
-            self.out.write_all(piece).map_err(SendError::Write)?;
-        }
+        self.buf.extend_from_slice(bytes);
         Ok(())
     }
 
     fn drain(&mut self) -> Result<(), SendError> {
         check(self.stop)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&self.buf);
+        }
         self.out.write_all(&self.buf).map_err(SendError::Write)?;
         self.buf.clear();
         Ok(())
@@ -92,7 +98,8 @@ impl<'a> Sink<'a> {
 
     pub(super) fn finish(mut self) -> Result<u64, SendError> {
         match (self.hasher.take(), self.mirror.take()) {
-            (Some(hasher), _) => {
+            (Some(mut hasher), _) => {
+                hasher.update(&self.buf);
                 self.copy(hasher.finish().as_slice())?;
             }
             (None, Some(mirror)) => {
