@@ -117,6 +117,8 @@ pub struct Landed {
     pub updated: Vec<BString>,
     /// Paths that the agent changed meanwhile, and what happened. They are as the agent left them; the next checkpoint records that.
     pub left: Vec<(BString, &'static str)>,
+    /// Git has the index locked, for so long already: until it follows, git there takes the files for changed.
+    pub index_locked: Option<Duration>,
 }
 
 /// A workspace that is held while a commit comes in: save, [`prepare`](Self::prepare), move the branch, [`finish`](Self::finish).
@@ -266,6 +268,7 @@ impl<'w> Landing<'w> {
         Ok(Landed {
             updated: applied.updated,
             left: applied.left,
+            index_locked: applied.index_locked,
         })
     }
 

@@ -138,6 +138,8 @@ pub struct LogPage {
     pub next: Option<LogCursor>,
     /// Commits that were looked at.
     pub walked: usize,
+    /// Those of them that are no checkpoints, and were passed over for that.
+    pub others: usize,
 }
 
 /// One page of the history of `tip`: a commit, or a tag of one. `after` is where an earlier page of the same query ended; `tip` does not matter then.
@@ -203,6 +205,7 @@ pub fn log(
         entries: Vec::new(),
         next: None,
         walked: 0,
+        others: 0,
     };
     let mut bytes = 0;
     let mut at_path = AtPath {
@@ -223,6 +226,7 @@ pub fn log(
             Some(tree) => *tree != commit.tree,
             None => !commit.tree.is_empty_tree(),
         };
+        page.others += usize::from(!query.all_commits && commit.checkpoint.is_none());
         if (query.only_changed && !changed)
             || !query.takes(&commit)
             || !at_path.differs(&commit.tree, parent_tree.as_ref())?

@@ -1,6 +1,9 @@
 //! A workspace's state becomes a commit.
 
-use std::{ops::ControlFlow, time::Instant};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use bstr::{BStr, BString, ByteSlice};
 use gix::{hash::ObjectId, objs::Kind};
@@ -19,6 +22,8 @@ const BASE: &str = "Checkpoint-Base";
 const ATTEMPTS: usize = 8;
 /// How often it begins anew only because git has written the index meanwhile.
 const WARY: usize = 3;
+/// Files that are named in a warning.
+const TOLD: usize = 10;
 
 /// The last checkpoint of a workspace that is on no branch; `None` when there is none.
 ///
@@ -86,14 +91,20 @@ impl Held<'_> {
     pub fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<Outcome, CheckpointError> {
         let started = Instant::now();
         let mut reference = BString::default();
+        let mut said: Vec<String> = self.mend_after_power_loss()?.into_iter().collect();
         for n in 0..ATTEMPTS {
+            said.extend(self.overlooked());
             let result = self.attempt(&checkpoint, started, n < WARY);
             if !matches!(result, Ok(Ok(_))) {
                 // Objects that were not published are known here and nowhere else.
                 self.forget();
             }
             match result? {
-                Ok(outcome) => return Ok(outcome),
+                Ok(mut outcome) => {
+                    said.append(&mut outcome.warnings);
+                    outcome.warnings = said;
+                    return Ok(outcome);
+                }
                 Err(moved) => reference = moved,
             }
         }
@@ -108,11 +119,9 @@ impl Held<'_> {
         wary: bool,
     ) -> Result<Result<Outcome, BString>, CheckpointError> {
         let mut warnings = Vec::new();
-        let alone = self.wait_for_git();
-        if !alone {
-            warnings.push("index.lock is there and stays: git runs in the workspace, or was killed".to_owned());
-        }
-        warnings.extend(self.mend_after_power_loss()?);
+        let locked = self.wait_for_git();
+        warnings.extend(locked.map(locked_index));
+        let alone = locked.is_none();
         let head = self.head()?;
         let target = self.target(&head)?;
         let parent_tree = match target.parents.first() {
@@ -171,6 +180,8 @@ impl Held<'_> {
         if moved || wary && self.index_moved()? {
             return Ok(Err(target.reference));
         }
+        // Git that reads the index from here on finds in it what the commit is going to have: what it commits itself takes nothing of that back.
+        let follows = target.placed == Placed::Branch && self.index_leads();
         if let Err(moved) = self.move_ref(&target, commit, checkpoint)? {
             return Ok(Err(moved));
         }
@@ -178,10 +189,13 @@ impl Held<'_> {
         self.commit_made(commit, tree);
         outcome.commit = Some(commit);
         // The checkpoint is made: what fails from here on is said, and takes nothing back.
-        if target.placed == Placed::Branch {
+        if target.placed == Placed::Branch && !follows {
             let why = match self.index_follows() {
-                Ok(Ok(())) => None,
-                Ok(Err(age)) => Some(format!("index.lock has been there for {} s", age.as_secs())),
+                Ok(Ok(())) => {
+                    self.index_lags(commit, tree);
+                    None
+                }
+                Ok(Err(age)) => Some(locked_index(age)),
                 Err(error) => Some(match std::error::Error::source(&error) {
                     Some(source) => format!("{error}: {source}"),
                     None => error.to_string(),
@@ -207,6 +221,37 @@ impl Held<'_> {
         self.compact_now_and_then();
         outcome.took = started.elapsed();
         Ok(Ok(outcome))
+    }
+
+    /// What is to be said of a commit that git made of an index which a checkpoint was ahead of. Asked once.
+    fn overlooked(&mut self) -> Option<String> {
+        let lag = self.lag_behind()?;
+        let head = self.head().ok()?;
+        let (commit, tree) = head.commit.zip(head.tree)?;
+        if commit == lag.commit {
+            return None;
+        }
+        let odb = self.repository().odb().ok()?;
+        let mut lost = Vec::new();
+        let compared = diff_trees(&odb, Some(&lag.tree), Some(&tree), &mut |change| {
+            if lag.paths.get(&change.path) == Some(&change.to) {
+                lost.push(change.path);
+            }
+            match lost.len() < TOLD {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        });
+        if compared.is_err() || lost.is_empty() {
+            return None;
+        }
+        let names = bstr::join(", ", &lost);
+        Some(format!(
+            "commit {} was made while git's index was still behind checkpoint {}, and takes back what that recorded ({}); it is recorded again now",
+            commit.to_hex_with_len(10),
+            lag.commit.to_hex_with_len(10),
+            names.as_bstr()
+        ))
     }
 
     fn compare(&self, before: Option<ObjectId>, outcome: &mut Outcome) -> Result<(), CheckpointError> {
@@ -428,6 +473,14 @@ impl Held<'_> {
             }),
         }
     }
+}
+
+/// That git, or nobody, has the index locked.
+fn locked_index(age: Duration) -> String {
+    let age = age.as_secs();
+    format!(
+        "index.lock has been there for {age} s: git is at work in the workspace, or was killed there; it is left alone (remove it if no git runs)"
+    )
 }
 
 /// A name or an address as a commit may have it.

@@ -205,7 +205,7 @@ pub(super) enum WorkspaceCommand {
         /// Its name: letters, digits, '.', '_' and '-'
         name: String,
         /// Begin empty, with a first commit that says what is to be done; makes the repository if it is not there
-        #[arg(long, value_name = "TEXT", conflicts_with_all = ["from", "at", "fork"])]
+        #[arg(long, value_name = "TEXT", conflicts_with_all = ["from", "at", "fork"], value_parser = clap::builder::NonEmptyStringValueParser::new())]
         task: Option<String>,
         /// Begin on this branch, or with --branch on a new one from there
         #[arg(long, value_name = "BRANCH", conflicts_with_all = ["at", "fork"])]
@@ -223,10 +223,10 @@ pub(super) enum WorkspaceCommand {
         #[arg(long, value_name = "FORMAT")]
         object_format: Option<ObjectFormat>,
     },
-    /// List the workspaces of a repository: name, branch, state, path.
+    /// List the workspaces of a repository: name, branch, state, path. Without one, those of all repositories: REPO/WORKSPACE, branch, state, path.
     List {
-        /// The repository
-        repository: String,
+        /// The repository [default: all of them]
+        repository: Option<String>,
     },
     /// Show one workspace.
     Show {

@@ -1,4 +1,8 @@
-use std::{error::Error, fmt::Write as _};
+use std::{
+    error::Error,
+    fmt::Write as _,
+    io::{self, Write as _},
+};
 
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -8,7 +12,7 @@ use super::{
     repo::{existing, parse},
 };
 use crate::{
-    base::{RepoName, WorkspaceName},
+    base::{Fault, RepoName, WorkspaceName},
     checkpoint::{Checkpoint, resolve},
     depot::Depot,
     server::Config,
@@ -29,6 +33,7 @@ pub(super) fn run(config: &Config, command: WorkspaceCommand, json: bool) -> any
         } => {
             let (repository, name) = (parse(&repository)?, WorkspaceName::parse(&name)?);
             let depot = Depot::new(&config.repos, config.depot_options_for_operator())?;
+            let plain = task.is_none() && from.is_none() && fork.is_none() && at.is_none();
             let start = match (task, from, fork) {
                 (Some(task), ..) => Start::Empty { task },
                 (_, Some(branch), _) => Start::Branch(branch),
@@ -53,32 +58,19 @@ pub(super) fn run(config: &Config, command: WorkspaceCommand, json: bool) -> any
                 Some(ObjectFormat::Sha256) => create.repository.object_format = gix::hash::Kind::Sha256,
             }
             create.options.open = depot.open_options().clone();
-            let workspace = depot.create_workspace(&repository, &name, &create)?;
+            let workspace = match depot.create_workspace(&repository, &name, &create) {
+                Err(error) if plain && error.fault() == Fault::NotFound => {
+                    let hint = "--task TEXT makes the repository and begins with nothing but the task";
+                    return Err(anyhow::Error::new(error).context(hint));
+                }
+                other => other?,
+            };
             if json {
                 return show(&depot, &repository, &name, true);
             }
             super::print(&format!("created {}\n", workspace.root().display()))
         }
-        WorkspaceCommand::List { repository } => {
-            let repository = parse(&repository)?;
-            let entries = existing(config, &repository)?.workspaces(&repository)?;
-            if json {
-                let entries: Vec<_> = entries.iter().map(|entry| value(&repository, entry)).collect();
-                return super::print_json(&json!({ "workspaces": entries }));
-            }
-            let mut text = String::new();
-            for entry in entries {
-                let branch = entry.branch.as_ref().map_or("(no branch)".to_owned(), short);
-                writeln!(
-                    text,
-                    "{}\t{branch}\t{}\t{}",
-                    entry.name,
-                    entry.state.as_str(),
-                    entry.root.display()
-                )?;
-            }
-            super::print(&text)
-        }
+        WorkspaceCommand::List { repository } => list(config, repository.as_deref(), json),
         WorkspaceCommand::Show { repository, name } => {
             let (repository, name) = (parse(&repository)?, WorkspaceName::parse(&name)?);
             show(&existing(config, &repository)?, &repository, &name, json)
@@ -104,6 +96,56 @@ pub(super) fn run(config: &Config, command: WorkspaceCommand, json: bool) -> any
             super::print(&format!("removed {name} of {}\n", repository.canonical()))
         }
     }
+}
+
+/// Says something beside the answer.
+fn warn(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// The workspaces of one repository, or of all.
+fn list(config: &Config, repository: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let mut found = Vec::new();
+    if let Some(repository) = repository {
+        let repository = parse(repository)?;
+        let entries = existing(config, &repository)?.workspaces(&repository)?;
+        found.extend(entries.into_iter().map(|entry| (repository.clone(), entry)));
+    } else if config.repos.is_dir() {
+        let depot = Depot::new(&config.repos, config.depot_options_for_operator())?;
+        let listing = depot.list()?;
+        if listing.truncated {
+            warn("there are more repositories than one listing may look at");
+        }
+        for listed in listing.repositories {
+            match depot.workspaces(&listed.name) {
+                Ok(entries) => found.extend(entries.into_iter().map(|entry| (listed.name.clone(), entry))),
+                // One that is broken keeps nobody from seeing the others.
+                Err(error) => warn(&format!("{}: {error}", listed.name)),
+            }
+        }
+    }
+    if json {
+        let entries: Vec<_> = found
+            .iter()
+            .map(|(repository, entry)| value(repository, entry))
+            .collect();
+        return super::print_json(&json!({ "workspaces": entries }));
+    }
+    let mut text = String::new();
+    for (of, entry) in found {
+        if repository.is_none() {
+            write!(text, "{}/", of.canonical())?;
+        }
+        let branch = entry.branch.as_ref().map_or("(no branch)".to_owned(), short);
+        writeln!(
+            text,
+            "{}\t{branch}\t{}\t{}",
+            entry.name,
+            entry.state.as_str(),
+            entry.root.display()
+        )?;
+    }
+    super::print(&text)
 }
 
 /// A last checkpoint. What it has to leave out would be lost after all.

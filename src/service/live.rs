@@ -1,4 +1,4 @@
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use bstr::{BStr, BString};
 use gix::hash::{ObjectId, oid};
@@ -69,6 +69,8 @@ pub struct LiveOutcome {
     pub updated: usize,
     /// Which were not, and why.
     pub left: Vec<(BString, &'static str)>,
+    /// Another program has the index locked, and for how long: it does not say so yet.
+    pub index_locked: Option<Duration>,
 }
 
 /// Why a working tree does not take a push.

@@ -294,6 +294,40 @@ type NamePath = Result<Path<String>, PathRejection>;
 pub(super) type Answer = Result<Response, ApiError>;
 
 impl Api {
+    /// The repositories that somebody may look at, in the order of their names.
+    ///
+    /// # Errors
+    /// Where there is none for anybody who is not known, and those of the file system.
+    pub(in crate::web) fn readable<'a>(
+        &'a self,
+        who: &'a Caller,
+        after: Option<&'a str>,
+    ) -> Result<impl Iterator<Item = RepoName> + 'a, ApiError> {
+        let readable = move |repo: &RepoName| {
+            let ask = Ask {
+                repo,
+                route: Route::Inspect,
+                presence: Presence::Present,
+                local: who.local,
+            };
+            self.decide(who, &ask)
+        };
+        // Nobody who could read nothing at all makes us walk the disk.
+        if who.principal == Ok(Principal::Anonymous) {
+            readable(&RepoName::parse("any").expect("the word is a name"))?;
+        }
+        let listing = self.depot.list()?;
+        if listing.truncated {
+            tracing::warn!("there are more repositories than one listing may look at");
+        }
+        Ok(listing
+            .repositories
+            .into_iter()
+            .map(|listed| listed.name)
+            .filter(move |name| after.is_none_or(|after| name.as_str() > after))
+            .filter(move |name| readable(name).is_ok()))
+    }
+
     /// Asks the authoriser, on a worker thread: whether the repository is there is asked of the disk.
     pub(super) fn authorise(
         &self,
@@ -402,29 +436,8 @@ async fn list(
     let limit = page.limit.unwrap_or(PAGE).clamp(1, PAGE);
     let list = api
         .work(move |api| {
-            let readable = |repo: &RepoName| {
-                let ask = Ask {
-                    repo,
-                    route: Route::Inspect,
-                    presence: Presence::Present,
-                    local: who.local,
-                };
-                api.decide(&who, &ask)
-            };
-            // Nobody who could read nothing at all makes us walk the disk.
-            if who.principal == Ok(Principal::Anonymous) {
-                readable(&RepoName::parse("any").expect("the word is a name"))?;
-            }
-            let listing = api.depot.list()?;
-            if listing.truncated {
-                tracing::warn!("there are more repositories than one listing may look at");
-            }
-            let mut names = listing
-                .repositories
-                .into_iter()
-                .map(|listed| listed.name)
-                .filter(|name| page.after.as_deref().is_none_or(|after| name.as_str() > after))
-                .filter(|name| readable(name).is_ok())
+            let mut names = api
+                .readable(&who, page.after.as_deref())?
                 .map(|name| ListItem { name: name.to_string() });
             let repositories: Vec<_> = names.by_ref().take(limit).collect();
             let more = names.next().is_some();
@@ -545,6 +558,7 @@ pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
     let mut response = error.into_response();
     let allow = match uri.path() {
         "/api/v1/repos" => "GET, HEAD, POST",
+        "/api/v1/workspaces" => "GET, HEAD",
         path if path.starts_with("/api/v1/workspaces/") => methods_of(path),
         _ => "GET, HEAD, PATCH, DELETE",
     };

@@ -137,6 +137,7 @@ impl TakenWorktree for Taken<'_> {
         Ok(LiveOutcome {
             updated: landed.updated.len(),
             left: landed.left,
+            index_locked: landed.index_locked,
         })
     }
 

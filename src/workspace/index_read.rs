@@ -228,11 +228,19 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// Passes over an entry whose path is whole. What is wrong with it is found by who reads it.
+    /// Passes over an entry. What is wrong with it is found by who reads it.
     fn hop(&mut self) -> Result<(), Unread> {
         let head = WORDS + self.id + 2;
         let flags = self.bytes.get(self.at + head - 2..self.at + head).unwrap_or_default();
         let flags = flags.try_into().map_or(0, u16::from_be_bytes);
+        if self.version == 4 {
+            self.take(head + if flags & 0x4000 == 0 { 0 } else { 2 })?;
+            let kept = self.path.len().saturating_sub(self.varint()?);
+            let rest = self.text()?;
+            self.path.truncate(kept);
+            self.path.extend_from_slice(rest);
+            return Ok(());
+        }
         if flags & 0xfff == 0xfff {
             self.path.clear();
             return self.next().map(|_| ());
@@ -256,17 +264,16 @@ impl<'a> Cursor<'a> {
 
     /// The number of entries before the middle, and the place; `None` where there is none between two paths.
     fn middle(mut self, count: u32) -> Result<Option<(u32, Self)>, Unread> {
-        // Where paths are whole, most need not be looked at.
-        let mut first = count / 2;
-        if self.version == 4 {
-            first = 0;
-        }
-        for _ in 0..first {
+        let half = count / 2;
+        for _ in 0..half {
             self.hop()?;
         }
-        self.path.clear();
-        for n in first..count {
-            let before = (n > count / 2).then(|| self.clone());
+        if self.version != 4 {
+            // Nobody has looked at it.
+            self.path.clear();
+        }
+        for n in half..count {
+            let before = (n > half).then(|| self.clone());
             let entry = self.next()?;
             if let Some(before) = before
                 && !entry.same
@@ -309,6 +316,7 @@ impl Part {
     fn read(mut cursor: Cursor<'_>, count: u32, written: u32) -> Result<(Self, usize), Unread> {
         let mut part = Part::default();
         let mut open: Vec<Open> = vec![(0, Vec::new())];
+        let mut spare = Vec::new();
         // Of the directories that are open.
         let mut path: Vec<u8> = Vec::new();
         for n in 0..count {
@@ -323,7 +331,7 @@ impl Part {
             while let Some((end, _)) = open.last()
                 && *end > entry.common
             {
-                close(&mut open, &path)?;
+                close(&mut open, &path, &mut spare)?;
             }
             let mut end = open.last().map_or(0, |(end, _)| *end);
             path.truncate(end);
@@ -331,7 +339,7 @@ impl Part {
                 is_name(&cursor.path[end..end + slash])?;
                 path.extend_from_slice(&cursor.path[end..=end + slash]);
                 end += slash + 1;
-                open.push((end, Vec::new()));
+                open.push((end, spare.pop().unwrap_or_default()));
                 if open.len() > DEPTH + 1 {
                     return Err(Unread::Unsupported("has too many directories in one another"));
                 }
@@ -353,7 +361,7 @@ impl Part {
             part.files += 1;
         }
         while open.len() > 1 {
-            close(&mut open, &path)?;
+            close(&mut open, &path, &mut spare)?;
         }
         if let Some((_, nodes)) = open.pop() {
             part.root = dir(nodes)?;
@@ -389,10 +397,14 @@ fn merge(left: &mut Dir, right: Dir) -> Result<(), Unread> {
 }
 
 /// Nothing more comes to the last of the directories that are open.
-fn close(open: &mut Vec<Open>, path: &[u8]) -> Result<(), Unread> {
-    if let (Some((end, nodes)), Some((start, above))) = (open.pop(), open.last_mut()) {
+fn close(open: &mut Vec<Open>, path: &[u8], spare: &mut Vec<Vec<(Name, Node)>>) -> Result<(), Unread> {
+    if let (Some((end, mut nodes)), Some((start, above))) = (open.pop(), open.last_mut()) {
         let name = path.get(*start..end.saturating_sub(1)).unwrap_or_default();
-        above.push((Name::from(name), Node::Dir(Box::new(dir(nodes)?))));
+        // As much room as they need, and the room in which they were gathered for the next.
+        #[allow(clippy::drain_collect, reason = "the room is used again")]
+        let exact = nodes.drain(..).collect();
+        above.push((Name::from(name), Node::Dir(Box::new(dir(exact)?))));
+        spare.push(nodes);
     }
     Ok(())
 }

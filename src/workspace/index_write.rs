@@ -5,7 +5,10 @@ use std::{
     sync::mpsc,
 };
 
-use gix::{hash::Kind as HashKind, objs::tree::EntryKind};
+use gix::{
+    hash::{Kind as HashKind, oid},
+    objs::tree::EntryKind,
+};
 
 use super::tracked::{Dir, Node, Tracked, TrackedFile};
 use crate::pack::Checksum;
@@ -80,11 +83,20 @@ struct Encoder<'a> {
     path: Vec<u8>,
     /// Of the last entry.
     last: Vec<u8>,
-    /// Of every directory, in the order of the extension TREE: how many files are below, and whether all of them are in its tree.
-    counts: Vec<(u32, bool)>,
+    /// Every directory, in the order of the extension TREE.
+    trees: Vec<Subtree<'a>>,
 }
 
-fn encode(tracked: &Tracked, form: &IndexForm, take: Take<'_>) -> io::Result<()> {
+/// What the extension TREE says of a directory.
+struct Subtree<'a> {
+    name: &'a [u8],
+    /// Its tree, if that is known.
+    id: Option<&'a oid>,
+    files: u32,
+    dirs: u32,
+}
+
+fn encode<'a>(tracked: &'a Tracked, form: &IndexForm, take: Take<'a>) -> io::Result<()> {
     let version = match tracked.version().unwrap_or(form.version) {
         4 => 4,
         // Where there may be some and are none it does no harm.
@@ -99,14 +111,13 @@ fn encode(tracked: &Tracked, form: &IndexForm, take: Take<'_>) -> io::Result<()>
         version,
         path: Vec::new(),
         last: Vec::new(),
-        counts: Vec::new(),
+        trees: Vec::new(),
     };
     encoder.out.extend_from_slice(b"DIRC");
     encoder.out.extend_from_slice(&version.to_be_bytes());
     encoder.out.extend_from_slice(&count.to_be_bytes());
-    encoder.dir(&tracked.root)?;
-    let mut tree = Vec::new();
-    encode_tree(b"", &tracked.root, &mut encoder.counts.iter(), &mut tree);
+    encoder.dir(b"", &tracked.root)?;
+    let mut tree = encode_trees(&encoder.trees);
     if let Ok(len) = u32::try_from(tree.len()) {
         encoder.out.extend_from_slice(b"TREE");
         encoder.out.extend_from_slice(&len.to_be_bytes());
@@ -121,7 +132,7 @@ fn encode(tracked: &Tracked, form: &IndexForm, take: Take<'_>) -> io::Result<()>
     (encoder.take)(end).map(|_| ())
 }
 
-impl Encoder<'_> {
+impl<'a> Encoder<'a> {
     fn flush(&mut self) -> io::Result<()> {
         if let Some(checksum) = &mut self.checksum {
             checksum.update(&self.out);
@@ -131,11 +142,17 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    /// Writes the entries of a directory, and notes how many they are.
-    fn dir(&mut self, dir: &Dir) -> io::Result<(u32, bool)> {
-        let slot = self.counts.len();
-        self.counts.push((0, true));
-        let (mut files, mut whole) = (0, true);
+    /// Writes the entries of a directory, and notes how many they are. Says that, and whether all of them are in its tree.
+    fn dir(&mut self, name: &'a [u8], dir: &'a Dir) -> io::Result<(u32, bool)> {
+        let slot = self.trees.len();
+        let (files, dirs) = (0, 0);
+        self.trees.push(Subtree {
+            name,
+            id: dir.tree.as_deref(),
+            files,
+            dirs,
+        });
+        let (mut files, mut dirs, mut whole) = (0, 0, true);
         let len = self.path.len();
         for at in dir.in_tree_order() {
             let (name, node) = dir.node(at);
@@ -151,14 +168,17 @@ impl Encoder<'_> {
                 Node::Dir(below) => {
                     self.path.extend_from_slice(name);
                     self.path.push(b'/');
-                    let (more, all) = self.dir(below)?;
+                    let (more, all) = self.dir(name, below)?;
                     files += more;
+                    dirs += 1;
                     whole &= all;
                     self.path.truncate(len);
                 }
             }
         }
-        self.counts[slot] = (files, whole);
+        let noted = &mut self.trees[slot];
+        (noted.files, noted.dirs) = (files, dirs);
+        noted.id = noted.id.filter(|_| whole);
         Ok((files, whole))
     }
 
@@ -251,26 +271,19 @@ fn same(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// The extension TREE, depth first: a name, how many files are below and how many directories, and the id where it is known.
-fn encode_tree<'a>(name: &[u8], dir: &Dir, counts: &mut impl Iterator<Item = &'a (u32, bool)>, out: &mut Vec<u8>) {
-    let below = dir
-        .nodes()
-        .iter()
-        .filter(|(_, node)| matches!(node, Node::Dir(_)))
-        .count();
-    let (files, whole) = counts.next().copied().unwrap_or_default();
-    let tree = dir.tree.as_ref().filter(|_| whole);
-    out.extend_from_slice(name);
-    out.push(0);
-    let _ = match tree {
-        Some(_) => writeln!(out, "{files} {below}"),
-        None => writeln!(out, "-1 {below}"),
-    };
-    if let Some(id) = tree {
-        out.extend_from_slice(id.as_slice());
-    }
-    for at in dir.in_tree_order() {
-        if let (name, Node::Dir(dir)) = dir.node(at) {
-            encode_tree(name, dir, counts, out);
+fn encode_trees(trees: &[Subtree<'_>]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(trees.len() * 48);
+    for Subtree { name, id, files, dirs } in trees {
+        out.extend_from_slice(name);
+        out.push(0);
+        // Writing to memory does not fail.
+        let _ = match id {
+            Some(_) => writeln!(out, "{files} {dirs}"),
+            None => writeln!(out, "-1 {dirs}"),
+        };
+        if let Some(id) = id {
+            out.extend_from_slice(id.as_bytes());
         }
     }
+    out
 }

@@ -9,6 +9,7 @@ mod capture;
 mod contents;
 mod error;
 mod filter;
+mod follow;
 mod found;
 mod ignore;
 mod index_file;

@@ -92,6 +92,10 @@ pub struct WorkspaceOptions {
     /// How long the index on disk may be behind a checkpoint in a workspace that is watched. Git in the workspace sees what was recorded as not yet committed
     /// until then.
     pub index_delay: Duration,
+    /// Up to so many files the index on disk is brought up to date before a checkpoint counts, whatever [`index_delay`](Self::index_delay) says, which takes about
+    /// as long as all the rest of it. Where it is not, git that commits in the workspace within that moment takes the checkpoint back: that is told in the outcome
+    /// of the next one, which records it again.
+    pub index_at_once: usize,
     /// How often everything is looked at although a watch says where to look: it does not see what is written through a shared memory mapping.
     pub rescan: Duration,
     /// How long to wait for a git that is at work in the index.
@@ -133,6 +137,7 @@ impl Default for WorkspaceOptions {
             secrets: SecretRules::default(),
             committer: ("Gitstead".to_owned(), "gitstead@gitstead.invalid".to_owned()),
             index_delay: Duration::from_millis(10),
+            index_at_once: 0,
             rescan: Duration::from_secs(600),
             git_wait: Duration::from_secs(2),
             compact: true,

@@ -354,4 +354,27 @@ mod tests {
         fs::remove_dir_all(dir.path()).expect("removed");
         assert_eq!(watch.take(), Changed::Lost);
     }
+
+    #[test]
+    fn what_the_system_could_not_tell_or_took_away_is_lost_and_said_so() {
+        for (events, of_a_dir) in [
+            (ReadFlags::QUEUE_OVERFLOW, false),
+            (ReadFlags::UNMOUNT, true),
+            (ReadFlags::UNMOUNT | ReadFlags::IGNORED, true),
+        ] {
+            let dir = tempfile::tempdir().expect("a directory");
+            fs::create_dir(dir.path().join("mounted")).expect("made");
+            let watch = Watch::over(dir.path()).expect("a watch");
+            watch.enter("".into());
+            let root = locked(&watch.seen.0).watches.clone();
+            watch.enter("mounted".into());
+            assert_eq!(paths(watch.take()), [""; 0]);
+            let of_mounted = locked(&watch.seen.0).watches.difference(&root).copied().next();
+            // As the system says it: an overflow is no watch's.
+            let number = if of_a_dir { of_mounted.expect("watched") } else { -1 };
+            watch.hub.hand_out(number, events, None);
+            assert_eq!(watch.take(), Changed::Lost, "{events:?}");
+            assert_eq!(paths(watch.take()), [""; 0], "said once");
+        }
+    }
 }

@@ -960,3 +960,72 @@ fn an_index_that_git_writes_while_it_is_behind_is_brought_up_to_date_all_the_sam
     assert_eq!(git.ok(&dir, "show --format= --name-status HEAD"), "A\tignored");
     git.fsck(&dir);
 }
+
+#[test]
+fn what_a_loss_of_power_took_is_told_although_the_branch_moved_meanwhile() {
+    let git = Git::new();
+    let dir = git.init("work");
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    fs::write(dir.join("a"), "1").unwrap();
+    let first = take(&workspace, "on the disk").commit.unwrap();
+    workspace.flush().unwrap();
+    let note = dir.join(".git/gitstead-durable");
+    let noted = fs::read_to_string(&note).unwrap();
+    drop(workspace);
+    fs::write(dir.join(".git/refs/heads/main"), "").unwrap();
+    fs::write(&note, format!("another-start {}", noted.split_once(' ').unwrap().1)).unwrap();
+    // The agent commits while everything is looked at for the first time.
+    let (once, agents) = (std::sync::Once::new(), Git::new());
+    let there = dir.clone();
+    let progress = move |_| once.call_once(|| drop(agents.ok(&there, "commit -q --allow-empty -m agent")));
+    let busy = WorkspaceOptions {
+        progress: Some(Arc::new(progress)),
+        ..options()
+    };
+    let workspace = Workspace::open_with(&dir, &busy).unwrap();
+    fs::write(dir.join("a"), "2").unwrap();
+    let outcome = take(&workspace, "afterwards");
+    assert_eq!(git.ok(&dir, "log -1 --format=%s HEAD^"), "agent");
+    let said = outcome.warnings.join("\n");
+    assert!(said.contains(&format!("is back at {first}")), "{said}");
+}
+
+/// The untracked cache of git and ours rest on the same; and git's configuration says how its index is to be written.
+#[test]
+fn an_index_of_version_4_without_a_checksum_is_read_and_written_as_git_does() {
+    let git = Git::new();
+    let dir = git.init("work");
+    git.ok(&dir, "config feature.manyFiles true");
+    for n in 0..30 {
+        let sub = dir.join(format!("d{}/e", n % 3));
+        fs::create_dir_all(&sub).unwrap();
+        fs::write(sub.join(format!("file-{n}")), format!("{n}")).unwrap();
+    }
+    for by_git in [false, true] {
+        if by_git {
+            fs::write(dir.join("git"), "").unwrap();
+            git.ok(&dir, "add -A");
+            git.ok(&dir, "commit -qm git");
+        }
+        fs::write(dir.join("d1/e/file-1"), format!("{by_git}")).unwrap();
+        let workspace = Workspace::open_with(&dir, &options()).unwrap();
+        take(&workspace, "ours");
+        drop(workspace);
+        let index = fs::read(dir.join(".git/index")).unwrap();
+        assert_eq!(
+            (&index[..8], &index[index.len() - 20..]),
+            (&b"DIRC\0\0\0\x04"[..], &[0; 20][..])
+        );
+        assert_eq!(git.ok(&dir, "status --porcelain"), "");
+        assert_eq!(git.ok(&dir, "write-tree"), git.ok(&dir, "rev-parse HEAD^{tree}"));
+        assert_eq!(git.ok(&dir, "fsck --strict"), "");
+    }
+    git.ok(&dir, "config index.version 2");
+    git.ok(&dir, "config index.skipHash false");
+    fs::remove_file(dir.join(".git/index")).unwrap();
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    take(&workspace, "anew");
+    drop(workspace);
+    assert_eq!(fs::read(dir.join(".git/index")).unwrap()[7], 2);
+    assert_eq!(git.ok(&dir, "status --porcelain"), "");
+}

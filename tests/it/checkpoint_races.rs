@@ -129,7 +129,14 @@ fn a_trail_stays_a_few_files_while_it_grows() {
         fs::create_dir_all(&sub).unwrap();
         fs::write(sub.join(format!("file-{n}")), format!("{n}\n").repeat(20)).unwrap();
     }
-    let workspace = open(&dir, true);
+    let options = WorkspaceOptions {
+        secrets: SecretRules::none(),
+        // git looks at the objects in between, and takes what moves meanwhile for lost.
+        compact: false,
+        ..WorkspaceOptions::default()
+    };
+    let workspace = Arc::new(Workspace::open_with(&dir, &options).unwrap());
+    workspace.watch().unwrap();
     take(&workspace, "begin");
     let objects = dir.join(".git/objects");
     let mut most = 0;
@@ -290,4 +297,90 @@ fn gits_own_maintenance_may_run_beside_checkpoints() {
     assert_eq!(git.ok(&dir, "rev-list --count HEAD"), count.to_string());
     assert_eq!(git.ok(&dir, "show HEAD:a"), (count - 1).to_string());
     git.fsck(&dir);
+}
+
+/// A watched workspace whose index follows by itself only if it does so at once.
+fn late(dir: &Path, index_at_once: usize) -> Arc<Workspace> {
+    let options = WorkspaceOptions {
+        secrets: SecretRules::none(),
+        index_delay: Duration::from_secs(3_600),
+        index_at_once,
+        ..WorkspaceOptions::default()
+    };
+    let workspace = Arc::new(Workspace::open_with(dir, &options).unwrap());
+    workspace.watch().unwrap();
+    take(&workspace, "begin");
+    workspace
+}
+
+#[test]
+fn what_git_commits_just_after_a_checkpoint_takes_nothing_of_it_back() {
+    let git = Git::new();
+    let dir = git.init("work");
+    git.commit(&dir, "recorded", "old", "seed");
+    let workspace = late(&dir, 2_000);
+    fs::write(dir.join("recorded"), "new\n").unwrap();
+    fs::write(dir.join("came"), "new\n").unwrap();
+    take(&workspace, "one");
+    fs::write(dir.join("agent"), "agent\n").unwrap();
+    git.ok(&dir, "add agent");
+    git.ok(&dir, "commit -qm agent");
+    assert_eq!(git.ok(&dir, "show HEAD:recorded"), "new");
+    assert_eq!(git.ok(&dir, "diff --name-status HEAD^ HEAD"), "A\tagent");
+    assert_eq!(git.ok(&dir, "status --porcelain"), "");
+}
+
+#[test]
+fn a_commit_of_an_index_that_was_behind_is_named_and_what_it_took_back_is_recorded_again() {
+    let git = Git::new();
+    let dir = git.init("work");
+    git.commit(&dir, "recorded", "old", "seed");
+    let workspace = late(&dir, 0);
+    fs::write(dir.join("recorded"), "new\n").unwrap();
+    fs::write(dir.join("came"), "new\n").unwrap();
+    assert_eq!(take(&workspace, "one").warnings, [""; 0]);
+    fs::write(dir.join("agent"), "agent\n").unwrap();
+    git.ok(&dir, "add agent");
+    git.ok(&dir, "commit -qm agent");
+    // What it is about: git has taken the old index for the present.
+    assert_eq!(git.ok(&dir, "show HEAD:recorded"), "old");
+    let commit = git.ok(&dir, "rev-parse HEAD");
+    let next = take(&workspace, "two");
+    let [warning] = &next.warnings[..] else {
+        panic!("{:?}", next.warnings)
+    };
+    assert!(
+        warning.contains(&commit[..10]) && warning.contains("(came, recorded)"),
+        "{warning}"
+    );
+    assert_eq!(git.ok(&dir, "show HEAD:recorded"), "new");
+    assert_eq!(git.ok(&dir, "show HEAD:came"), "new");
+    assert_eq!(git.ok(&dir, "show HEAD:agent"), "agent");
+    // Once is enough, and what the agent takes back on purpose is its own affair.
+    workspace.look_at_everything().unwrap();
+    assert_eq!(take(&workspace, "three").warnings, [""; 0]);
+    drop(workspace);
+    assert_eq!(git.ok(&dir, "status --porcelain"), "");
+}
+
+#[test]
+fn nobody_waits_for_an_index_lock_that_is_old() {
+    let git = Git::new();
+    let dir = git.init("work");
+    git.commit(&dir, "a", "a", "seed");
+    let lock = dir.join(".git/index.lock");
+    let old = std::time::SystemTime::now() - Duration::from_secs(90);
+    fs::File::create(&lock).unwrap().set_modified(old).unwrap();
+    let options = WorkspaceOptions {
+        git_wait: Duration::from_secs(60),
+        ..WorkspaceOptions::default()
+    };
+    let workspace = Workspace::open_with(&dir, &options).unwrap();
+    fs::write(dir.join("b"), "b").unwrap();
+    let outcome = take(&workspace, "all the same");
+    assert!(outcome.took < Duration::from_secs(30), "{:?}", outcome.took);
+    assert!(outcome.commit.is_some());
+    let said = outcome.warnings.join("\n");
+    assert!(said.contains("index.lock has been there for 9"), "{said}");
+    assert!(lock.exists(), "it is nobody's but git's");
 }

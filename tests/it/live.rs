@@ -548,3 +548,33 @@ fn a_server_killed_in_the_middle_leaves_files_that_follow_the_branch() {
     // On a slow machine none may get that far; the unit tests of transitions stop at every step.
     eprintln!("{moved} moved, {kept} kept");
 }
+
+#[test]
+fn an_index_lock_that_somebody_left_costs_no_wait_and_is_named() {
+    let live = live();
+    let lock = live.bare.join("worktrees/main/index.lock");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3_600);
+    fs::File::create(&lock).unwrap().set_modified(old).unwrap();
+    live.git.ok(&live.clone, "revert --no-edit HEAD");
+    let began = std::time::Instant::now();
+    let said = live.pushed("origin main");
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        said.contains("workspace main: index.lock has been there for 36"),
+        "{said}"
+    );
+    assert_eq!(read(&live.work, "report.md"), "# Report\n");
+    assert_eq!(live.head(), live.git.ok(&live.clone, "rev-parse HEAD"));
+    // Once it is gone, the next checkpoint brings everything in order, and has nothing to record.
+    fs::remove_file(&lock).unwrap();
+    let main = WorkspaceName::parse("main").unwrap();
+    let workspace = live.depot.workspace(&repo(), &main).unwrap();
+    let outcome = workspace.checkpoint(Checkpoint::after("Read", "nothing")).unwrap();
+    assert_eq!(outcome.changed, 0);
+    drop(workspace);
+    assert_eq!(live.git.ok(&live.work, "status --porcelain --ignored=no"), "");
+}

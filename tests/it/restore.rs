@@ -508,3 +508,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_workspace_on_another_file_system_than_its_repository_is_changed_as_safely() {
+    use std::os::unix::fs::MetadataExt as _;
+    let git = Git::new();
+    let dir = git.init("work");
+    git.commit(&dir, "a", "one", "seed");
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let root = elsewhere.path().join("tree");
+    git.ok(&dir, &format!("worktree add -q -b other {}", root.display()));
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    assert_ne!(device(&root), device(&dir.join(".git")), "it is no test without");
+    let workspace = Workspace::open_with(&root, &options()).unwrap();
+    write(&root, "d/b", "two");
+    let first = take(&workspace, "first");
+    write(&root, "d/b", "three");
+    write(&root, "c", "new");
+    fs::remove_file(root.join("a")).unwrap();
+    take(&workspace, "second");
+    write(&root, "unsaved", "kept");
+    let restored = workspace.restore(&first, &RestoreOptions::default()).unwrap();
+    assert!(restored.left.is_empty(), "{:?}", restored.left);
+    let there = ["a", "d/b", "c", "unsaved"].map(|path| read(&root, path));
+    assert_eq!(there, [Some("one".to_owned()), Some("two".to_owned()), None, None]);
+    assert_eq!(git.ok(&root, "status --porcelain"), "");
+    assert_eq!(git.ok(&root, "show HEAD^:unsaved"), "kept");
+    let names: Vec<_> = fs::read_dir(&root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(!names.iter().any(|name| name.contains("gitstead")), "{names:?}");
+}

@@ -641,3 +641,57 @@ fn commands_alone_keep_a_long_trail_a_few_files_unless_the_repository_says_no() 
         git.fsck(&dir);
     }
 }
+
+#[test]
+fn what_a_log_does_not_show_is_counted() {
+    let git = Git::new();
+    let ws = workspace(&git);
+    git.commit(&ws, "a", "a", "by hand");
+    record(&ws, "Write", "one");
+    git.commit(&ws, "b", "b", "by hand");
+    let said = run(&ws, &["log"], &[], b"");
+    assert_eq!(said.out.lines().count(), 1, "{}", said.out);
+    assert!(
+        said.err
+            .contains("2 commits that are no checkpoints are not shown; --all"),
+        "{}",
+        said.err
+    );
+    let said = run(&ws, &["log", "--all"], &[], b"");
+    assert_eq!((said.out.lines().count(), said.err.as_str()), (3, ""));
+}
+
+#[test]
+fn numbers_and_messages_that_mean_nothing_are_refused() {
+    let git = Git::new();
+    let ws = workspace(&git);
+    record(&ws, "Write", "one");
+    for args in [&["log", "-n", "0"][..], &["squash", "-m", " ", "--to", "clean"]] {
+        let said = run(&ws, args, &[], b"");
+        assert_eq!(said.code, Some(2), "{args:?}: {}", said.err);
+    }
+    let data = ws.join("data");
+    let data = data.to_str().expect("text");
+    let said = run(&ws, &["workspace", "create", "none", "main", "--data", data], &[], b"");
+    assert!(said.code == Some(1) && said.err.contains("--task TEXT"), "{}", said.err);
+}
+
+#[test]
+fn all_workspaces_are_listed_where_no_repository_is_named() {
+    let git = Git::new();
+    let dir = git.dir();
+    for (repository, name) in [("team/app", "main"), ("team/app", "beside"), ("other", "main")] {
+        let args = ["workspace", "create", repository, name, "--data", "data"];
+        let task: &[&str] = if name == "main" { &["--task", "work"] } else { &[] };
+        ok(dir, &[&args[..], task].concat());
+    }
+    let listed = ok(dir, &["workspace", "list", "--data", "data"]);
+    let names: Vec<_> = listed.lines().filter_map(|line| line.split('\t').next()).collect();
+    assert_eq!(names, ["other/main", "team/app/beside", "team/app/main"]);
+    assert_eq!(
+        ok(dir, &["workspace", "list", "other", "--data", "data"])
+            .lines()
+            .count(),
+        1
+    );
+}

@@ -53,11 +53,16 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own, to a path below `/api/v1/workspaces/`.
+/// One request on a connection of its own, to a path below `/api/v1/workspaces/`; to that itself if the path is empty or only a query.
 fn ask_as(server: &Server, token: Option<&str>, method: &str, path: &str, body: Option<&Value>) -> Answer {
     let mut stream = TcpStream::connect(server.address()).expect("the server listens");
+    let slash = if path.is_empty() || path.starts_with('?') {
+        ""
+    } else {
+        "/"
+    };
     let mut text = format!(
-        "{method} /api/v1/workspaces/{path} HTTP/1.1\r\nConnection: close\r\nHost: {}\r\n",
+        "{method} /api/v1/workspaces{slash}{path} HTTP/1.1\r\nConnection: close\r\nHost: {}\r\n",
         server.address()
     );
     if let Some(token) = token {
@@ -572,4 +577,50 @@ fn readers_read_and_only_writers_change() {
     assert!(server.data().join("work/team/app/main").exists());
     as_writer("POST", "team%2Fapp/main/checkpoints", Some(&checkpoint)).is(201);
     as_writer("DELETE", "team%2Fapp/main", None).is(204);
+}
+
+#[test]
+fn the_workspaces_of_all_repositories_are_listed() {
+    let (server, _) = begin();
+    for (repository, name) in [("alone", "main"), ("team%2Fapp", "beside")] {
+        let task = (repository == "alone").then_some("work");
+        post(&server, repository, json!({ "name": name, "task": task })).is(201);
+    }
+    let names = |list: &Value| -> Vec<String> {
+        let list = list["workspaces"].as_array().unwrap();
+        list.iter()
+            .map(|one| {
+                format!(
+                    "{}/{}",
+                    one["repository"].as_str().unwrap(),
+                    one["name"].as_str().unwrap()
+                )
+            })
+            .collect()
+    };
+    let all = get(&server, "").is(200).json();
+    assert_eq!(names(&all), ["alone/main", "team/app/beside", "team/app/main"]);
+    assert_eq!(
+        (&all["next"], &all["workspaces"][0]["state"]),
+        (&Value::Null, &json!("ready"))
+    );
+    assert_eq!(
+        names(&get(&server, "?after=alone").is(200).json()),
+        ["team/app/beside", "team/app/main"]
+    );
+    let wrong = ask_as(&server, None, "DELETE", "", None).is(405);
+    assert_eq!(wrong.header("allow"), Some("GET, HEAD"));
+}
+
+#[test]
+fn a_restore_names_the_commit_and_not_the_word_for_it() {
+    let (server, root) = begin();
+    fs::write(root.join("a"), "one\n").unwrap();
+    let one = record(&server, "Write", "one");
+    fs::write(root.join("a"), "two\n").unwrap();
+    record(&server, "Write", "two");
+    let body = json!({ "checkpoint": "HEAD~1", "agent": "boss" });
+    post(&server, &format!("{MAIN}/restore"), body).is(200);
+    let said = Git::new().ok(&root, "log -1 --format=%s");
+    assert_eq!(said, format!("[Restore] Restored {}", &one[..10]));
 }

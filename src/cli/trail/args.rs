@@ -227,7 +227,7 @@ pub(in crate::cli) struct Log {
     #[arg(long, conflicts_with = "revision")]
     pub shadow: bool,
     /// At most so many, up to 1000
-    #[arg(short = 'n', value_name = "N", default_value_t = 50)]
+    #[arg(short = 'n', value_name = "N", default_value_t = 50, value_parser = at_least_one)]
     pub number: usize,
     /// Go on where an earlier page of the same log ended
     #[arg(long, value_name = "CURSOR")]
@@ -341,7 +341,7 @@ pub(in crate::cli) struct Squash {
     #[arg(long)]
     pub append: bool,
     /// The message [default: the subjects of what changed files]
-    #[arg(long, short, value_name = "TEXT")]
+    #[arg(long, short, value_name = "TEXT", value_parser = some_text)]
     pub message: Option<String>,
     /// Author and committer
     #[arg(long, value_name = "NAME <EMAIL>", value_parser = person)]
@@ -374,4 +374,19 @@ pub(in crate::cli) struct ClaudeCode {
     /// Who works; also the author of the commits
     #[arg(long, value_name = "NAME", default_value = "claude-code")]
     pub(super) agent: String,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("not a number".to_owned()),
+    }
+}
+
+fn some_text(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("it says nothing".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
 }

@@ -50,11 +50,16 @@ pub(super) fn run(wanted: &args::Log) -> anyhow::Result<()> {
         return note("there is no checkpoint yet");
     };
     crate::cli::print(&told(&page))?;
+    match page.others {
+        0 => {}
+        1 => note("1 commit that is no checkpoint is not shown; --all shows it, too")?,
+        n => note(&format!(
+            "{n} commits that are no checkpoints are not shown; --all shows them, too"
+        ))?,
+    }
     match &page.next {
         Some(next) => note(&format!("there is more: --cursor {next}")),
-        None if page.entries.is_empty() && !wanted.all && after.is_none() => {
-            note("no checkpoint is as you say; --all shows other commits, too")
-        }
+        None if page.entries.is_empty() && !wanted.all && after.is_none() => note("no checkpoint is as you say"),
         None => Ok(()),
     }
 }

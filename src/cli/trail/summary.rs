@@ -32,7 +32,11 @@ pub(super) fn of_tool(name: &str, input: &Value, response: &Value, root: &Path, 
     if let Some((server, tool)) = name.strip_prefix("mcp__").and_then(|rest| rest.split_once("__")) {
         return Summary {
             tool: tool.to_owned(),
-            text: about(text_at("description").or_else(|| text_at("title"))),
+            text: match text_at("description").or_else(|| text_at("title")) {
+                Some(text) => line(text),
+                // What else it was told may be anybody's business: at least what it is, and whose.
+                None => line(&format!("{} ({server})", tool.replace(['_', '-'], " "))),
+            },
             server: Some(server.to_owned()),
         };
     }
@@ -325,7 +329,7 @@ mod tests {
         );
         assert_eq!(
             (found.tool.as_str(), found.text.as_str(), found.server.as_deref()),
-            ("query", "", Some("db"))
+            ("query", "query (db)", Some("db"))
         );
     }
 

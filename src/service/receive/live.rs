@@ -190,6 +190,13 @@ impl Job<'_> {
                         let path = printable(path.as_bstr());
                         text.push_str(&format!("workspace {}: '{path}' was not: {why}\n", one.name));
                     }
+                    if let Some(age) = outcome.index_locked {
+                        text.push_str(&format!(
+                            "workspace {}: index.lock has been there for {} s: git is at work in it, or was killed there; until it is gone, git there takes these files for changed\n",
+                            one.name,
+                            age.as_secs()
+                        ));
+                    }
                 }
                 Err(err) => {
                     log(&err, "the files of a workspace do not follow its branch yet");

@@ -7,6 +7,7 @@ use axum::{
     response::Response,
 };
 use bstr::BString;
+use gix::hash::ObjectId;
 use serde::Deserialize;
 use serde_json::json as value;
 
@@ -38,7 +39,8 @@ struct BackBody {
 }
 
 impl BackBody {
-    fn options(&self, tool: &str, verb: &str) -> Result<RestoreOptions, ApiError> {
+    /// `commit` is what the caller's word for the checkpoint means now: `HEAD~1` is another one tomorrow.
+    fn options(&self, tool: &str, verb: &str, commit: &ObjectId) -> Result<RestoreOptions, ApiError> {
         if self.paths.len() > PATHS {
             return Err(ApiError::bad_request(format!("at most {PATHS} paths at a time")));
         }
@@ -49,7 +51,7 @@ impl BackBody {
         };
         if self.summary.is_some() || self.agent.is_some() || self.session.is_some() {
             let text = self.summary.clone();
-            let text = text.unwrap_or_else(|| format!("{verb} {}", self.checkpoint));
+            let text = text.unwrap_or_else(|| format!("{verb} {}", commit.to_hex_with_len(10)));
             let mut message = Checkpoint::after(tool, text);
             if let Some(agent) = &self.agent {
                 message = message.agent(agent);
@@ -70,12 +72,12 @@ pub(super) async fn restore(
     request: Request,
 ) -> Answer {
     let (which, wanted) = Which::asked::<BackBody>(&api, at, request).await?;
-    let options = wanted.options("Restore", "Restored")?;
     let _turn = which.turn(&api).await?;
     let view = api
         .work(move |api| {
             let workspace = which.changing(api, &who, Variant::default())?;
             let commit = resolve(workspace.repository(), &wanted.checkpoint)?;
+            let options = wanted.options("Restore", "Restored", &commit)?;
             let restored = workspace.restore(&commit, &options)?;
             Ok(RestoredView::of(&restored, options.dry_run))
         })
@@ -93,12 +95,12 @@ pub(super) async fn undo(
     if !wanted.paths.is_empty() {
         return Err(ApiError::bad_request("an undo takes back the whole checkpoint"));
     }
-    let options = wanted.options("Undo", "Undid")?;
     let _turn = which.turn(&api).await?;
     let done = api
         .work(move |api| {
             let workspace = which.changing(api, &who, Variant::default())?;
             let commit = resolve(workspace.repository(), &wanted.checkpoint)?;
+            let options = wanted.options("Undo", "Undid", &commit)?;
             Ok(match workspace.undo(&commit, &options)? {
                 Undone::Done(restored) => Ok(RestoredView::of(&restored, options.dry_run)),
                 Undone::Conflicts(conflicts) => Err(ConflictsView::from(conflicts.as_slice())),

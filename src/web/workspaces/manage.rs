@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
-    extract::{Path, Request, State, rejection::PathRejection},
+    extract::{Path, Query, Request, State, rejection::PathRejection},
     http::StatusCode,
     response::IntoResponse as _,
 };
@@ -38,6 +38,59 @@ pub(super) async fn list(
             Ok(WorkspaceList {
                 workspaces: workspaces.iter().map(WorkspaceView::from).collect(),
             })
+        })
+        .await?;
+    Ok(json(StatusCode::OK, &list))
+}
+
+/// Repositories whose workspaces one answer lists.
+const REPOSITORIES: usize = 200;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AfterRepository {
+    after: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Everywhere {
+    workspaces: Vec<WorkspaceOf>,
+    /// `after` of the next page; null on the last one.
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct WorkspaceOf {
+    repository: String,
+    #[serde(flatten)]
+    workspace: WorkspaceView,
+}
+
+/// The workspaces of every repository that the caller may look at.
+pub(super) async fn list_all(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Caller>,
+    page: Asked<AfterRepository>,
+) -> Answer {
+    let Query(page) = page?;
+    let list = api
+        .work(move |api| {
+            let mut names = api.readable(&who, page.after.as_deref())?;
+            let (mut workspaces, mut last) = (Vec::new(), None);
+            for name in names.by_ref().take(REPOSITORIES) {
+                match api.depot.workspaces(&name) {
+                    Ok(entries) => workspaces.extend(entries.iter().map(|entry| WorkspaceOf {
+                        repository: name.to_string(),
+                        workspace: entry.into(),
+                    })),
+                    Err(error) => {
+                        tracing::warn!(repository = %name, %error, "the workspaces of a repository cannot be listed")
+                    }
+                }
+                last = Some(name.to_string());
+            }
+            let next = last.filter(|_| names.next().is_some());
+            Ok(Everywhere { workspaces, next })
         })
         .await?;
     Ok(json(StatusCode::OK, &list))

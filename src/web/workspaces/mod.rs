@@ -42,6 +42,7 @@ const PAGE: usize = 1_000;
 pub(in crate::web) fn workspace_routes() -> Router<Arc<Api>> {
     let of_one = |rest: &str| format!("/api/v1/workspaces/{{repository}}/{{workspace}}{rest}");
     Router::new()
+        .route("/api/v1/workspaces", get(manage::list_all).fallback(wrong_method))
         .route(
             "/api/v1/workspaces/{repository}",
             get(manage::list).post(manage::create).fallback(wrong_method),

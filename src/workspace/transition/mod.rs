@@ -59,6 +59,8 @@ pub(crate) struct Applied {
     pub(crate) updated: Vec<BString>,
     /// The paths that are not, and why. What is there is the agent's, and the next checkpoint records it.
     pub(crate) left: Vec<(BString, &'static str)>,
+    /// Git has the index locked, and for how long: it does not say so yet.
+    pub(crate) index_locked: Option<Duration>,
 }
 
 /// Files that wait for a ref. If it is dropped, the journal stays, and whoever locks the workspace next asks the ref.
@@ -176,15 +178,20 @@ fn track(held: &mut Held<'_>, place: &Place, plan: &Plan, fates: &[Fate]) -> Res
     let deadline = Instant::now() + INDEX_WAIT;
     loop {
         // The index is that of the branch: what happens beside it is not in it.
-        if held.head()?.branch.as_ref() != Some(&plan.reference) || held.write_index()?.is_ok() {
+        if held.head()?.branch.as_ref() != Some(&plan.reference) {
+            return Ok(applied);
+        }
+        let Err(age) = held.write_index()? else {
+            return Ok(applied);
+        };
+        // Who has had it for longer does not let go of it in a moment.
+        if age >= INDEX_WAIT || Instant::now() >= deadline {
+            // The files say it, too: whoever looks at them next finds the same.
+            tracing::warn!(path = %place.root.display(), "the index is in use by another program and was not brought up to date");
+            applied.index_locked = Some(age);
             return Ok(applied);
         }
         std::thread::park_timeout(Duration::from_millis(5));
-        if Instant::now() >= deadline {
-            // The files say it, too: whoever looks at them next finds the same.
-            tracing::warn!(path = %place.root.display(), "the index is in use by another program and was not brought up to date");
-            return Ok(applied);
-        }
     }
 }
 
