@@ -234,7 +234,11 @@ impl Held<'_> {
         let odb = self.repository().odb().ok()?;
         let mut lost = Vec::new();
         let compared = diff_trees(&odb, Some(&lag.tree), Some(&tree), &mut |change| {
-            if lag.paths.get(&change.path) == Some(&change.to) {
+            let was = match lag.of_nothing {
+                true => Some(&None),
+                false => lag.paths.get(&change.path),
+            };
+            if was == Some(&change.to) {
                 lost.push(change.path);
             }
             match lost.len() < TOLD {

@@ -32,10 +32,12 @@ const UNSURE_BYTES: u64 = 8 << 20;
 pub(crate) struct Lag {
     pub(crate) commit: ObjectId,
     pub(crate) tree: ObjectId,
-    /// What the index says, where that is something else.
+    /// What the index says, where that is something else; of all other paths nothing, if there was no index.
     pub(crate) paths: BTreeMap<BString, Option<(EntryKind, ObjectId)>>,
     /// Whether git has done something meanwhile.
     pub(super) is_suspect: bool,
+    /// Whether there was no index.
+    pub(crate) of_nothing: bool,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,14 @@ impl Held<'_> {
     fn rebase_on_disk(&mut self, path: &std::path::Path) -> Result<(), WorkspaceError> {
         let (mut disk, _, stamp) = self.load_index(path)?;
         let ours = self.state.tracked.take().unwrap_or_default();
+        if self.state.stamp.is_none() {
+            // There was no index: all of ours is more than it said.
+            ours.for_each(&mut |path, file| {
+                if disk.is_free(path) {
+                    disk.set(path, file.clone());
+                }
+            });
+        }
         for (path, was) in std::mem::take(&mut self.state.ahead) {
             let path = path.as_bstr();
             let there = disk
@@ -143,6 +153,10 @@ impl Held<'_> {
                 }
                 Some(_) => {}
             }
+        }
+        if self.state.stamp.is_none() {
+            // Where there is no index, it says the same of every path.
+            return;
         }
         match self.state.ahead.get(path) {
             None if was != is => {
@@ -201,7 +215,8 @@ impl Held<'_> {
     pub(crate) fn index_leads(&mut self) -> bool {
         let options = &self.workspace.options;
         let is_late = self.state.watch.is_some() && !options.index_delay.is_zero();
-        if is_late && (self.state.ahead.is_empty() || self.known().len() > options.index_at_once) {
+        let is_behind = self.state.stamp.is_none() || !self.state.ahead.is_empty();
+        if is_late && (!is_behind || self.known().len() > options.index_at_once) {
             return false;
         }
         match self.write_index() {
@@ -228,6 +243,7 @@ impl Held<'_> {
             tree,
             paths: ahead.map(|(path, what)| (path.clone(), of(what))).collect(),
             is_suspect: false,
+            of_nothing: self.state.stamp.is_none(),
         });
     }
 
@@ -376,6 +392,42 @@ mod tests {
         let ids = ["stays", "changes", "goes", "gits", "new", "brief"]
             .map(|name| tracked.get(name.into()).map(|file| file.id.as_slice()[0]));
         assert_eq!(ids, [Some(1), Some(2), None, Some(7), Some(7), None]);
+    }
+
+    #[test]
+    fn what_is_known_where_there_was_no_index_is_added_to_gits_first() {
+        let (_dir, workspace) = workspace();
+        let file = |n: u8| TrackedFile {
+            id: ObjectId::from_bytes_or_panic(&[n; 20]),
+            stat: FileStat::default(),
+            kind: EntryKind::Blob,
+            flags: 0,
+        };
+        let mut held = workspace.lock().expect("free");
+        held.tracked().expect("no index yet");
+        for name in ["ours", "both", "in/dir"] {
+            held.put(name.into(), Some(file(1)));
+        }
+        assert!(held.state.ahead.is_empty(), "all of it is ahead");
+        let mut theirs = crate::workspace::Tracked::default();
+        for name in ["both", "in"] {
+            theirs.set(name.into(), file(7));
+        }
+        let form = IndexForm {
+            hash: workspace.repository().hash_kind(),
+            version: 2,
+            skip_hash: false,
+        };
+        let lock = IndexLock::acquire(&workspace.index_path())
+            .expect("free")
+            .expect("free");
+        lock.commit(&theirs, &workspace.index_path(), &form, false)
+            .expect("written");
+        held.write_index().expect("written").expect("free");
+        held.forget();
+        let tracked = held.tracked().expect("read");
+        let ids = ["ours", "both", "in"].map(|name| tracked.get(name.into()).map(|file| file.id.as_slice()[0]));
+        assert_eq!(ids, [Some(1), Some(7), Some(7)], "git's word counts where it has one");
     }
 
     #[test]

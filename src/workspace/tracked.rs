@@ -328,6 +328,13 @@ impl Tracked {
         }
     }
 
+    /// Whether nothing is tracked at a path, nor is one of the directories that it would be in a file.
+    pub(super) fn is_free(&self, path: &BStr) -> bool {
+        let above = path.rfind_byte(b'/').unwrap_or(0);
+        let mut ends = path[..above].find_iter(b"/").chain((above > 0).then_some(above));
+        self.node(path).is_none() && !ends.any(|end| self.get(path[..end].as_bstr()).is_some())
+    }
+
     /// The file at a path.
     pub(crate) fn get(&self, path: &BStr) -> Option<&TrackedFile> {
         match self.node(path)? {
