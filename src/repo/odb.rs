@@ -367,6 +367,13 @@ impl Odb {
         Ok(self.search(id, false)?.is_some())
     }
 
+    /// As [`contains_probably`](Self::contains_probably), by what was in the directories when they were last listed: for objects that are written otherwise.
+    pub(crate) fn contains_as_listed(&self, id: &oid) -> Result<bool, OdbError> {
+        let (view, _) = self.newest();
+        let packed = view.set.locate(id, &mut Search::default())?;
+        Ok(packed.is_some() || self.is_loose(id)?)
+    }
+
     /// As [`header`](Self::header), with what [`contains_probably`](Self::contains_probably) says of it.
     pub(crate) fn header_probably(&self, id: &oid) -> Result<Option<(Kind, u64)>, OdbError> {
         match self.search(id, false)? {

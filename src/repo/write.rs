@@ -270,7 +270,7 @@ impl ObjectSink {
     /// Those of the file system; `Collision`.
     pub fn write(&self, kind: Kind, content: &[u8]) -> Result<ObjectId, WriteError> {
         let id = gix::objs::compute_hash(self.hash, kind, content).map_err(|_| WriteError::Collision)?;
-        if !self.inner().known.insert(id) || self.is_there(&id)? {
+        if !self.inner().known.insert(id) || self.is_there(&id, false)? {
             return Ok(id);
         }
         match self.form {
@@ -315,14 +315,18 @@ impl ObjectSink {
     /// # Errors
     /// When the repository cannot tell.
     pub fn has(&self, id: &ObjectId) -> Result<bool, WriteError> {
-        Ok(self.inner().known.contains(id) || self.is_there(id)?)
+        Ok(self.inner().known.contains(id) || self.is_there(id, true)?)
     }
 
     /// What is packed just now may be taken for absent: it is written once more then, which does no harm.
-    fn is_there(&self, id: &ObjectId) -> Result<bool, WriteError> {
+    /// With `is_news` the directories are listed anew for it, once.
+    fn is_there(&self, id: &ObjectId, is_news: bool) -> Result<bool, WriteError> {
         let found = {
             let odb = self.odb.lock().unwrap_or_else(PoisonError::into_inner);
-            odb.contains_probably(id)?
+            match is_news {
+                true => odb.contains_probably(id)?,
+                false => odb.contains_as_listed(id)?,
+            }
         };
         // Nobody needed it until now; what is old and not needed is pruned, unless it is in a pack.
         if found {
@@ -507,6 +511,10 @@ impl ObjectSink {
     }
 
     fn adjust(&self, file: &File, path: &Path) -> Result<(), WriteError> {
+        // Most repositories are shared with nobody.
+        if (self.modes)(0o600, false) == 0o600 && (self.modes)(0o444, false) == 0o444 {
+            return Ok(());
+        }
         let mode = file
             .metadata()
             .map_err(WriteError::io("look at", path))?

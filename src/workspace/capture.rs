@@ -72,9 +72,9 @@ pub enum Looked {
 
 /// What became of a file that was to be read.
 enum Taken {
-    Kept(BString, TrackedFile, Option<SkipReason>),
-    Skipped(BString, SkipReason),
-    Gone(BString),
+    Kept(TrackedFile, Option<SkipReason>),
+    Skipped(SkipReason),
+    Gone,
 }
 
 impl Held<'_> {
@@ -289,7 +289,7 @@ impl Held<'_> {
     /// Reads what was found, and makes the resident index say so.
     fn take_over(&mut self, result: ScanResult, sink: &ObjectSink, policy: Policy<'_>) -> Result<(), CaptureError> {
         let ScanResult {
-            found,
+            mut found,
             removed,
             nested,
             skipped: passed,
@@ -303,19 +303,21 @@ impl Held<'_> {
         let filters = self.filters(attributes)?;
         let root = sys::open(&self.workspace().root, reach::DIRECTORY, Mode::empty())
             .map_err(|err| WorkspaceError::io("open", self.root())(err.into()))?;
-        let taken = self.read_all(&root, found, sink, policy, &filters)?;
+        let taken = self.read_all(&root, &found, sink, policy, &filters)?;
         let mut skipped = Vec::new();
         for path in &removed {
             self.put(path.as_bstr(), None);
         }
-        for one in taken {
+        for (number, one) in taken {
+            let path = found.get_mut(number).map(|found| std::mem::take(&mut found.path));
+            let path = path.unwrap_or_default();
             match one {
-                Taken::Kept(path, file, why) => {
-                    skipped.extend(why.map(|why| (path.clone(), why)));
+                Taken::Kept(file, why) => {
                     self.put(path.as_bstr(), Some(file));
+                    skipped.extend(why.map(|why| (path, why)));
                 }
-                Taken::Skipped(path, why) => skipped.push((path, why)),
-                Taken::Gone(path) => self.put(path.as_bstr(), None),
+                Taken::Skipped(why) => skipped.push((path, why)),
+                Taken::Gone => self.put(path.as_bstr(), None),
             }
         }
         for (path, id) in nested {
@@ -379,11 +381,11 @@ impl Held<'_> {
     fn read_all(
         &mut self,
         root: &impl std::os::fd::AsFd,
-        found: Vec<Found>,
+        found: &[Found],
         sink: &ObjectSink,
         policy: Policy<'_>,
         filters: &Filters,
-    ) -> Result<Vec<Taken>, CaptureError> {
+    ) -> Result<Vec<(usize, Taken)>, CaptureError> {
         let root = root.as_fd();
         let limit = self.workspace().options.file_bytes;
         let threads = self.workspace().options.threads.max(1);
@@ -420,7 +422,7 @@ impl Held<'_> {
                     reader.odb = repository.odb().ok();
                 }
                 match reader.take(one, tracked.get(one.path.as_bstr())) {
-                    Ok(one) => taken.push(one),
+                    Ok(one) => taken.push((number, one)),
                     Err(err) => {
                         next.store(found_end(), Ordering::Relaxed);
                         failure
@@ -481,10 +483,10 @@ impl Reader<'_> {
         if found.is_new
             && let Some(why) = (self.policy)(found, None)
         {
-            return Ok(Taken::Skipped(path.clone(), why));
+            return Ok(Taken::Skipped(why));
         }
         if found.size > self.limit {
-            return Ok(Taken::Skipped(path.clone(), SkipReason::TooLarge));
+            return Ok(Taken::Skipped(SkipReason::TooLarge));
         }
         let mut why = None;
         let mut attempt = 0;
@@ -499,18 +501,18 @@ impl Reader<'_> {
                 }
                 Ok(Some((_, false))) => {}
                 // Another kind of thing by now: a later checkpoint sees it.
-                Ok(None) => return Ok(Taken::Skipped(path.clone(), SkipReason::Changing)),
-                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Taken::Gone(path.clone())),
+                Ok(None) => return Ok(Taken::Skipped(SkipReason::Changing)),
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Taken::Gone),
                 Err(Errno::LOOP) if attempt < ATTEMPTS => {}
-                Err(Errno::FBIG) => return Ok(Taken::Skipped(path.clone(), SkipReason::TooLarge)),
-                Err(_) => return Ok(Taken::Skipped(path.clone(), SkipReason::Unreadable)),
+                Err(Errno::FBIG) => return Ok(Taken::Skipped(SkipReason::TooLarge)),
+                Err(_) => return Ok(Taken::Skipped(SkipReason::Unreadable)),
             }
         };
         if found.is_new
             && found.kind != EntryKind::Link
             && let Some(why) = (self.policy)(found, Some(&self.content))
         {
-            return Ok(Taken::Skipped(path.clone(), why));
+            return Ok(Taken::Skipped(why));
         }
         let odb = &self.odb;
         let mut indexed = |out: &mut Vec<u8>| match (odb, known) {
@@ -540,7 +542,7 @@ impl Reader<'_> {
         }
         let kind = found.kind;
         let file = TrackedFile { id, stat, kind, flags };
-        Ok(Taken::Kept(path.clone(), file, why))
+        Ok(Taken::Kept(file, why))
     }
 
     /// Reads a file into `content`. Says what it looked like then, and whether it was the same before, during and after; `None` when it is not what it was found to be.

@@ -4,7 +4,7 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::SystemTime,
@@ -59,6 +59,8 @@ struct Task<'t> {
     ignores: Ignores,
     /// Whether it is in a directory that is ignored: nothing in it is new.
     excluded: bool,
+    /// The directory that it is in, until it is open, and then itself.
+    fd: Option<Arc<OwnedFd>>,
 }
 
 /// What the threads of a scan share.
@@ -89,6 +91,8 @@ impl Drop for Done<'_, '_> {
 
 /// Directories in directories that are followed. What goes through trees does so by calling itself, on threads with little room.
 pub(super) const DEPTH: usize = 400;
+/// Directories in directories that are kept open for those in them.
+const KEPT_OPEN: usize = 16;
 /// Files that are worth a second thread.
 const WORTH_A_THREAD: usize = 600;
 
@@ -109,6 +113,7 @@ impl Scan<'_> {
                 tracked: Some(self.tracked.root()),
                 ignores,
                 excluded: false,
+                fd: None,
             }),
             Scope::Paths(paths) => {
                 for path in paths {
@@ -201,6 +206,7 @@ impl Scan<'_> {
                 tracked: Some(self.tracked.root()),
                 ignores,
                 excluded,
+                fd: None,
             });
             return;
         }
@@ -253,6 +259,7 @@ impl Scan<'_> {
                     tracked,
                     ignores,
                     excluded,
+                    fd: None,
                 };
                 self.entry(&dir_task, name, kind, there, node, tasks, result);
                 return;
@@ -285,8 +292,15 @@ impl Scan<'_> {
             return;
         }
         (self.enter)(task.path.as_bstr());
-        let fd = match open_beneath(root, task.path.as_bstr(), DIRECTORY) {
-            Ok(fd) => fd,
+        let opened = match &task.fd {
+            Some(above) => {
+                let name = task.path.rfind_byte(b'/').map_or(0, |slash| slash + 1);
+                sys::openat(above, &task.path[name..], DIRECTORY, Mode::empty())
+            }
+            None => open_beneath(root, task.path.as_bstr(), DIRECTORY),
+        };
+        let fd = match opened {
+            Ok(fd) => Arc::new(fd),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 if let Some(tracked) = task.tracked {
                     gone(task.path.as_bstr(), tracked, result);
@@ -298,6 +312,8 @@ impl Scan<'_> {
                 return;
             }
         };
+        // Not kept open at every depth: a process has only so many.
+        task.fd = (task.path.iter().filter(|b| **b == b'/').count() < KEPT_OPEN).then(|| fd.clone());
         let before = match (self.listed, task.tracked) {
             (Some(listed), Some(tracked)) => match sys::fstat(&fd) {
                 Ok(stat) => {
@@ -382,7 +398,13 @@ impl Scan<'_> {
         below: &mut Vec<Task<'t>>,
         result: &mut ScanResult,
     ) {
-        self.rules(fd, &mut task, &|name| tracked.get(name).is_some(), result);
+        // They begin with a dot, and what begins with less is rare.
+        let dots = tracked
+            .nodes()
+            .iter()
+            .take_while(|(name, _)| name.first() <= Some(&b'.'));
+        let has = |wanted: &[u8]| dots.clone().any(|(name, _)| **name == *wanted);
+        self.rules(fd, &mut task, &has, result);
         self.seen.fetch_add(tracked.nodes().len(), Ordering::Relaxed);
         for (name, node) in tracked.nodes() {
             let kind = match node {
@@ -484,6 +506,7 @@ impl Scan<'_> {
                 tracked: Some(dir),
                 ignores: task.ignores.clone(),
                 excluded,
+                fd: task.fd.clone(),
             }),
             (FileType::Directory, Some(Node::File(file))) if file.kind == EntryKind::Commit => {
                 self.submodule(path, file, result);
@@ -500,6 +523,7 @@ impl Scan<'_> {
                     tracked: None,
                     ignores: task.ignores.clone(),
                     excluded,
+                    fd: task.fd.clone(),
                 });
             }
             (FileType::RegularFile | FileType::Symlink, node) => {
