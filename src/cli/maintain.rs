@@ -1,7 +1,7 @@
 use std::{
     io::{self, IsTerminal as _, Write as _},
     sync::atomic::AtomicBool,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -10,12 +10,10 @@ use super::args::Maintain;
 use crate::{
     base::RepoName,
     depot::Depot,
-    repo::{CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, Repository, sweep_stale},
+    repo::{CompactOptions, CompactPhase, CompactProgress, CompactSkip, MaintainOutcome, Occasion, Repository},
     server::Config,
 };
 
-/// Quarantines of others are left for so long: a push of theirs may still need them.
-const FOREIGN_QUARANTINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Between two lines of progress.
 const PACE: Duration = Duration::from_millis(200);
 
@@ -61,46 +59,70 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 
 fn one(depot: &Depot, name: &RepoName, options: &CompactOptions, auto: bool) -> anyhow::Result<()> {
     let repo: &Repository = &*depot.open(name)?;
-    sweep_stale(repo, FOREIGN_QUARANTINE, SystemTime::now())?;
-    if auto && !repo.wants_compaction()? {
+    if auto && !repo.wants_maintenance()? {
         return super::print(&format!("{}: nothing to do\n", name.canonical()));
     }
+    let occasion = if auto { Occasion::Written } else { Occasion::Asked };
     let mut progress = Progress::new(name);
-    let outcome = repo.compact(options, &AtomicBool::new(false), &mut |now| progress.show(now));
-    if repo.wants_commit_graph(&repo.odb()?)? {
-        repo.write_commit_graph(true, options.threads, &AtomicBool::new(false), &mut |now| {
-            progress.show(now)
-        })?;
-    }
+    let outcome = repo.maintain(options, occasion, &AtomicBool::new(false), &mut |now| {
+        progress.show(now)
+    });
     progress.clear();
     super::print(&format!("{}: {}\n", name.canonical(), said(&outcome?)))
 }
 
-fn said(outcome: &CompactOutcome) -> String {
-    let mut text = match (outcome.skipped, &outcome.pack) {
-        (Some(CompactSkip::Compaction), _) => return "somebody else is at it".to_owned(),
-        (Some(CompactSkip::GitGc), _) => return "git gc is at it".to_owned(),
-        (Some(CompactSkip::PreciousObjects), _) => {
+fn said(outcome: &MaintainOutcome) -> String {
+    let MaintainOutcome {
+        compaction,
+        files,
+        graph,
+        ..
+    } = outcome;
+    match compaction.skipped {
+        Some(CompactSkip::Compaction) => return "somebody else is at it".to_owned(),
+        Some(CompactSkip::GitGc) => return "git gc is at it".to_owned(),
+        Some(CompactSkip::PreciousObjects) => {
             return "its objects are precious (extensions.preciousObjects)".to_owned();
         }
-        (None, None) => "nothing to do".to_owned(),
-        (None, Some(_)) => format!(
+        None => {}
+    }
+    let mut parts = Vec::new();
+    if compaction.pack.is_some() {
+        parts.push(format!(
             "{} objects, {} of them deltas, in a pack of {} bytes; {} packs and {} loose objects deleted, {} bytes",
-            outcome.objects,
-            outcome.deltas,
-            outcome.bytes,
-            outcome.packs_deleted,
-            outcome.loose_deleted,
-            outcome.bytes_deleted,
-        ),
-    };
-    if outcome.damaged > 0 {
-        text.push_str(&format!(
-            "; {} damaged packs and objects left as they are",
-            outcome.damaged
+            compaction.objects,
+            compaction.deltas,
+            compaction.bytes,
+            compaction.packs_deleted,
+            compaction.loose_deleted,
+            compaction.bytes_deleted,
         ));
     }
-    text
+    if compaction.damaged > 0 {
+        parts.push(format!(
+            "{} damaged packs and objects left as they are",
+            compaction.damaged
+        ));
+    }
+    if files.packs > 0 {
+        parts.push(format!("an index of {} packs", files.packs));
+    }
+    if files.bitmaps > 0 {
+        parts.push(format!("bitmaps of {} commits", files.bitmaps));
+    }
+    if graph.commits > 0 {
+        parts.push(format!("a graph of {} commits", graph.commits));
+    }
+    if outcome.refs > 0 {
+        parts.push(format!("{} refs packed", outcome.refs));
+    }
+    if outcome.leftovers > 0 {
+        parts.push(format!("{} leftovers deleted", outcome.leftovers));
+    }
+    match parts.is_empty() {
+        true => "nothing to do".to_owned(),
+        false => parts.join("; "),
+    }
 }
 
 /// One line on standard error that is written over and over, if somebody looks.
@@ -137,6 +159,8 @@ impl Progress {
             CompactPhase::Comparing => "comparing",
             CompactPhase::Writing => "writing",
             CompactPhase::CommitGraph => "walking over history",
+            CompactPhase::Refs => "packing refs",
+            CompactPhase::Bitmaps => "finding what commits reach",
             CompactPhase::ChangedPaths => "looking what commits changed",
         };
         let CompactProgress { done, total, .. } = now;

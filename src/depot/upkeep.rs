@@ -8,10 +8,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use crate::repo::{CompactOptions, RepackError, Repository, sweep_stale};
+use crate::repo::{CompactOptions, MaintainOutcome, Occasion, RepackError, Repository};
 
 /// Repositories that wait. Whoever comes when there are more asks again with the next push.
 const MOST_WAITING: usize = 10_000;
@@ -19,11 +19,9 @@ const MOST_WAITING: usize = 10_000;
 const NICE: i32 = 10;
 /// A repository in which it went wrong, or in which something is damaged, is left alone for so long.
 const REST: Duration = Duration::from_secs(30 * 60);
-/// Quarantines of others are left for so long: a push of theirs may still need them.
-const FOREIGN_QUARANTINE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Keeps repositories small in the background, one at a time, on one thread that gives way to all others: whoever has written to a repository says so, and it is
-/// compacted if it wants to be. Dropped, it ends what it is at, which leaves the repository as it was.
+/// Keeps repositories small and quick in the background, one at a time, on one thread that gives way to all others: whoever has written to a repository says so, and it is
+/// maintained if it wants to be. Dropped, it ends what it is at, which leaves the repository as it was.
 #[derive(Debug)]
 pub struct Upkeep {
     shared: Arc<Shared>,
@@ -174,38 +172,44 @@ fn look_after(repository: &Repository, stop: &AtomicBool) -> bool {
         return true;
     }
     let start = Instant::now();
-    let outcome = match repository.wants_compaction() {
+    let outcome = match repository.wants_maintenance() {
         Ok(false) => return true,
-        Ok(true) => {
-            // What a killed process left may keep packs from being taken.
-            if let Err(error) = sweep_stale(repository, FOREIGN_QUARANTINE, SystemTime::now()) {
-                tracing::debug!(repository = %place, %error, "cannot look for leftovers");
-            }
-            repository.compact(&CompactOptions::default(), stop, &mut |_| ())
-        }
-        Err(error) => Err(error.into()),
+        Ok(true) => repository.maintain(&CompactOptions::default(), Occasion::Written, stop, &mut |_| ()),
+        Err(error) => Err(error),
     };
     match outcome {
-        Ok(outcome) if outcome.pack.is_none() => outcome.damaged == 0,
         Ok(outcome) => {
-            tracing::info!(
-                repository = %place,
-                objects = outcome.objects,
-                bytes = outcome.bytes,
-                packs_deleted = outcome.packs_deleted,
-                loose_deleted = outcome.loose_deleted,
-                bytes_deleted = outcome.bytes_deleted,
-                seconds = start.elapsed().as_secs_f32(),
-                "compacted"
-            );
-            outcome.damaged == 0
+            let MaintainOutcome {
+                compaction,
+                files,
+                graph,
+                ..
+            } = &outcome;
+            // What could not be written now cannot be in a minute.
+            let in_vain = compaction.pack.is_none() && files.bitmaps == 0 && files.packs == 0 && graph.commits == 0;
+            if !in_vain {
+                tracing::info!(
+                    repository = %place,
+                    objects = compaction.objects,
+                    bytes = compaction.bytes,
+                    packs_deleted = compaction.packs_deleted,
+                    loose_deleted = compaction.loose_deleted,
+                    bytes_deleted = compaction.bytes_deleted,
+                    bitmaps = files.bitmaps,
+                    commits = graph.commits,
+                    refs = outcome.refs,
+                    seconds = start.elapsed().as_secs_f32(),
+                    "maintained"
+                );
+            }
+            compaction.damaged == 0 && (!in_vain || compaction.skipped.is_some())
         }
         Err(RepackError::Stopped) => true,
         // Deleted or renamed meanwhile: nothing to be told of.
         Err(_) if !repository.objects_dir().is_dir() => true,
         Err(error) => {
             let error: &dyn std::error::Error = &error;
-            tracing::warn!(repository = %place, error, "a repository cannot be compacted");
+            tracing::warn!(repository = %place, error, "a repository cannot be maintained");
             false
         }
     }

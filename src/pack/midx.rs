@@ -16,6 +16,8 @@ pub struct MultiIndex<D> {
     offsets_at: usize,
     large: Option<(usize, usize)>,
     order_at: Option<usize>,
+    /// Where it says which bits each pack has.
+    bits_at: Option<usize>,
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
@@ -98,8 +100,12 @@ impl<D: AsRef<[u8]>> MultiIndex<D> {
         let order_at = chunk(b"RIDX")
             .filter(|(start, end)| (end - start) as u64 == u64::from(len) * 4)
             .map(|(start, _)| start);
+        let bits_at = chunk(b"BTMP")
+            .filter(|(start, end)| (end - start) as u64 == packs.len() as u64 * 8)
+            .map(|(start, _)| start);
         Ok(MultiIndex {
             order_at,
+            bits_at,
             hash,
             packs,
             len,
@@ -160,6 +166,14 @@ impl<D: AsRef<[u8]>> MultiIndex<D> {
     pub fn nth(&self, nth: u32) -> Option<u32> {
         let at = self.order_at.filter(|_| nth < self.len)? + nth as usize * 4;
         Some(be32(self.data.as_ref(), at)).filter(|pos| *pos < self.len)
+    }
+
+    /// The bits of the objects that are taken from a pack (`BTMP`), by the pack's number. `None` when the file does not say, or says what cannot be.
+    pub fn bits_of_pack(&self, pack: u32) -> Option<std::ops::Range<u32>> {
+        let at = self.bits_at.filter(|_| (pack as usize) < self.packs.len())? + pack as usize * 8;
+        let (first, bits) = (be32(self.data.as_ref(), at), be32(self.data.as_ref(), at + 4));
+        let end = first.checked_add(bits).filter(|end| *end <= self.len)?;
+        Some(first..end)
     }
 
     /// The file's own checksum, by which its bitmaps are named.

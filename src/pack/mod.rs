@@ -6,6 +6,7 @@
 //! Format sources: gitformat-pack(5), gitformat-chunk(5), gitformat-commit-graph(5).
 
 mod bitmap;
+mod bitmap_write;
 mod changed_paths;
 mod checksum;
 mod chunk;
@@ -19,10 +20,12 @@ mod ewah;
 mod index;
 mod lookup;
 mod midx;
+mod midx_write;
 mod rev;
 mod zlib;
 
 pub use bitmap::{Bitmap, BitmapEntry};
+pub use bitmap_write::{BitmapContents, ReachBitmap, path_hash, write_bitmap};
 pub use changed_paths::{ChangedPathSet, ChangedPaths, MOST_CHANGED_PATHS};
 pub use checksum::Checksum;
 pub use commit_graph::{CommitGraph, GraphCommit};
@@ -34,5 +37,6 @@ pub use error::FormatError;
 pub use ewah::Ewah;
 pub use index::{Index, IndexEntry, write_index};
 pub use midx::MultiIndex;
+pub use midx_write::{MultiIndexEntry, multi_index_order, write_multi_index};
 pub use rev::{Rev, write_rev};
 pub use zlib::{Deflater, Inflater, Step, StreamInflater, deflate};

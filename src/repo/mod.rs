@@ -52,7 +52,8 @@ pub use refs::{
     RefUpdate, RefValue, RefsError, SharedRepository,
 };
 pub use repack::{
-    CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, GraphOutcome, RepackError,
+    CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, Expiry, GcSettings, GraphOutcome,
+    IndexFilesOutcome, MaintainOutcome, Occasion, RepackError,
 };
 pub use send::{
     CommonGround, DeepenTo, FilterPlan, FilterResolveError, ObjectSet, PackOptions, PackStats, SendError, SendRequest,

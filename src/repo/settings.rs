@@ -10,6 +10,7 @@ use super::{
     config::{BadValue, Config, bad, parse_bool},
     hidden::HideRefs,
     refs::{LogRefUpdates, SharedRepository},
+    repack::GcSettings,
 };
 use crate::base::Filter;
 
@@ -42,6 +43,8 @@ pub struct Settings {
     pub pack: PackSettings,
     /// `extensions.preciousObjects` (false): nothing that holds objects may be deleted, whatever has been copied.
     pub precious_objects: bool,
+    /// `gc.*` and what else maintenance asks.
+    pub gc: GcSettings,
     /// `maintenance.auto` (true), unless `gc.auto` is 0: whether it is compacted when it wants to be.
     pub maintenance_auto: bool,
     config: Config,
@@ -348,6 +351,7 @@ impl Settings {
             use_delta_base_offset: flag("repack.usedeltabaseoffset", true)?,
         };
         let gc_auto: Option<i64> = c.number("gc.auto")?;
+        let gc = GcSettings::new(c)?;
         let maintenance_auto = flag("maintenance.auto", true)? && gc_auto != Some(0);
         Ok(Settings {
             hide_refs_upload,
@@ -362,6 +366,7 @@ impl Settings {
             core,
             pack,
             precious_objects: c.boolean("extensions.preciousobjects")?.unwrap_or(false),
+            gc,
             maintenance_auto,
             config,
         })

@@ -81,7 +81,7 @@ pub struct TreeEntry<'a> {
 
 impl<'a> TreeEntry<'a> {
     /// The order of trees: a directory's name counts as if it ended in a slash. A directory and a file of one name are different entries.
-    fn cmp(&self, other: &TreeEntry<'_>) -> Ordering {
+    pub(crate) fn in_order(&self, other: &TreeEntry<'_>) -> Ordering {
         let (a, b): (&[u8], &[u8]) = (self.name, other.name);
         let common = a.len().min(b.len());
         let end = |entry: &TreeEntry<'_>| match entry.name.get(common) {
@@ -229,7 +229,7 @@ pub fn diff_trees(
                 stack.pop();
                 continue;
             }
-            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some((old, _)), Some((new, _))) => old.in_order(new),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
         };

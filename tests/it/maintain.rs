@@ -7,7 +7,7 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
-use gitstead::repo::{GraphOutcome, OpenOptions, Repository};
+use gitstead::repo::{CompactOptions, GraphOutcome, MaintainOutcome, Occasion, OpenOptions, Repository};
 
 use crate::support::Git;
 
@@ -219,4 +219,250 @@ fn where_a_graph_would_not_be_true_none_is_written() {
     assert!(!graph.exists());
     assert_eq!(write_graph(&dir, true).commits, 10);
     assert!(graph.exists() && !lock.exists());
+}
+
+fn options(full: bool) -> CompactOptions {
+    let mut options = CompactOptions::default();
+    (options.all, options.search_again) = (full, full);
+    options
+}
+
+fn maintain(dir: &Path, full: bool) -> MaintainOutcome {
+    open(dir)
+        .maintain(&options(full), Occasion::Asked, &AtomicBool::new(false), &mut |_| ())
+        .expect("maintained")
+}
+
+fn names_in(dir: &Path, ending: &str) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("listed").flatten();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.retain(|name| name.ends_with(ending));
+    names.sort();
+    names
+}
+
+/// Puts what is loose into a pack of its own.
+fn pack_loose_objects(git: &Git, dir: &Path) {
+    git.ok(dir, "repack -d -q --no-write-bitmap-index");
+}
+
+/// git finds nothing wrong, and the bitmaps say of commits what a walk says.
+fn bitmaps_hold(git: &Git, dir: &Path, commits: &[&str]) {
+    git.fsck(dir);
+    for commit in commits {
+        let out = git.run(dir, ["rev-list", "--test-bitmap", commit]);
+        assert!(
+            out.ok && out.stderr.contains("OK!"),
+            "{commit}: {}{}",
+            out.text(),
+            out.stderr
+        );
+    }
+    for options in ["", "--filter=blob:none", "--filter=object:type=tag"] {
+        let list = |bitmap: &str| {
+            let listed = git.ok(dir, format!("rev-list --objects --all {options} {bitmap}").trim());
+            let mut ids: Vec<String> = listed
+                .lines()
+                .map(|line| line.split(' ').next().unwrap_or("").to_owned())
+                .collect();
+            ids.sort();
+            ids
+        };
+        assert_eq!(list("--use-bitmap-index"), list(""), "{options}");
+    }
+}
+
+#[test]
+fn a_full_maintenance_leaves_a_pack_with_bitmaps_that_git_believes() {
+    for (format, hash_len) in [("sha1", 40), ("sha256", 64)] {
+        let git = Git::new();
+        let dir = bare(&git, "r", format);
+        odd_history(&git, &dir, hash_len);
+        git.ok_args(&dir, ["hash-object", "-w", "config"]);
+        let outcome = maintain(&dir, true);
+        assert_eq!((outcome.files.bitmaps, outcome.graph.commits), (10, 10), "{outcome:?}");
+        let packs = dir.join("objects/pack");
+        assert_eq!(names_in(&packs, ".bitmap").len(), 1);
+        assert_eq!(names_in(&packs, ".rev").len(), 1);
+        bitmaps_hold(&git, &dir, &["main", "side", "fork", "root", "main~2"]);
+        let refs = names_in(&dir.join("refs/heads"), "");
+        assert_eq!(refs, Vec::<String>::new(), "all are packed");
+        assert_eq!(
+            maintain(&dir, false),
+            MaintainOutcome::default(),
+            "nothing is left to do"
+        );
+        git.ok(git.dir(), &format!("clone -q --mirror r again-{format}"));
+    }
+}
+
+#[test]
+fn several_packs_have_one_index_and_bitmaps_that_git_believes() {
+    for format in ["sha1", "sha256"] {
+        let git = Git::new();
+        let dir = bare(&git, "r", format);
+        git.generate(&dir, 120, 40);
+        git.ok(&dir, "repack -adq");
+        let seed = git.ok(&dir, "rev-parse main");
+        for n in 0..12 {
+            let tree = git.ok(&dir, &format!("rev-parse main~{n}^{{tree}}"));
+            let commit = git.ok_args(&dir, ["commit-tree", &tree, "-p", &seed, "-m", &format!("side {n}")]);
+            git.ok(&dir, &format!("update-ref refs/heads/side-{n} {commit}"));
+            git.ok(&dir, &format!("tag -a -m note v{n} {commit}"));
+            if n == 5 {
+                pack_loose_objects(&git, &dir);
+            }
+        }
+        let packs = dir.join("objects/pack");
+        for name in names_in(&packs, ".bitmap") {
+            fs::remove_file(packs.join(name)).expect("removed");
+        }
+        let outcome = maintain(&dir, false);
+        assert!(outcome.files.packs == 2 && outcome.files.bitmaps > 60, "{outcome:?}");
+        git.ok(&dir, "multi-pack-index verify");
+        let bitmaps = names_in(&packs, ".bitmap");
+        assert!(
+            bitmaps.len() == 1 && bitmaps[0].starts_with("multi-pack-index-"),
+            "{bitmaps:?}"
+        );
+        bitmaps_hold(&git, &dir, &["main", "side-3", "side-11", "main~100"]);
+        // git writes the same index, and reads ours as its own.
+        let ours = fs::read(packs.join("multi-pack-index")).expect("there");
+        fs::remove_file(packs.join("multi-pack-index")).expect("removed");
+        let largest = names_in(&packs, ".pack")
+            .into_iter()
+            .max_by_key(|name| fs::metadata(packs.join(name)).expect("there").len());
+        let largest = largest.expect("a pack").replace(".pack", ".idx");
+        git.ok(
+            &dir,
+            &format!("multi-pack-index write --bitmap --preferred-pack={largest}"),
+        );
+        let theirs = fs::read(packs.join("multi-pack-index")).expect("there");
+        assert!(ours == theirs, "{format}: {} and {} bytes", ours.len(), theirs.len());
+        // What comes later is added.
+        git.ok(&dir, "repack -adq");
+        let outcome = maintain(&dir, false);
+        assert_eq!(outcome.files.packs, 0);
+    }
+}
+
+#[test]
+fn an_incomplete_history_gets_no_bitmaps() {
+    let git = Git::new();
+    let dir = git.init_bare("r");
+    git.generate(&dir, 20, 5);
+    git.ok(&dir, "repack -adq --no-write-bitmap-index");
+    let tree = git.ok(&dir, "rev-parse main~1^{tree}");
+    let commit = git.ok_args(&dir, ["commit-tree", &tree, "-p", "main", "-m", "loose"]);
+    git.ok(&dir, &format!("update-ref refs/heads/loose {commit}"));
+    let other = git.ok_args(&dir, ["commit-tree", &tree, "-p", &commit, "-m", "packed"]);
+    git.ok(&dir, &format!("update-ref refs/heads/packed {other}"));
+    let pack = dir.join("objects/pack/pack");
+    let out = git.run_with(&dir, ["pack-objects", "-q", &pack.to_string_lossy()], other.as_bytes());
+    assert!(out.ok);
+    let repo = open(&dir);
+    let written = |repo: &Repository| {
+        repo.write_index_files(&AtomicBool::new(false), &mut |_| ())
+            .expect("no error")
+    };
+    let outcome = written(&repo);
+    assert_eq!(
+        (outcome.packs, outcome.bitmaps),
+        (2, 0),
+        "a parent of what is packed is loose"
+    );
+    git.ok(&dir, "multi-pack-index verify");
+    for (key, value) in [("repack.writeBitmaps", "false"), ("core.multiPackIndex", "false")] {
+        git.ok(&dir, "repack -dq");
+        fs::remove_file(dir.join("objects/pack/multi-pack-index")).ok();
+        git.ok(&dir, &format!("config {key} {value}"));
+        let outcome = written(&open(&dir));
+        assert_eq!(outcome.bitmaps, 0);
+        assert_eq!(outcome.packs > 0, key == "repack.writeBitmaps");
+    }
+}
+
+#[test]
+fn refs_are_packed_as_git_packs_them() {
+    let git = Git::new();
+    let dir = git.init_bare("r");
+    odd_history(&git, &dir, 40);
+    git.ok(&dir, "symbolic-ref refs/heads/alias refs/heads/main");
+    fs::write(dir.join("refs/heads/broken"), "nonsense").expect("written");
+    fs::write(dir.join("refs/heads/gone"), format!("{}\n", "1".repeat(40))).expect("written");
+    git.ok(&dir, "update-ref refs/heads/deep/down/here main");
+    let refs = |dir: &Path| {
+        git.run(
+            dir,
+            [
+                "for-each-ref",
+                "--format=%(refname) %(objectname) %(symref) %(*objectname)",
+            ],
+        )
+        .text()
+    };
+    let (before, copy) = (refs(&dir), git.path("copy"));
+    git.ok_args(git.dir(), ["init", "-q", "--bare", "copy"]);
+    let outcome = maintain(&dir, false);
+    assert_eq!(outcome.refs, 9, "{before} {outcome:?}");
+    assert_eq!(refs(&dir), before);
+    let mut left = names_in(&dir.join("refs/heads"), "");
+    left.retain(|name| name != "deep");
+    assert_eq!(left, ["alias", "broken", "gone"]);
+    assert!(!dir.join("refs/heads/deep/down").exists());
+    let ours = fs::read_to_string(dir.join("packed-refs")).expect("there");
+    git.ok(&copy, "fetch -q ../r refs/heads/main:refs/heads/main refs/heads/side:refs/heads/side refs/heads/other:refs/heads/other refs/heads/root:refs/heads/root refs/heads/fork:refs/heads/fork refs/heads/deep/down/here:refs/heads/deep/down/here refs/tags/*:refs/tags/*");
+    git.ok(&copy, "pack-refs --all");
+    let theirs = fs::read_to_string(copy.join("packed-refs")).expect("there");
+    let of = |text: &str| -> Vec<String> {
+        text.lines()
+            .filter(|line| !line.contains("alias"))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(of(&ours), of(&theirs));
+    git.ok(&dir, "update-ref refs/heads/new main");
+    for held in ["true", "notbare"] {
+        git.ok(
+            &dir,
+            &format!("config gc.packRefs {}", if held == "true" { "false" } else { held }),
+        );
+        assert_eq!(maintain(&dir, false).refs, 0);
+    }
+    git.ok(&dir, "config gc.packRefs true");
+    let lock = dir.join("packed-refs.lock");
+    fs::write(&lock, "").expect("written");
+    assert_eq!(maintain(&dir, false).refs, 0, "git holds the lock");
+    fs::remove_file(lock).expect("removed");
+    assert_eq!(maintain(&dir, false).refs, 1);
+}
+
+#[test]
+fn old_leftovers_go_and_young_ones_stay() {
+    let git = Git::new();
+    let dir = git.init_bare("r");
+    git.generate(&dir, 5, 5);
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3 * 24 * 60 * 60);
+    fs::create_dir_all(dir.join("objects/17")).expect("made");
+    let drafts = [
+        "objects/pack/tmp_pack_x",
+        "objects/17/tmp_obj_x",
+        "objects/pack/tmp_idx_y",
+    ]
+    .map(|name| dir.join(name));
+    for (nth, draft) in drafts.iter().enumerate() {
+        fs::write(draft, "half").expect("written");
+        if nth < 2 {
+            fs::File::options()
+                .write(true)
+                .open(draft)
+                .expect("opened")
+                .set_modified(long_ago)
+                .expect("set");
+        }
+    }
+    assert_eq!(maintain(&dir, false).leftovers, 2);
+    assert_eq!(drafts.map(|draft| draft.exists()), [false, false, true]);
 }

@@ -6,6 +6,7 @@
 mod disk;
 mod loose;
 mod names;
+mod pack_refs;
 mod packed;
 mod reflog;
 mod repository;

@@ -92,6 +92,13 @@ fn candidates(odb: &Odb, objects_dir: &Path, avoid: &Avoid) -> Vec<Candidate> {
     found
 }
 
+/// Whether a pack holds what somebody else promised, or what nothing refers to.
+pub(super) fn is_promised_or_cruft(pack: &Path) -> bool {
+    ["promisor", "mtimes"]
+        .iter()
+        .any(|extension| pack.with_extension(extension).exists())
+}
+
 pub(super) fn is_kept(pack: &Path) -> bool {
     ["keep", "promisor", "mtimes"]
         .iter()

@@ -57,7 +57,7 @@ impl Repository {
         Ok(refs.iter().any(|one| unknown(&one.peeled.unwrap_or(one.id))))
     }
 
-    fn may_have_commit_graph(&self) -> Result<bool, RepackError> {
+    pub(super) fn may_have_commit_graph(&self) -> Result<bool, RepackError> {
         let settings = self.settings();
         let cut = |name: &str| std::fs::metadata(self.common_dir().join(name)).is_ok_and(|meta| meta.len() > 0);
         Ok(settings.core.commit_graph && !cut("shallow") && !cut("info/grafts"))
@@ -153,7 +153,7 @@ pub(super) fn tips(repo: &Repository, odb: &Odb) -> Result<Vec<ObjectId>, Repack
 }
 
 /// All commits, sorted by id, and how many of them the present graph does not have.
-fn collect(
+pub(super) fn collect(
     repo: &Repository,
     odb: &Odb,
     stop: &AtomicBool,

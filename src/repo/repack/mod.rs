@@ -7,10 +7,14 @@
 
 pub(super) mod choose;
 mod error;
+mod gc_settings;
 mod graph_file;
+mod index_files;
 mod lock;
+mod maintain;
 mod names;
 mod objects;
+mod reach;
 mod retire;
 mod search;
 #[cfg(test)]
@@ -36,7 +40,13 @@ use self::{
     search::Search,
     write::{NewPack, Target},
 };
-pub use self::{error::RepackError, graph_file::GraphOutcome};
+pub use self::{
+    error::RepackError,
+    gc_settings::{Expiry, GcSettings},
+    graph_file::GraphOutcome,
+    index_files::IndexFilesOutcome,
+    maintain::{MaintainOutcome, Occasion},
+};
 use super::{Odb, OdbError, Pack, Quarantine, Repository, ingest::StagedPack, loose_path};
 
 /// Loose objects from which on a compaction is worth it: they cost a file each to whoever reads them.
@@ -107,6 +117,10 @@ pub enum CompactPhase {
     CommitGraph,
     /// Looking which paths commits changed.
     ChangedPaths,
+    /// Finding out what each commit reaches.
+    Bitmaps,
+    /// Packing refs.
+    Refs,
 }
 
 /// What a compaction did.
@@ -216,19 +230,36 @@ impl Repository {
         progress: &mut dyn FnMut(CompactProgress),
         go_on: &mut dyn FnMut(Step) -> bool,
     ) -> Result<CompactOutcome, RepackError> {
-        let skipped = |why| CompactOutcome {
-            skipped: Some(why),
-            ..CompactOutcome::default()
-        };
+        match self.take_maintenance()? {
+            Err(why) => Ok(CompactOutcome {
+                skipped: Some(why),
+                ..CompactOutcome::default()
+            }),
+            Ok(_lock) => self.compact_locked(options, stop, progress, go_on),
+        }
+    }
+
+    /// The right to do maintenance here, or who is in the way.
+    fn take_maintenance(&self) -> Result<Result<lock::MaintenanceLock, CompactSkip>, RepackError> {
         if self.settings().precious_objects {
-            return Ok(skipped(CompactSkip::PreciousObjects));
+            return Ok(Err(CompactSkip::PreciousObjects));
         }
-        let Some(_lock) = lock::take(self.common_dir())? else {
-            return Ok(skipped(CompactSkip::Compaction));
+        let Some(lock) = lock::take(self.common_dir())? else {
+            return Ok(Err(CompactSkip::Compaction));
         };
-        if lock::git_gc_runs(self.common_dir(), SystemTime::now()) {
-            return Ok(skipped(CompactSkip::GitGc));
-        }
+        Ok(match lock::git_gc_runs(self.common_dir(), SystemTime::now()) {
+            true => Err(CompactSkip::GitGc),
+            false => Ok(lock),
+        })
+    }
+
+    fn compact_locked(
+        &self,
+        options: &CompactOptions,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(CompactProgress),
+        go_on: &mut dyn FnMut(Step) -> bool,
+    ) -> Result<CompactOutcome, RepackError> {
         let mut avoid = Avoid::default();
         loop {
             let odb = self.odb()?;
