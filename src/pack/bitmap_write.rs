@@ -57,8 +57,8 @@ pub fn write_bitmap(contents: BitmapContents<'_>, hash: HashKind, out: &mut dyn 
     let mut depths: Vec<u32> = Vec::with_capacity(contents.commits.len());
     for (nth, commit) in contents.commits.iter().enumerate() {
         let mut best: Option<(usize, Ewah<Vec<u8>>)> = None;
-        for near in nth.saturating_sub(NEAR)..nth {
-            if depths[near] + 1 >= DEEPEST {
+        for (near, depth) in depths.iter().enumerate().skip(nth.saturating_sub(NEAR)) {
+            if depth + 1 >= DEEPEST {
                 continue;
             }
             let differs = commit.reach.xor(&contents.commits[near].reach);

@@ -52,7 +52,7 @@ pub use refs::{
     RefUpdate, RefValue, RefsError, SharedRepository,
 };
 pub use repack::{
-    CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, Expiry, GcSettings, GraphOutcome,
+    CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, GcSettings, GraphOutcome,
     IndexFilesOutcome, MaintainOutcome, Occasion, RepackError,
 };
 pub use send::{

@@ -466,3 +466,62 @@ fn old_leftovers_go_and_young_ones_stay() {
     assert_eq!(maintain(&dir, false).leftovers, 2);
     assert_eq!(drafts.map(|draft| draft.exists()), [false, false, true]);
 }
+
+/// Every call by which something on disk changes.
+const CHANGES: &str =
+    "write,pwrite64,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,fsync,ftruncate,fchmod";
+
+#[test]
+fn killed_at_any_change_of_the_disk_it_leaves_a_whole_repository() {
+    let git = Git::new();
+    let repos = git.path("repos");
+    fs::create_dir_all(&repos).expect("made");
+    let seed = git.init_bare("seed.git");
+    git.generate(&seed, 12, 6);
+    git.ok(&seed, "repack -adbq");
+    let tree = git.ok(&seed, "rev-parse main^{tree}");
+    for n in 0..3 {
+        let commit = git.ok_args(&seed, ["commit-tree", &tree, "-p", "main", "-m", &format!("{n}")]);
+        git.ok(&seed, &format!("update-ref refs/heads/side-{n} {commit}"));
+        git.ok(&seed, &format!("tag -a -m note v{n} {commit}"));
+        if n == 1 {
+            pack_loose_objects(&git, &seed);
+        }
+    }
+    git.ok(&seed, "multi-pack-index write --bitmap");
+    let refs = git.ok(&seed, "for-each-ref");
+    let dir = repos.join("r.git");
+    let (mut kills, mut n) = (0, 0);
+    loop {
+        n += 1;
+        let _ = fs::remove_dir_all(&dir);
+        let copied = std::process::Command::new("cp").arg("-a").args([&seed, &dir]).status();
+        assert!(copied.expect("cp runs").success());
+        let out = std::process::Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={CHANGES}"), "-e"])
+            .arg(format!("inject={CHANGES}:signal=KILL:when={n}"))
+            .arg(env!("CARGO_BIN_EXE_gitstead"))
+            .args(["maintain", "r", "--repos"])
+            .arg(&repos)
+            .arg("--data")
+            .arg(git.path("data"))
+            .env_remove("GITSTEAD_DATA")
+            .output()
+            .expect("strace runs");
+        assert_eq!(git.ok(&dir, "for-each-ref"), refs, "killed at change {n}");
+        git.fsck(&dir);
+        if out.status.success() {
+            break;
+        }
+        kills += 1;
+        assert!(n < 500, "{}", String::from_utf8_lossy(&out.stderr));
+        // The next one ends the work, whatever the killed one left.
+        if n % 8 == 0 {
+            maintain(&dir, true);
+            assert_eq!(git.ok(&dir, "for-each-ref"), refs);
+            bitmaps_hold(&git, &dir, &["main", "side-1"]);
+            git.ok(&dir, "commit-graph verify");
+        }
+    }
+    assert!(kills > 15, "only {kills} changes were interrupted");
+}

@@ -74,7 +74,11 @@ fn packs(dir: &Path) -> Vec<PathBuf> {
 /// git has nothing to say about a repository, and each pack is one.
 fn accepted(git: &Git, dir: &Path) {
     git.fsck(dir);
-    for pack in packs(dir) {
+    // One whose deletion was interrupted has no index any more; nobody looks at it.
+    for pack in packs(dir)
+        .into_iter()
+        .filter(|pack| pack.with_extension("idx").exists())
+    {
         git.ok_args(dir, ["verify-pack".as_ref(), pack.with_extension("idx").as_os_str()]);
         let mode = fs::metadata(&pack).expect("there").permissions().mode();
         assert_eq!(mode & 0o222, 0, "{} may be written", pack.display());

@@ -42,7 +42,7 @@ use self::{
 };
 pub use self::{
     error::RepackError,
-    gc_settings::{Expiry, GcSettings},
+    gc_settings::GcSettings,
     graph_file::GraphOutcome,
     index_files::IndexFilesOutcome,
     maintain::{MaintainOutcome, Occasion},
