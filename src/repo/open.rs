@@ -402,6 +402,7 @@ impl Repository {
                 hash: format.hash,
                 midx: settings.core.multi_pack_index,
                 rev: settings.pack.read_reverse_index,
+                bitmaps: settings.pack.use_bitmaps,
             },
         );
         let graphs = GraphCache::new(&common_dir, settings.core.commit_graph);

@@ -296,12 +296,13 @@ impl Step {
     }
 }
 
-/// How packs are read (`core.multiPackIndex`, `pack.readReverseIndex`).
+/// How packs are read (`core.multiPackIndex`, `pack.readReverseIndex`, `pack.useBitmaps`).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoreOptions {
     pub(crate) hash: HashKind,
     pub(crate) midx: bool,
     pub(crate) rev: bool,
+    pub(crate) bitmaps: bool,
 }
 
 /// The current [`PackSet`] of a repository, for all its requests.
@@ -503,7 +504,10 @@ fn list_dir(objects: PathBuf, options: StoreOptions, old: Option<&Listing>) -> R
     } else {
         None
     };
-    let bitmap = find_bitmap(&pack_path, &bitmaps, options.hash, &packs, midx.as_deref(), old);
+    let bitmap = match options.bitmaps {
+        true => find_bitmap(&pack_path, &bitmaps, options.hash, &packs, midx.as_deref(), old),
+        false => None,
+    };
     Ok(Listing {
         objects,
         pack_dir,

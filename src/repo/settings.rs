@@ -251,6 +251,8 @@ pub struct PackSettings {
     pub compression: i32,
     /// `pack.readReverseIndex` (true).
     pub read_reverse_index: bool,
+    /// `pack.useBitmaps` (true).
+    pub use_bitmaps: bool,
     /// `pack.writeReverseIndex` (true).
     pub write_reverse_index: bool,
     /// `pack.threads`; `None` is our own choice.
@@ -346,6 +348,7 @@ impl Settings {
         let pack = PackSettings {
             compression: level(c, "pack.compression")?.or(compression).unwrap_or(-1),
             read_reverse_index: flag("pack.readreverseindex", true)?,
+            use_bitmaps: flag("pack.usebitmaps", true)?,
             write_reverse_index: flag("pack.writereverseindex", true)?,
             threads: c.number::<u32>("pack.threads")?.filter(|n| *n != 0),
             use_delta_base_offset: flag("repack.usedeltabaseoffset", true)?,
