@@ -1,7 +1,7 @@
 //! Gitstead beside C git's `http-backend` on the same repositories, in one run, interleaved. Catches: any workload that became slower or hungrier than
 //! the server people would otherwise run, or whose answers became wrong.
 //!
-//! `cargo bench --bench macro -- [--repo /path/to/a/repository.git] [--rounds 5] [--only clone,push-whole] [--git-defaults] [--bitmaps]`
+//! `cargo bench --bench macro -- [--repo /path/to/a/repository.git] [--rounds 5] [--only clone,push-whole] [--git-defaults] [--bitmaps] [--answers]`
 //!
 //! Without `--repo` a history is generated. Requests are written to the socket as a git client would send them and the answer is thrown away, so that the
 //! client's own work (indexing a clone) does not hide the server's; in a first round, which is not counted, answers are kept and held against git: packs
@@ -10,8 +10,10 @@
 //! For every workload it prints the medians of wall time, CPU time of the server's whole process tree, time to the first pack byte and peak anonymous
 //! memory, and the ratio Gitstead / C git of each; for the small requests (`…-x200`) requests per second. C git runs behind lighttpd (Debian package
 //! `lighttpd`) with the machine's `git http-backend`. Both check what is pushed (`receive.fsckObjects`) and both make it durable (`core.fsync=all` for
-//! C git, which by default does neither; `--git-defaults` leaves it its own habit of flushing only packs). Neither does maintenance after a push. With
-//! `--bitmaps` both find reachability bitmaps that C git wrote (`git repack -adb`).
+//! C git, which by default does neither; `--git-defaults` leaves it its own habit of flushing only packs). Neither does maintenance after a push.
+//!
+//! Every round asks the same. So that each request is worked out in each, Gitstead is told to keep no answers; `--answers` lets it keep them, as it does by default.
+//! `--bitmaps` lets git write bitmaps into the repository first, which both servers then use.
 
 #![allow(
     clippy::disallowed_methods,
@@ -45,7 +47,7 @@ use workloads::Work;
 fn main() {
     let mut repo = None;
     let mut rounds = 5usize;
-    let (mut git_defaults, mut bitmaps) = (false, false);
+    let (mut git_defaults, mut bitmaps, mut answers) = (false, false, false);
     let mut only: Option<Vec<String>> = None;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -60,6 +62,7 @@ fn main() {
             "--only" => only = args.next().map(|list| list.split(',').map(str::to_owned).collect()),
             "--git-defaults" => git_defaults = true,
             "--bitmaps" => bitmaps = true,
+            "--answers" => answers = true,
             "--bench" => {}
             // `cargo test --benches` and nextest list or run every target; there is nothing to test here.
             "--list" | "--test" => return,
@@ -68,7 +71,7 @@ fn main() {
     }
     let wanted = |name: &str| only.as_ref().is_none_or(|list| list.iter().any(|n| n == name));
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let bench = Bench::prepare(dir.path(), repo.as_deref(), git_defaults, bitmaps);
+    let bench = Bench::prepare(dir.path(), repo.as_deref(), git_defaults, bitmaps, answers);
     println!("{}\n", bench.about);
     println!(
         "| workload | objects | wall ms | git | ratio | CPU ms | git | ratio | first byte ms | git | ratio | peak MB | git | ratio | requests/s | git | times |"
@@ -141,7 +144,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn prepare(dir: &Path, repo: Option<&Path>, git_defaults: bool, bitmaps: bool) -> Bench {
+    fn prepare(dir: &Path, repo: Option<&Path>, git_defaults: bool, bitmaps: bool, answers: bool) -> Bench {
         let source = dir.join("repos/source.git");
         fs::create_dir_all(dir.join("repos")).expect("a directory");
         let (from, to) = (
@@ -162,7 +165,7 @@ impl Bench {
                 ("receive.fsckObjects", if fsck { "true" } else { "false" }),
                 ("receive.autogc", "false"),
                 ("gc.auto", "0"),
-                ("repack.writeBitmaps", "false"),
+                ("repack.writeBitmaps", if bitmaps { "true" } else { "false" }),
             ];
             if !git_defaults {
                 settings.push(("core.fsync", "all"));
@@ -210,7 +213,7 @@ impl Bench {
             line.unwrap_or_default().trim().to_owned()
         };
         let about = format!(
-            "{}: {} objects in {} KiB of pack, {} reachable from HEAD in {} commits, {} refs; {}; {}; C git {}",
+            "{}: {} objects in {} KiB of pack, {} reachable from HEAD in {} commits, {} refs; {}bitmaps; {}; C git {}",
             repo.and_then(Path::file_name)
                 .map_or("generated".into(), |name| name.to_string_lossy()),
             count("in-pack:"),
@@ -218,7 +221,7 @@ impl Bench {
             text(git(&source, &["rev-list", "--objects", "--count", "HEAD"])),
             text(git(&source, &["rev-list", "--count", "HEAD"])),
             text(git(&source, &["for-each-ref"])).lines().count(),
-            if bitmaps { "bitmaps" } else { "no bitmaps" },
+            if bitmaps { "with " } else { "no " },
             text(git(dir, &["version"])),
             if git_defaults {
                 "flushes as it does by default"
@@ -228,7 +231,7 @@ impl Bench {
         );
         let repos = dir.join("repos");
         let theirs = start_git(dir, &repos);
-        let ours = start_gitstead(dir, &repos);
+        let ours = start_gitstead(dir, &repos, answers);
         Bench {
             ours,
             theirs,

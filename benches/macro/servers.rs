@@ -91,14 +91,22 @@ setenv.set-environment = ( "GIT_PROJECT_ROOT" => "{root}", "GIT_HTTP_EXPORT_ALL"
     }
 }
 
-pub(crate) fn start_gitstead(dir: &Path, repos: &Path) -> Running {
+pub(crate) fn start_gitstead(dir: &Path, repos: &Path, answers: bool) -> Running {
+    let config = dir.join("gitstead.toml");
+    let text = if answers {
+        ""
+    } else {
+        "[limits]\nanswer_cache_bytes = 0\n"
+    };
+    fs::write(&config, text).expect("a configuration");
     let mut child = Command::new(env!("CARGO_BIN_EXE_gitstead"))
         .arg("serve")
         .arg("--data")
         .arg(dir.join("data"))
         .arg("--repos")
         .arg(repos)
-        .args(["--listen", "127.0.0.1:0"])
+        .args(["--listen", "127.0.0.1:0", "--config"])
+        .arg(&config)
         .env("PATH", "")
         .env("GITSTEAD_LOG", "error")
         .stdout(Stdio::piped())

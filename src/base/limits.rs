@@ -30,6 +30,8 @@ pub struct Limits {
     pub delta_depth: u32,
     /// Bytes of the trees or delta bases that one walk of history, or one push, keeps.
     pub delta_base_cache_bytes: usize,
+    /// Bytes of answers to fetches that are kept for those who ask the same again.
+    pub answer_cache_bytes: usize,
     /// Bytes of objects' contents that are kept inflated for all requests together.
     pub content_cache_bytes: usize,
     /// Bytes of objects above 8 MiB that all pushes together hold inflated while their deltas are resolved; pushes beyond it wait for one another. One object
@@ -92,6 +94,7 @@ impl Default for Limits {
             object_bytes: 1 << 30,
             delta_depth: 4_095,
             delta_base_cache_bytes: 96 << 20,
+            answer_cache_bytes: 64 << 20,
             content_cache_bytes: 64 << 20,
             ingest_bytes: 512 << 20,
             tree_depth: 2_048,

@@ -4,7 +4,7 @@ use bstr::{BStr, BString};
 
 use crate::base::{Clock, Limits};
 
-use super::{LiveWorktrees, ServiceError};
+use super::{AnswerCache, LiveWorktrees, ServiceError};
 
 /// Which of git's services is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +49,8 @@ pub struct Context<'a> {
     pub stop: &'a AtomicBool,
     /// The time.
     pub clock: &'a dyn Clock,
+    /// Answers to fetches for those who ask the same again. `None`: each is worked out.
+    pub answers: Option<&'a AnswerCache>,
     /// The working trees that a push may change. `None`: none.
     pub worktrees: Option<&'a dyn LiveWorktrees>,
 }

@@ -5,6 +5,7 @@
 //! returned for the log.
 
 mod advertise;
+mod answers;
 mod band;
 mod context;
 mod dumb;
@@ -17,6 +18,7 @@ mod upload;
 mod wants;
 
 pub use advertise::advertise;
+pub use answers::AnswerCache;
 pub use context::{Context, Service};
 pub use dumb::{DumbFile, dumb_file, dumb_info_packs, dumb_info_refs};
 pub use error::ServiceError;

@@ -11,14 +11,15 @@ use crate::{
         object_info_header, object_info_line, shallow_update,
     },
     repo::{
-        DeepenTo, FilterPlan, FilterRefused, FilterResolveError, Head, Odb, PackOptions, Repository, SendError,
-        SendRequest, ShallowPlan, enumerate, plan_deepen, write_pack,
+        DeepenTo, FilterPlan, FilterRefused, FilterResolveError, Head, ObjectSet, Odb, PackOptions, Repository,
+        SendError, SendRequest, ShallowPlan, enumerate, plan_deepen, write_pack,
     },
 };
 
 use super::{
     Context, ServiceError,
     advertise::v2_features,
+    answers::{Found, Key, Question, WHOLE, Whole},
     band::{Band, Meter},
     input::Input,
     negotiate::Negotiation,
@@ -359,34 +360,46 @@ impl<'a> Job<'a> {
             include_tag: &tags,
             thin: self.fetch.thin_pack,
         };
-        let mut gone = None;
-        let mut meter = Meter::new("Enumerating objects", None);
-        let mut progress = |count: u64| {
-            if let Err(err) = meter.tick(band, count) {
-                gone.get_or_insert(err);
-                self.ctx.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            }
-        };
-        let set = enumerate(&self.odb, &self.repo_shallow, &request, &mut progress, self.ctx.stop);
-        if let Some(err) = gone {
-            return Err(ServiceError::Write(err));
-        }
-        let mut set = set.map_err(gone_or)?;
-        for id in leave_out {
-            set.remove(&self.odb, id)?;
-        }
-        let total = u64::from(set.len());
-        meter.done(band, total).map_err(ServiceError::Write)?;
-        meter = Meter::new("Counting objects", Some(total));
-        meter.done(band, total).map_err(ServiceError::Write)?;
         let options = PackOptions {
             ofs_delta: self.fetch.ofs_delta,
             thin: self.fetch.thin_pack,
             compression: settings.pack.compression,
         };
+        let mut meter = Meter::new("Enumerating objects", None);
+        let found = match (self.ctx.answers, self.question(&request, &options, leave_out)) {
+            (Some(answers), Some(key)) => {
+                let mut alive = || {
+                    self.ctx.check()?;
+                    meter.tick(band, 0).map_err(ServiceError::Write)
+                };
+                Some(answers.find(key, &self.odb, &mut alive)?)
+            }
+            _ => None,
+        };
+        let (set, promise) = match found {
+            Some(Found::Whole(whole)) => {
+                counted(band, meter, u64::from(whole.objects))?;
+                band.write_all(&whole.bytes).map_err(ServiceError::Write)?;
+                band.say(&whole.summary).map_err(ServiceError::Write)?;
+                return band.finish().map_err(ServiceError::Write);
+            }
+            Some(Found::Selected(set)) => (*set, None),
+            Some(Found::Nothing(promise)) => {
+                let set = self.select(&request, leave_out, band, &mut meter)?;
+                promise.selected(&set);
+                (set, Some(promise))
+            }
+            None => (self.select(&request, leave_out, band, &mut meter)?, None),
+        };
+        counted(band, meter, u64::from(set.len()))?;
         // Bytes keep the connection alive, so nothing is said while they flow.
-        let stats = write_pack(&self.odb, &set, &options, band, &mut |_| {}, self.ctx.stop).map_err(gone_or)?;
-        band.say(&format!(
+        let mut copy = Copy {
+            out: band,
+            kept: promise.is_some().then(Vec::new),
+        };
+        let stats = write_pack(&self.odb, &set, &options, &mut copy, &mut |_| {}, self.ctx.stop).map_err(gone_or)?;
+        let kept = copy.kept;
+        let summary = format!(
             "Total {} (delta {}), reused {} (delta {}), pack-reused {} (from {})\n",
             stats.objects,
             stats.deltas,
@@ -394,9 +407,71 @@ impl<'a> Job<'a> {
             stats.deltas - stats.new_deltas,
             stats.reused,
             self.odb.packs().len()
-        ))
-        .map_err(ServiceError::Write)?;
+        );
+        band.say(&summary).map_err(ServiceError::Write)?;
+        if let (Some(promise), Some(bytes)) = (promise, kept) {
+            promise.whole(Whole {
+                bytes,
+                objects: stats.objects,
+                summary,
+            });
+        }
         band.finish().map_err(ServiceError::Write)
+    }
+
+    /// Everything that the pack depends on but the objects themselves. `None` for what is not worth keeping.
+    fn question(&self, request: &SendRequest<'_>, options: &PackOptions, leave_out: &[ObjectId]) -> Option<Key> {
+        if !leave_out.is_empty() {
+            return None;
+        }
+        let mut question = Question::new("pack");
+        question.bytes(self.repo.common_dir().as_os_str().as_encoded_bytes());
+        for ids in [request.wants, request.haves, request.client_shallow, &self.repo_shallow] {
+            question.ids(ids);
+        }
+        if let Some(plan) = request.plan {
+            question.number(1);
+            question.ids(&plan.shallow);
+            question.ids(&plan.unshallow);
+        }
+        if let Some(filter) = request.filter {
+            question.number(2);
+            filter.fingerprint()?.into_iter().for_each(|n| question.number(n));
+        }
+        question.number(request.include_tag.len() as u64);
+        for (tag, target) in request.include_tag {
+            question.bytes(tag.as_slice());
+            question.bytes(target.as_slice());
+        }
+        question.number(u64::from(options.ofs_delta) | u64::from(options.thin) << 1);
+        question.number(options.compression as u64);
+        question.key()
+    }
+
+    /// Finds the objects to send.
+    fn select(
+        &self,
+        request: &SendRequest<'_>,
+        leave_out: &[ObjectId],
+        band: &mut Band<'_>,
+        meter: &mut Meter,
+    ) -> Result<ObjectSet, ServiceError> {
+        let mut gone = None;
+        let mut progress = |count: u64| {
+            if let Err(err) = meter.tick(band, count) {
+                gone.get_or_insert(err);
+                self.ctx.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        let set = enumerate(&self.odb, &self.repo_shallow, request, &mut progress, self.ctx.stop);
+        if let Some(err) = gone {
+            return Err(ServiceError::Write(err));
+        }
+        let mut set = set.map_err(gone_or)?;
+        for id in leave_out {
+            set.remove(&self.odb, id)?;
+        }
+        Ok(set)
     }
 
     /// The content of the blob that a `sparse:oid` filter names: by id, or as `<ref>:<path>`.
@@ -450,6 +525,39 @@ impl<'a> Job<'a> {
             .keep_alive
             .map(|after| (after, Channel::Data));
         Band::new(out, self.fetch.sideband, !self.fetch.no_progress, keep_alive)
+    }
+}
+
+/// Tells how many objects there are, as git does.
+fn counted(band: &mut Band<'_>, enumerated: Meter, total: u64) -> Result<(), ServiceError> {
+    enumerated.done(band, total).map_err(ServiceError::Write)?;
+    Meter::new("Counting objects", Some(total))
+        .done(band, total)
+        .map_err(ServiceError::Write)
+}
+
+/// Keeps what is written, while it is little.
+struct Copy<'a, 'o> {
+    out: &'a mut Band<'o>,
+    kept: Option<Vec<u8>>,
+}
+
+impl Write for Copy<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.kept = self
+            .kept
+            .take()
+            .filter(|kept| kept.len() + written <= WHOLE)
+            .map(|mut kept| {
+                kept.extend_from_slice(&bytes[..written]);
+                kept
+            });
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -348,6 +348,7 @@ impl Job {
             session_id: &session,
             stop: &stop,
             clock: &*house.clock,
+            answers: Some(&house.answers),
             worktrees: None,
         };
         match found {

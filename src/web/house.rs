@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use super::{git, hands::Hands, observe, reply::Refusal};
 use crate::{
     base::{Clock, Credential, Decision, Limits, Origin, Principal, Rules, speaks_locally, tells_of_a_proxy},
+    service::AnswerCache,
     worker::Workers,
 };
 
@@ -37,6 +38,8 @@ pub struct House {
     pub rules: Rules,
     /// Bounds.
     pub limits: Limits,
+    /// Answers to fetches, for those who ask the same again.
+    pub answers: AnswerCache,
     /// What the operator chose.
     pub options: Options,
     /// The threads that do the work.
@@ -118,6 +121,7 @@ impl House {
         Ok(House {
             hands,
             rules,
+            answers: AnswerCache::new(limits.answer_cache_bytes),
             limits,
             options,
             workers,

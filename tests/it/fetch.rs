@@ -602,6 +602,50 @@ fn refs_can_be_wanted_by_name() {
 }
 
 #[rstest]
+fn a_clone_is_whole_however_the_server_packs_meanwhile(#[values(0, 2)] version: u8) {
+    let git = Git::new().protocol(version);
+    let server = serve_rich(&git);
+    let bare = server.repos().join("rich.git");
+    let expected = refs_of(&git, &bare);
+    // Twice from each layout: the second answer may come from what is kept of the first.
+    for (n, layout) in [
+        "gc -q",
+        "unpack",
+        "repack -q -adf --depth=3",
+        "repack -q -adf --depth=0",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if layout == "unpack" {
+            let aside = bare.join("aside.pack");
+            let pack = fs::read_dir(bare.join("objects/pack"))
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .find(|path| path.extension().is_some_and(|ext| ext == "pack"))
+                .expect("a pack");
+            fs::rename(&pack, &aside).unwrap();
+            for ext in ["idx", "rev", "bitmap"] {
+                let _ = fs::remove_file(pack.with_extension(ext));
+            }
+            git.run_with(&bare, ["unpack-objects", "-q"], &fs::read(&aside).unwrap());
+            fs::remove_file(aside).unwrap();
+        } else {
+            git.ok(&bare, layout);
+        }
+        for copy in 0..2 {
+            let name = format!("copy-{n}-{copy}");
+            git.ok(
+                git.dir(),
+                &format!("clone -q --mirror {} {name}", server.repo_url("rich")),
+            );
+            assert_eq!(refs_of(&git, &git.path(&name)), expected, "{layout}");
+            git.ok(git.path(&name), "fsck --strict");
+        }
+    }
+}
+
+#[rstest]
 fn hidden_refs_are_neither_told_nor_given(#[values(0, 1, 2)] version: u8) {
     let git = Git::new().protocol(version);
     let server = serve_rich(&git);
@@ -610,6 +654,14 @@ fn hidden_refs_are_neither_told_nor_given(#[values(0, 1, 2)] version: u8) {
     let tree = git.ok(&bare, "rev-parse main^{tree}");
     let secret = git.ok_args(&bare, ["commit-tree", &tree, "-m", "secret"]);
     git.ok(&bare, &format!("update-ref refs/secret/x {secret}"));
+    // An answer of the time before is kept, and must not open what is closed now.
+    for name in ["before", "again"] {
+        git.ok(git.dir(), &format!("init -q {name}"));
+        let fetch = format!("fetch -q {} refs/secret/x", server.repo_url("rich"));
+        git.ok(git.path(name), &fetch);
+        assert_eq!(git.ok(git.path(name), "rev-parse FETCH_HEAD"), secret);
+        git.ok(git.path(name), "fsck --strict --no-dangling");
+    }
     git.ok(&bare, "config transfer.hideRefs refs/secret");
     let told = git.ok(git.dir(), &format!("ls-remote {}", server.repo_url("rich")));
     assert!(!told.contains("refs/secret") && told.contains("refs/heads/main"));

@@ -24,6 +24,22 @@ pub struct FilterPlan {
     pub(super) sparse: Vec<SparseSpec>,
 }
 
+impl FilterPlan {
+    /// What tells it from others, in a few numbers. `None` when it takes more than that.
+    pub fn fingerprint(&self) -> Option<[u64; 5]> {
+        let kinds = [self.commits, self.tags, self.trees, self.blobs]
+            .iter()
+            .fold(0, |bits, yes| bits << 1 | u64::from(*yes));
+        self.sparse.is_empty().then_some([
+            kinds,
+            u64::from(self.blob_limit.is_some()),
+            self.blob_limit.unwrap_or(0),
+            u64::from(self.depth.is_some()),
+            self.depth.unwrap_or(0),
+        ])
+    }
+}
+
 impl Default for FilterPlan {
     /// The filter that everything passes.
     fn default() -> Self {

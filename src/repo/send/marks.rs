@@ -30,6 +30,11 @@ pub(super) struct Numbering {
 }
 
 impl Numbering {
+    /// About how many bytes it takes.
+    pub(super) fn memory(&self) -> usize {
+        4 * self.bases.len() + self.loose.len() * 3 * size_of::<ObjectId>()
+    }
+
     /// Makes room for packs that hold `lens` objects, in rank order; those known before keep their numbers.
     pub(super) fn add_packs(&mut self, lens: impl Iterator<Item = u32>) -> Result<(), SendError> {
         if self.bases.is_empty() {
@@ -110,6 +115,11 @@ pub(super) struct Marks {
 }
 
 impl Marks {
+    /// Bytes that it takes.
+    pub(super) fn memory(&self) -> usize {
+        8 * (self.packed.len() + self.loose.len())
+    }
+
     /// An empty set with room for the packed objects of `numbering`.
     pub(super) fn for_all(numbering: &Numbering) -> Self {
         let objects = numbering.bases.last().copied().unwrap_or(0) as usize;

@@ -28,4 +28,4 @@ pub use error::SendError;
 pub use filter::{FilterPlan, FilterResolveError, SparseLookup};
 pub use pack_writer::{PackOptions, PackStats, write_pack};
 pub use questions::{CommonGround, is_ancestor, plan_deepen, unreachable_of};
-pub use set::ObjectSet;
+pub use set::{KeptSet, ObjectSet};

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use gix::hash::{ObjectId, oid};
 
@@ -49,6 +49,19 @@ impl ObjectSet {
         })
     }
 
+    /// The set for later requests. It keeps no pack open.
+    pub fn keep(&self) -> KeptSet {
+        KeptSet {
+            numbering: self.numbering.clone(),
+            packs: self.packs.iter().map(Arc::downgrade).collect(),
+            chosen: self.chosen.clone(),
+            had: self.had.clone(),
+            filter: self.filter.clone(),
+            similar: self.similar.clone(),
+            len: self.len,
+        }
+    }
+
     /// How many objects are to be sent.
     pub fn len(&self) -> u32 {
         self.len
@@ -97,5 +110,48 @@ impl ObjectSet {
         }
         out.extend(self.chosen.loose().map(|number| self.numbering.loose()[number]));
         Ok(out)
+    }
+}
+
+/// An [`ObjectSet`] without the packs it was chosen from.
+#[derive(Debug)]
+pub struct KeptSet {
+    numbering: Numbering,
+    packs: Vec<Weak<Pack>>,
+    chosen: Marks,
+    had: Marks,
+    filter: Option<FilterPlan>,
+    similar: IdMap<Id>,
+    len: u32,
+}
+
+impl KeptSet {
+    /// The set for this view; `None` when its packs are not those that the set was chosen from.
+    pub fn of(&self, odb: &Odb) -> Option<ObjectSet> {
+        let packs = odb.packs();
+        let same = packs.len() == self.packs.len()
+            && packs
+                .iter()
+                .zip(&self.packs)
+                .all(|(now, then)| std::ptr::eq(Arc::as_ptr(now), then.as_ptr()));
+        same.then(|| ObjectSet {
+            numbering: self.numbering.clone(),
+            packs: packs.to_vec(),
+            chosen: self.chosen.clone(),
+            had: self.had.clone(),
+            filter: self.filter.clone(),
+            similar: self.similar.clone(),
+            len: self.len,
+        })
+    }
+
+    /// About how many bytes it takes.
+    pub fn memory(&self) -> usize {
+        let per_similar = 3 * size_of::<Id>();
+        self.numbering.memory()
+            + self.chosen.memory()
+            + self.had.memory()
+            + self.packs.len() * size_of::<Weak<Pack>>()
+            + self.similar.len() * per_similar
     }
 }
