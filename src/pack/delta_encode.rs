@@ -280,5 +280,18 @@ mod tests {
             let (before, after) = target.split_at(paste.index(target.len() + 1));
             both_ways(&base, &[back, before, front, after, back].concat());
         }
+
+        #[test]
+        fn a_bound_decides_whether_there_is_a_delta_and_never_how_it_looks(
+            base in proptest::collection::vec(0u8..3, 0..400),
+            target in proptest::collection::vec(0u8..3, 0..400),
+            max in 0usize..300,
+        ) {
+            let (mut bounded, mut free) = (Vec::new(), Vec::new());
+            prop_assert!(encode_delta(&base, &target, usize::MAX, &mut free));
+            if encode_delta(&base, &target, max, &mut bounded) {
+                prop_assert_eq!(bounded, free);
+            }
+        }
     }
 }

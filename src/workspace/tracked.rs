@@ -187,6 +187,14 @@ impl Dir {
         }
     }
 
+    /// Room is made for an eighth more, not for twice as much: there are very many directories, and most do not grow.
+    fn insert(&mut self, at: usize, node: (Name, Node)) {
+        if self.nodes.len() == self.nodes.capacity() {
+            self.nodes.reserve_exact((self.nodes.len() / 8).max(4));
+        }
+        self.nodes.insert(at, node);
+    }
+
     /// Leaves nothing in it.
     pub(super) fn take_nodes(&mut self) -> Vec<(Name, Node)> {
         std::mem::take(&mut self.nodes)
@@ -379,7 +387,7 @@ impl Tracked {
                         dir.nodes[at].1 = Node::File(file);
                     }
                     Err(at) => {
-                        dir.nodes.insert(at, (Name::from(name), Node::File(file)));
+                        dir.insert(at, (Name::from(name), Node::File(file)));
                         dir.tree = None;
                         self.count += 1;
                     }
@@ -395,7 +403,7 @@ impl Tracked {
                     at
                 }
                 Err(at) => {
-                    dir.nodes.insert(at, (Name::from(name), Node::Dir(Box::default())));
+                    dir.insert(at, (Name::from(name), Node::Dir(Box::default())));
                     at
                 }
             };

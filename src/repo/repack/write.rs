@@ -207,7 +207,8 @@ impl Writer<'_> {
         let base: Arc<Vec<u8>> = self.loader.load(self.objects, found.base)?;
         let data = self.loader.load(self.objects, number)?;
         let (mut delta, mut again) = (Vec::new(), Vec::new());
-        let same = encode_delta(&base, &data, found.len, &mut delta)
+        // Without a bound: one decides whether there is a delta and never how it looks, but counts bytes that a later match may still take back.
+        let same = encode_delta(&base, &data, usize::MAX, &mut delta)
             && delta.len() == found.len
             && apply_delta(&base, &delta, data.len() as u64, &mut again).is_ok()
             && again == *data;
