@@ -55,6 +55,8 @@ enum Answer {
     Underway,
     Selected(Arc<KeptSet>),
     Whole(Arc<Whole>),
+    /// It takes too much room: everybody works it out alone.
+    TooLarge,
 }
 
 /// A question, as a hash of everything that its answer depends on.
@@ -74,8 +76,8 @@ pub(super) struct Whole {
 pub(super) enum Found<'c> {
     Whole(Arc<Whole>),
     Selected(Box<ObjectSet>),
-    /// Nothing: whoever holds the promise works it out.
-    Nothing(Promise<'c>),
+    /// Nothing: whoever holds the promise works it out, for others too.
+    Nothing(Option<Promise<'c>>),
 }
 
 /// What an entry costs beside its bytes.
@@ -110,9 +112,13 @@ impl AnswerCache {
         odb: &Odb,
         alive: &mut dyn FnMut() -> Result<(), ServiceError>,
     ) -> Result<Found<'_>, ServiceError> {
+        if self.limit == 0 {
+            return Ok(Found::Nothing(None));
+        }
         let mut inner = self.lock();
         loop {
             match inner.touch(&key) {
+                Some(Answer::TooLarge) => return Ok(Found::Nothing(None)),
                 Some(Answer::Whole(whole)) => return Ok(Found::Whole(whole.clone())),
                 Some(Answer::Selected(kept)) => {
                     let kept = kept.clone();
@@ -141,7 +147,7 @@ impl AnswerCache {
             }
         }
         inner.put(key, OVERHEAD, Answer::Underway, self.limit);
-        Ok(Found::Nothing(Promise { cache: self, key }))
+        Ok(Found::Nothing(Some(Promise { cache: self, key })))
     }
 
     /// Keeps an answer whole, if there is room for it.
@@ -169,11 +175,11 @@ impl Inner {
         }
     }
 
-    fn put(&mut self, key: Key, cost: usize, answer: Answer, limit: usize) {
+    fn put(&mut self, key: Key, mut cost: usize, mut answer: Answer, limit: usize) {
         self.remove(&key);
-        // One answer must not push out everything else. What is underway has to be known of, whatever the limit.
+        // One answer must not push out everything else.
         if cost > limit / 4 && !matches!(answer, Answer::Underway) {
-            return;
+            (cost, answer) = (OVERHEAD, Answer::TooLarge);
         }
         self.tick += 1;
         self.bytes += cost;
@@ -312,7 +318,7 @@ mod tests {
         let repo = TestRepo::new(HashKind::Sha1);
         let (odb, set) = selected(&repo);
         let cache = AnswerCache::new(1 << 20);
-        let Ok(Found::Nothing(promise)) = cache.find(key(1), &odb, &mut alive) else {
+        let Ok(Found::Nothing(Some(promise))) = cache.find(key(1), &odb, &mut alive) else {
             panic!("nobody has asked yet");
         };
         let (asked, asking) = std::sync::mpsc::channel();
@@ -342,11 +348,32 @@ mod tests {
         let (odb, _) = selected(&repo);
         let cache = AnswerCache::new(1 << 20);
         let promise = cache.find(key(1), &odb, &mut alive);
-        assert!(matches!(promise, Ok(Found::Nothing(_))));
+        assert!(matches!(promise, Ok(Found::Nothing(Some(_)))));
         let gone = cache.find(key(1), &odb, &mut || Err(ServiceError::Gone));
         assert!(matches!(gone, Err(ServiceError::Gone)));
         drop(promise);
-        assert!(matches!(cache.find(key(1), &odb, &mut alive), Ok(Found::Nothing(_))));
+        assert!(matches!(
+            cache.find(key(1), &odb, &mut alive),
+            Ok(Found::Nothing(Some(_)))
+        ));
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_too_large_to_be_kept_or_where_nothing_is() {
+        let repo = TestRepo::new(HashKind::Sha1);
+        let (odb, set) = selected(&repo);
+        for (bytes, first) in [(OVERHEAD + 16, true), (0, false)] {
+            let cache = AnswerCache::new(bytes);
+            let Ok(Found::Nothing(promise)) = cache.find(key(1), &odb, &mut alive) else {
+                panic!("nobody has asked yet");
+            };
+            assert_eq!(promise.is_some(), first);
+            if let Some(promise) = &promise {
+                promise.selected(&set);
+            }
+            let mut waits = || Err(ServiceError::Gone);
+            assert!(matches!(cache.find(key(1), &odb, &mut waits), Ok(Found::Nothing(None))));
+        }
     }
 
     #[test]

@@ -384,12 +384,17 @@ impl<'a> Job<'a> {
                 return band.finish().map_err(ServiceError::Write);
             }
             Some(Found::Selected(set)) => (*set, None),
-            Some(Found::Nothing(promise)) => {
+            nothing => {
                 let set = self.select(&request, leave_out, band, &mut meter)?;
-                promise.selected(&set);
-                (set, Some(promise))
+                let promise = match nothing {
+                    Some(Found::Nothing(promise)) => promise,
+                    _ => None,
+                };
+                if let Some(promise) = &promise {
+                    promise.selected(&set);
+                }
+                (set, promise)
             }
-            None => (self.select(&request, leave_out, band, &mut meter)?, None),
         };
         counted(band, meter, u64::from(set.len()))?;
         // Bytes keep the connection alive, so nothing is said while they flow.

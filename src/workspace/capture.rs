@@ -89,8 +89,6 @@ impl Held<'_> {
         let began = Instant::now();
         let (mut scope, mut looked) = self.plan(&mut warnings)?;
         self.begin_change();
-        // What is of a commit's tree is in the repository, and nobody prunes it.
-        let is_settled = self.is_as_committed();
         let mut read = 0;
         let mut kept = None;
         // Once more if a file has got a second name: only a scan knows the first. And once more if the index names objects that are nowhere: their files are
@@ -117,13 +115,7 @@ impl Held<'_> {
             }
             let tracked = self.known();
             let mut missing = Vec::new();
-            let tree = write_trees(
-                &mut tracked.root,
-                &sink,
-                is_settled,
-                &mut BString::default(),
-                &mut missing,
-            )?;
+            let tree = write_trees(&mut tracked.root, &sink, &mut BString::default(), &mut missing)?;
             if missing.is_empty() {
                 self.state.complete = true;
                 if looked != Looked::Watch {
@@ -589,17 +581,16 @@ impl Reader<'_> {
     }
 }
 
-/// Writes the tree of a directory and of those below that have changed. Files whose objects are nowhere go to `missing`; with `is_settled`, what has not changed is
-/// known to be there.
+/// Writes the tree of a directory and of those below that have changed. Files whose objects are nowhere go to `missing`. What an index
+/// says of trees and objects is not believed: nobody checks it, and what is not there must not get into a commit.
 fn write_trees(
     dir: &mut Dir,
     sink: &ObjectSink,
-    is_settled: bool,
     path: &mut BString,
     missing: &mut Vec<BString>,
 ) -> Result<ObjectId, WriteError> {
     if let Some(id) = dir.tree {
-        if dir.trusted || is_settled || sink.has(&id)? {
+        if dir.trusted || sink.has(&id)? {
             dir.trusted = true;
             return Ok(id);
         }
@@ -610,7 +601,7 @@ fn write_trees(
     for (name, below) in dir.dirs_mut() {
         path.extend_from_slice(name);
         path.push(b'/');
-        ids.push(write_trees(below, sink, is_settled, path, missing)?);
+        ids.push(write_trees(below, sink, path, missing)?);
         path.truncate(len);
     }
     let mut ids_by_name = ids.into_iter();
@@ -628,7 +619,7 @@ fn write_trees(
         let (kind, id) = match node {
             Node::File(file) if file.has(TrackedFile::INTENT) => continue,
             Node::File(file) => {
-                if !dir.trusted && !is_settled && file.kind != EntryKind::Commit && !sink.has(&file.id)? {
+                if !dir.trusted && file.kind != EntryKind::Commit && !sink.has(&file.id)? {
                     let mut path = path.clone();
                     path.extend_from_slice(name);
                     missing.push(path);

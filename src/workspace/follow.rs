@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    sync::PoisonError,
     time::{Duration, SystemTime},
 };
 
@@ -169,13 +168,6 @@ impl Held<'_> {
         }
     }
 
-    /// Whether what is known is the tree of the commit that HEAD was last seen at.
-    pub(super) fn is_as_committed(&self) -> bool {
-        let committed = *self.state.tree_of.lock().unwrap_or_else(PoisonError::into_inner);
-        let tree = self.state.tracked.as_ref().and_then(|tracked| tracked.root().tree);
-        tree.is_some() && tree == committed.map(|(_, tree)| tree)
-    }
-
     /// From now on it is noted what is changed, if it is known what it is changed from.
     pub(super) fn begin_change(&mut self) {
         let from = self
@@ -245,6 +237,11 @@ impl Held<'_> {
             is_suspect: false,
             of_nothing: self.state.stamp.is_none(),
         });
+    }
+
+    /// The branch has moved by our own hands: nothing that git makes of an older index can get there any more.
+    pub(super) fn forget_lag(&mut self) {
+        self.state.lag = None;
     }
 
     /// The last checkpoint that the index was behind, if git may have made something of that index. Told once.

@@ -1029,3 +1029,34 @@ fn an_index_of_version_4_without_a_checksum_is_read_and_written_as_git_does() {
     assert_eq!(fs::read(dir.join(".git/index")).unwrap()[7], 2);
     assert_eq!(git.ok(&dir, "status --porcelain"), "");
 }
+
+/// git does not believe an index about trees that do not exist, nor do we.
+#[test]
+fn a_damaged_index_puts_nothing_into_a_checkpoint_that_is_not_there() {
+    let git = Git::new();
+    let dir = git.init("damaged");
+    fs::create_dir(dir.join("d")).unwrap();
+    fs::write(dir.join("d/file"), "content\n").unwrap();
+    git.commit(&dir, "a", "a", "seed");
+    git.ok(&dir, "config index.skipHash true");
+    git.ok(&dir, "update-index --force-write-index");
+    let tree = git.ok(&dir, "rev-parse HEAD:d");
+    let tree: Vec<u8> = (0..20)
+        .map(|n| u8::from_str_radix(&tree[2 * n..2 * n + 2], 16).unwrap())
+        .collect();
+    let path = dir.join(".git/index");
+    let mut index = fs::read(&path).unwrap();
+    let at = index
+        .windows(20)
+        .position(|bytes| bytes == tree)
+        .expect("the index knows the tree");
+    index[at + 7] ^= 1;
+    fs::write(&path, index).unwrap();
+    fs::write(dir.join("h"), "new\n").unwrap();
+    let expected = gits_tree(&git, &dir);
+    let workspace = Workspace::open_with(&dir, &options()).unwrap();
+    let outcome = take(&workspace, "new");
+    assert_eq!(outcome.tree.to_string(), expected);
+    drop(workspace);
+    assert_eq!(git.ok(&dir, "fsck --strict"), "");
+}

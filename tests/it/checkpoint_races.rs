@@ -364,6 +364,27 @@ fn a_commit_of_an_index_that_was_behind_is_named_and_what_it_took_back_is_record
 }
 
 #[test]
+fn what_was_taken_back_through_us_is_not_blamed_on_a_late_index() {
+    let git = Git::new();
+    let dir = git.init("work");
+    git.commit(&dir, "recorded", "old", "seed");
+    let workspace = late(&dir, 0);
+    fs::write(dir.join("recorded"), "new\n").unwrap();
+    let one = take(&workspace, "one");
+    // It writes the index anew, which is behind at this time.
+    git.ok(&dir, "status --porcelain");
+    git.ok(&dir, "update-index --force-write-index");
+    let commit = one.commit.expect("recorded");
+    workspace
+        .undo(&commit, &gitstead::checkpoint::RestoreOptions::default())
+        .unwrap();
+    assert_eq!(fs::read_to_string(dir.join("recorded")).unwrap(), "old\n");
+    fs::write(dir.join("more"), "more\n").unwrap();
+    assert_eq!(take(&workspace, "two").warnings, [""; 0]);
+    assert_eq!(git.ok(&dir, "show HEAD:recorded"), "old");
+}
+
+#[test]
 fn nobody_waits_for_an_index_lock_that_is_old() {
     let git = Git::new();
     let dir = git.init("work");

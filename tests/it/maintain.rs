@@ -208,6 +208,11 @@ fn where_a_graph_would_not_be_true_none_is_written() {
     let graph = dir.join("objects/info/commit-graph");
     git.ok(git.dir(), "clone -q --bare --depth=3 --no-local r shallow");
     assert_eq!(write_graph(&git.path("shallow"), true), GraphOutcome::default());
+    // Nor bitmaps; the rest is done.
+    git.ok(git.path("shallow"), "branch other");
+    maintain(&git.path("shallow"), true);
+    assert!(!git.path("shallow/refs/heads/other").exists(), "refs are packed");
+    git.ok(git.path("shallow"), "fsck --strict");
     git.ok(&dir, "config core.commitGraph false");
     assert_eq!(write_graph(&dir, true), GraphOutcome::default());
     git.ok(&dir, "config core.commitGraph true");

@@ -695,3 +695,25 @@ fn all_workspaces_are_listed_where_no_repository_is_named() {
         1
     );
 }
+
+/// Whoever is told to fetch first, merges; the agent's checkpoints are then on the second parent's side.
+#[test]
+fn a_log_shows_what_was_merged_into_somebody_elses_work() {
+    let git = Git::new();
+    let dir = workspace(&git);
+    git.commit(&dir, "a", "a", "seed");
+    git.ok(&dir, "branch theirs");
+    fs::write(dir.join("agent.txt"), "agent\n").unwrap();
+    ok(&dir, &["checkpoint", "--tool", "Write", "--summary", "agents own"]);
+    git.ok(&dir, "checkout -q theirs");
+    git.commit(&dir, "b", "b", "theirs");
+    git.ok(&dir, "merge -q --no-edit main");
+    for args in [
+        &["log"][..],
+        &["log", "--tool", "Write"],
+        &["log", "--path", "agent.txt"],
+    ] {
+        let text = ok(&dir, args);
+        assert!(text.contains("agents own"), "{args:?}: {text}");
+    }
+}

@@ -22,10 +22,8 @@ pub(super) fn run(wanted: &args::Log) -> anyhow::Result<()> {
     query.path = wanted.path.as_deref().map(|path| opened.path(path)).transpose()?;
     query.only_changed = wanted.changed;
     query.all_commits = wanted.all;
-    query.order = match wanted.all {
-        true => LogOrder::AllByDate,
-        false => LogOrder::FirstParent,
-    };
+    // Whoever merges a trail into his own work and pushes that makes it a second parent.
+    query.order = LogOrder::AllByDate;
     query.entries = wanted.number;
     let after: Option<LogCursor> = wanted.cursor.as_deref().map(str::parse).transpose()?;
     let tip = match (&wanted.revision, wanted.shadow) {

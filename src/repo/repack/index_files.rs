@@ -55,8 +55,10 @@ impl Repository {
                 entries.any(|entry| entry.is_ok_and(|entry| entry.path().extension().is_some_and(|e| e == "promisor")))
             })
         };
+        let cut = |name: &str| fs::metadata(self.common_dir().join(name)).is_ok_and(|meta| meta.len() > 0);
         let alternates = self.objects_dir().join("info/alternates").exists();
-        self.settings().gc.write_bitmaps.unwrap_or(self.is_bare()) && !alternates && !promised()
+        let whole = !cut("shallow") && !cut("info/grafts") && !alternates && !promised();
+        self.settings().gc.write_bitmaps.unwrap_or(self.is_bare()) && whole
     }
 
     /// The packs that lie here and belong to history.

@@ -195,6 +195,8 @@ struct Entry<'p> {
     offset: u64,
     /// All of the entry, if it is what it was when the index was written.
     bytes: Option<(EntryHeader, &'p [u8])>,
+    /// The index has a sum for it.
+    checked: bool,
 }
 
 impl<'p> Entry<'p> {
@@ -213,7 +215,13 @@ impl<'p> Entry<'p> {
             pos: place.pos,
             offset: place.start,
             bytes: header,
+            checked: place.crc.is_some(),
         })
+    }
+
+    /// Whether the sum of the entry says that the object is whole. It says nothing of what a delta is based on.
+    fn is_all_checked(&self) -> bool {
+        self.checked && self.bytes.is_some_and(|(header, _)| !header.kind.is_delta())
     }
 }
 
@@ -329,7 +337,7 @@ impl PackWriter<'_> {
                     pos: entry.pos,
                 };
                 let id = self.set.numbering.packed(entry.rank, entry.pos);
-                self.encode(place, &entry.pack.oid(entry.pos)?, id, entry.bytes.is_some())?;
+                self.encode(place, &entry.pack.oid(entry.pos)?, id, entry.is_all_checked())?;
                 self.count(None)
             }
         }
@@ -467,7 +475,7 @@ impl PackWriter<'_> {
             (Some((rank, pos)), _) => {
                 let pack = &set.packs[rank as usize];
                 let entry = Entry::new(pack, rank, Place::of(pack, pos)?)?;
-                (pack.oid(pos)?, entry.bytes.is_some())
+                (pack.oid(pos)?, entry.is_all_checked())
             }
             // Loose objects are compared with their ids when they are read.
             (None, Some(number)) => (set.numbering.loose()[number], true),
@@ -554,7 +562,7 @@ impl PackWriter<'_> {
         Ok(true)
     }
 
-    /// Sends an object compressed anew. `intact` when its entry is what it was when the index was written; otherwise its content is compared with its id.
+    /// Sends an object compressed anew. Unless `intact`, its content is compared with its id.
     fn encode(&mut self, location: Location, oid: &ObjectId, id: Option<Id>, intact: bool) -> Result<(), SendError> {
         if location == Location::Loose && self.big_loose(oid)? {
             return Ok(());

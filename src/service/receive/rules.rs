@@ -103,10 +103,12 @@ impl<'a> Rules<'a> {
                             .map_err(ServiceError::Write)?;
                     }
                     Deny::Refuse | Deny::UpdateInstead => {
-                        let detail = format!(
-                            "refusing to delete the current branch: {shown}\nerror: HEAD of the repository points to it; point HEAD to another branch \
-                             first, or set receive.denyDeleteCurrent to 'ignore' or 'warn'"
-                        );
+                        let why = if self.current.as_ref() == Some(&command.full) {
+                            "HEAD of the repository points to it; point HEAD to another branch first, or set receive.denyDeleteCurrent to 'ignore' or 'warn'"
+                        } else {
+                            "a working tree on the server has it checked out; remove that, or let it go to another branch, first"
+                        };
+                        let detail = format!("refusing to delete the current branch: {shown}\nerror: {why}");
                         return refuse(band, detail, "deletion of the current branch prohibited");
                     }
                 }

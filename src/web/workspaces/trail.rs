@@ -158,9 +158,8 @@ pub(super) async fn log(
             query.path = asked.path.map(BString::from);
             query.only_changed = asked.changed;
             query.all_commits = asked.all;
-            if asked.all {
-                query.order = LogOrder::AllByDate;
-            }
+            // Whoever merges a trail into his own work and pushes that makes it a second parent.
+            query.order = LogOrder::AllByDate;
             query.entries = asked.limit.unwrap_or(50).clamp(1, PAGE);
             Ok(LogView::from(&checkpoint::log(
                 repository,

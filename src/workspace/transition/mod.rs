@@ -96,6 +96,7 @@ impl Prepared {
     pub(crate) fn finish(self, held: &mut Held<'_>) -> Result<Applied, TransitionError> {
         let (root, git_dir) = (held.root().to_owned(), held.git_dir().to_owned());
         let place = Place::open_as(&root, &git_dir, self.plan.stage_in_root)?;
+        held.forget_lag();
         finish_at(held, &place, &self.plan)
     }
 
