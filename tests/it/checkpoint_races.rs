@@ -378,7 +378,7 @@ fn what_was_taken_back_through_us_is_not_blamed_on_a_late_index() {
     workspace
         .undo(&commit, &gitstead::checkpoint::RestoreOptions::default())
         .unwrap();
-    assert_eq!(fs::read_to_string(dir.join("recorded")).unwrap(), "old\n");
+    assert_eq!(fs::read_to_string(dir.join("recorded")).unwrap(), "old");
     fs::write(dir.join("more"), "more\n").unwrap();
     assert_eq!(take(&workspace, "two").warnings, [""; 0]);
     assert_eq!(git.ok(&dir, "show HEAD:recorded"), "old");
