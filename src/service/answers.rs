@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Condvar, Mutex, MutexGuard},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use gix::hash::{Kind as HashKind, ObjectId};
@@ -22,6 +22,7 @@ use super::ServiceError;
 /// does that work and the others wait for it.
 pub struct AnswerCache {
     limit: usize,
+    patience: Duration,
     inner: Mutex<Inner>,
     /// Something that was underway is there, or given up.
     changed: Condvar,
@@ -86,12 +87,15 @@ const OVERHEAD: usize = 256;
 pub(super) const WHOLE: usize = 256 << 10;
 /// Time between two looks at whether the client is still there.
 const LOOK: Duration = Duration::from_millis(250);
+/// Time after which a waiter does the work himself: whoever is at it may be held up by a client that does not read.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl AnswerCache {
     /// A cache of at most about `bytes` bytes; 0 keeps nothing.
     pub fn new(bytes: usize) -> Self {
         AnswerCache {
             limit: bytes,
+            patience: PATIENCE,
             inner: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -116,6 +120,7 @@ impl AnswerCache {
             return Ok(Found::Nothing(None));
         }
         let mut inner = self.lock();
+        let until = Instant::now() + self.patience;
         loop {
             match inner.touch(&key) {
                 Some(Answer::TooLarge) => return Ok(Found::Nothing(None)),
@@ -141,6 +146,9 @@ impl AnswerCache {
                         .unwrap_or_else(|poisoned| poisoned.into_inner());
                     drop(guard);
                     alive()?;
+                    if Instant::now() >= until {
+                        return Ok(Found::Nothing(None));
+                    }
                     inner = self.lock();
                 }
                 None => break,
@@ -356,6 +364,17 @@ mod tests {
             cache.find(key(1), &odb, &mut alive),
             Ok(Found::Nothing(Some(_)))
         ));
+    }
+
+    #[test]
+    fn nobody_waits_for_ever_for_one_who_does_not_get_on() {
+        let repo = TestRepo::new(HashKind::Sha1);
+        let (odb, _) = selected(&repo);
+        let mut cache = AnswerCache::new(1 << 20);
+        cache.patience = Duration::ZERO;
+        let stalled = cache.find(key(1), &odb, &mut alive);
+        assert!(matches!(stalled, Ok(Found::Nothing(Some(_)))));
+        assert!(matches!(cache.find(key(1), &odb, &mut alive), Ok(Found::Nothing(None))));
     }
 
     #[test]
