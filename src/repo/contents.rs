@@ -1,14 +1,12 @@
 //! Contents of packed objects that were inflated lately, for all requests together.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
 };
 
 use gix::objs::Kind;
+use quick_cache::{Weighter, sync::Cache};
 
 use crate::base::Limits;
 
@@ -32,19 +30,13 @@ impl Content {
             starts: None,
         }
     }
-
-    fn cost(&self) -> usize {
-        self.data.len() + self.starts.as_ref().map_or(0, |starts| 4 * starts.len()) + OVERHEAD
-    }
 }
 
 /// Contents of packed objects, shared by all requests and repositories: bases of deltas above all, since the next request as a rule asks for what is close to
-/// what the last one asked for. What was not used for longest is given up first; the bytes are bounded.
+/// what the last one asked for. What is not used is given up first; the bytes are bounded.
 ///
 /// A content is found by its place in an open pack, never by its id: one repository cannot put anything into another.
-pub struct ContentCache {
-    shards: Box<[Mutex<Shard>]>,
-}
+pub struct ContentCache(Option<Cache<Place, Content, Bytes>>);
 
 impl std::fmt::Debug for ContentCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -52,36 +44,26 @@ impl std::fmt::Debug for ContentCache {
     }
 }
 
-#[derive(Debug)]
-struct Shard {
-    limit: usize,
-    bytes: usize,
-    tick: u64,
-    entries: HashMap<Place, (u64, Content)>,
-    /// Uses in order; an entry's newest use is the one that counts.
-    uses: VecDeque<(u64, Place)>,
+/// Weighs contents by their bytes.
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Place, Content> for Bytes {
+    fn weight(&self, _: &Place, content: &Content) -> u64 {
+        let starts = content.starts.as_ref().map_or(0, |starts| 4 * starts.len());
+        (content.data.len() + starts + OVERHEAD) as u64
+    }
 }
 
 /// What an entry costs beside its bytes.
 const OVERHEAD: usize = 160;
-/// Requests at the same time seldom meet in one of so many.
-const SHARDS: usize = 16;
+/// Bytes of a content, more or less: the tables are made for so many as there is room for.
+const USUAL: usize = 8 << 10;
 
 impl ContentCache {
     /// A cache of at most about `bytes` bytes; 0 keeps nothing.
     pub fn new(bytes: usize) -> Self {
-        let shard = || {
-            Mutex::new(Shard {
-                limit: bytes / SHARDS,
-                bytes: 0,
-                tick: 0,
-                entries: HashMap::new(),
-                uses: VecDeque::new(),
-            })
-        };
-        ContentCache {
-            shards: (0..SHARDS).map(|_| shard()).collect(),
-        }
+        ContentCache((bytes > 0).then(|| Cache::with_weighter(bytes / USUAL, bytes as u64, Bytes)))
     }
 
     /// The one of whoever does not bring his own, with the default bound.
@@ -92,65 +74,13 @@ impl ContentCache {
             .clone()
     }
 
-    fn shard(&self, place: Place) -> MutexGuard<'_, Shard> {
-        let mixed = (place.0 ^ place.1.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        // Whoever panicked here has at worst miscounted bytes.
-        self.shards[(mixed >> 60) as usize % SHARDS]
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
     pub(super) fn get(&self, place: Place) -> Option<Content> {
-        self.shard(place).get(place)
+        self.0.as_ref()?.get(&place)
     }
 
     pub(super) fn put(&self, place: Place, content: Content) {
-        self.shard(place).put(place, content);
-    }
-}
-
-impl Shard {
-    fn get(&mut self, place: Place) -> Option<Content> {
-        let (used, content) = self.entries.get_mut(&place)?;
-        self.tick += 1;
-        *used = self.tick;
-        let found = content.clone();
-        self.uses.push_back((self.tick, place));
-        self.tidy();
-        Some(found)
-    }
-
-    fn put(&mut self, place: Place, content: Content) {
-        let cost = content.cost();
-        // One object must not push out everything else.
-        if cost > self.limit / 2 {
-            return;
-        }
-        self.tick += 1;
-        if let Some((_, old)) = self.entries.insert(place, (self.tick, content)) {
-            self.bytes -= old.cost();
-        }
-        self.bytes += cost;
-        self.uses.push_back((self.tick, place));
-        while self.bytes > self.limit {
-            let Some((used, place)) = self.uses.pop_front() else {
-                break;
-            };
-            if self.entries.get(&place).is_some_and(|(last, _)| *last == used)
-                && let Some((_, old)) = self.entries.remove(&place)
-            {
-                self.bytes -= old.cost();
-            }
-        }
-        self.tidy();
-    }
-
-    /// Uses that were overtaken by later ones are dropped before they outgrow the entries.
-    fn tidy(&mut self) {
-        if self.uses.len() > 64 + 4 * self.entries.len() {
-            let entries = &self.entries;
-            self.uses
-                .retain(|(used, place)| entries.get(place).is_some_and(|(last, _)| last == used));
+        if let Some(cache) = &self.0 {
+            cache.insert(place, content);
         }
     }
 }
@@ -170,33 +100,15 @@ mod tests {
     }
 
     #[test]
-    fn the_content_used_last_stays_and_the_bytes_are_bounded() {
-        let cache = ContentCache::new(10_000 * SHARDS);
-        // All of these are in one shard.
-        let mut places = (0u64..).map(|n| (0, n)).filter(|place| {
-            let mixed = (place.0 ^ place.1.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            mixed >> 60 == 3
-        });
-        let first: Vec<Place> = places.by_ref().take(8).collect();
-        for place in &first {
-            cache.put(*place, blob(1_000));
+    fn what_is_kept_is_bounded_by_its_bytes() {
+        let cache = ContentCache::new(1 << 20);
+        for n in 0..1_000 {
+            cache.put((1, n), blob(10_000));
         }
-        for _ in 0..1_000 {
-            assert!(cache.get(first[0]).is_some());
-        }
-        assert!(cache.shard(first[0]).uses.len() < 200, "uses are tidied");
-        for place in places.by_ref().take(7) {
-            cache.put(place, blob(1_000));
-        }
-        assert!(cache.get(first[0]).is_some(), "the one in use stays");
-        assert!(cache.get(first[1]).is_none(), "the oldest is gone");
-        let large = places.next().expect("there is no end of places");
-        cache.put(large, blob(9_000));
-        assert!(cache.get(large).is_none(), "too large to keep");
-        let shard = cache.shard(first[0]);
-        assert!(shard.bytes <= 10_000);
-        let sum: usize = shard.entries.values().map(|(_, content)| content.cost()).sum();
-        assert_eq!(sum, shard.bytes);
+        let kept = (0..1_000).filter(|n| cache.get((1, *n)).is_some()).count();
+        assert!((1..=104).contains(&kept), "{kept} of 10,000 bytes each");
+        cache.put((2, 0), blob(2 << 20));
+        assert!(cache.get((2, 0)).is_none(), "too large to keep");
     }
 
     #[test]

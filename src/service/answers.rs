@@ -5,69 +5,63 @@
 //! wants that were found good, never in their place.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Condvar, Mutex, MutexGuard},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use gix::hash::{Kind as HashKind, ObjectId};
+use quick_cache::{
+    DefaultHashBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle, GuardResult, PlaceholderGuard},
+};
 
 use crate::repo::{KeptSet, ObjectSet, Odb};
 
 use super::ServiceError;
 
-/// Answers to fetches, bounded in bytes; those not asked for longest are given up first.
+/// Answers to fetches, bounded in bytes; those that nobody asks for are given up first.
 ///
 /// Small packs are kept whole, of large ones the choice of their objects, which is most of the work. Of several requests for the same that come at the same time one
 /// does that work and the others wait for it.
 pub struct AnswerCache {
-    limit: usize,
+    answers: Option<Cache<Key, Answer, Bytes>>,
     patience: Duration,
-    inner: Mutex<Inner>,
-    /// Something that was underway is there, or given up.
-    changed: Condvar,
 }
 
 impl std::fmt::Debug for AnswerCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AnswerCache")
-            .field("limit", &self.limit)
-            .finish_non_exhaustive()
+        f.debug_struct("AnswerCache").finish_non_exhaustive()
     }
 }
 
-#[derive(Default)]
-struct Inner {
-    bytes: usize,
-    tick: u64,
-    entries: HashMap<Key, Entry>,
-    /// By last use.
-    order: BTreeMap<u64, Key>,
-}
-
-struct Entry {
-    used: u64,
-    cost: usize,
-    answer: Answer,
-}
-
+#[derive(Clone)]
 enum Answer {
-    /// Somebody is at it.
-    Underway,
     Selected(Arc<KeptSet>),
     Whole(Arc<Whole>),
-    /// It takes too much room: everybody works it out alone.
-    TooLarge,
+}
+
+/// Weighs answers by their bytes.
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Key, Answer> for Bytes {
+    fn weight(&self, _: &Key, answer: &Answer) -> u64 {
+        let bytes = match answer {
+            Answer::Selected(kept) => kept.memory(),
+            Answer::Whole(whole) => whole.pack.len() + whole.summary.len(),
+        };
+        (bytes + OVERHEAD) as u64
+    }
 }
 
 /// A question, as a hash of everything that its answer depends on.
 pub(super) type Key = ObjectId;
 
-/// An answer as it goes out, without its frame.
+/// A pack as it goes out, without its frame.
 #[derive(Debug)]
 pub(super) struct Whole {
-    pub(super) bytes: Vec<u8>,
-    /// Objects in it, if it is a pack.
+    pub(super) pack: Vec<u8>,
+    /// Objects in it.
     pub(super) objects: u32,
     /// What is said at its end.
     pub(super) summary: String,
@@ -83,7 +77,9 @@ pub(super) enum Found<'c> {
 
 /// What an entry costs beside its bytes.
 const OVERHEAD: usize = 256;
-/// Answers of more bytes are not kept whole: copying them from their packs costs little more.
+/// Bytes of an answer, more or less: the table is made for so many as there is room for.
+const USUAL: usize = 32 << 10;
+/// Packs of more bytes are not kept whole: copying them from theirs costs little more.
 pub(super) const WHOLE: usize = 256 << 10;
 /// Time between two looks at whether the client is still there.
 const LOOK: Duration = Duration::from_millis(250);
@@ -94,16 +90,9 @@ impl AnswerCache {
     /// A cache of at most about `bytes` bytes; 0 keeps nothing.
     pub fn new(bytes: usize) -> Self {
         AnswerCache {
-            limit: bytes,
+            answers: (bytes > 0).then(|| Cache::with_weighter(bytes / USUAL, bytes as u64, Bytes)),
             patience: PATIENCE,
-            inner: Mutex::default(),
-            changed: Condvar::new(),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing in it is half done between two statements that could panic.
-        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// What is known; waits while somebody else is working it out, calling `alive` now and then. `odb` is the view that a set would be sent from.
@@ -116,130 +105,58 @@ impl AnswerCache {
         odb: &Odb,
         alive: &mut dyn FnMut() -> Result<(), ServiceError>,
     ) -> Result<Found<'_>, ServiceError> {
-        if self.limit == 0 {
+        let Some(answers) = &self.answers else {
             return Ok(Found::Nothing(None));
-        }
-        let mut inner = self.lock();
+        };
         let until = Instant::now() + self.patience;
         loop {
-            match inner.touch(&key) {
-                Some(Answer::TooLarge) => return Ok(Found::Nothing(None)),
-                Some(Answer::Whole(whole)) => return Ok(Found::Whole(whole.clone())),
-                Some(Answer::Selected(kept)) => {
-                    let kept = kept.clone();
-                    drop(inner);
+            match answers.get_value_or_guard(&key, Some(LOOK)) {
+                GuardResult::Value(Answer::Whole(whole)) => return Ok(Found::Whole(whole)),
+                GuardResult::Value(Answer::Selected(kept)) => {
                     if let Some(set) = kept.of(odb) {
                         return Ok(Found::Selected(Box::new(set)));
                     }
-                    inner = self.lock();
-                    // The packs have changed; unless somebody is at it already, it is done anew.
-                    if let Some(Answer::Selected(same)) = inner.touch(&key)
-                        && Arc::ptr_eq(same, &kept)
-                    {
-                        break;
-                    }
+                    // The packs have changed: it is done anew.
+                    answers.remove_if(
+                        &key,
+                        |now| matches!(now, Answer::Selected(now) if Arc::ptr_eq(now, &kept)),
+                    );
                 }
-                Some(Answer::Underway) => {
-                    let (guard, _) = self
-                        .changed
-                        .wait_timeout(inner, LOOK)
-                        .unwrap_or_else(|poisoned| poisoned.into_inner());
-                    drop(guard);
-                    alive()?;
-                    if Instant::now() >= until {
-                        return Ok(Found::Nothing(None));
-                    }
-                    inner = self.lock();
+                GuardResult::Guard(guard) => {
+                    let guard = Some(guard);
+                    return Ok(Found::Nothing(Some(Promise { answers, key, guard })));
                 }
-                None => break,
+                GuardResult::Timeout => alive()?,
             }
-        }
-        inner.put(key, OVERHEAD, Answer::Underway, self.limit);
-        Ok(Found::Nothing(Some(Promise { cache: self, key })))
-    }
-
-    /// Keeps an answer whole, if there is room for it.
-    fn keep_whole(&self, key: Key, whole: Whole) {
-        let cost = whole.bytes.len() + whole.summary.len() + OVERHEAD;
-        self.lock().put(key, cost, Answer::Whole(Arc::new(whole)), self.limit);
-        self.changed.notify_all();
-    }
-}
-
-impl Inner {
-    fn touch(&mut self, key: &Key) -> Option<&Answer> {
-        self.tick += 1;
-        let entry = self.entries.get_mut(key)?;
-        self.order.remove(&entry.used);
-        entry.used = self.tick;
-        self.order.insert(entry.used, *key);
-        Some(&entry.answer)
-    }
-
-    fn remove(&mut self, key: &Key) {
-        if let Some(old) = self.entries.remove(key) {
-            self.order.remove(&old.used);
-            self.bytes -= old.cost;
-        }
-    }
-
-    fn put(&mut self, key: Key, mut cost: usize, mut answer: Answer, limit: usize) {
-        self.remove(&key);
-        // One answer must not push out everything else.
-        if cost > limit / 4 && !matches!(answer, Answer::Underway) {
-            (cost, answer) = (OVERHEAD, Answer::TooLarge);
-        }
-        self.tick += 1;
-        self.bytes += cost;
-        self.order.insert(self.tick, key);
-        let used = self.tick;
-        self.entries.insert(key, Entry { used, cost, answer });
-        while self.bytes > limit {
-            let idle = self
-                .order
-                .values()
-                .find(|key| !matches!(self.entries[*key].answer, Answer::Underway));
-            match idle.copied() {
-                Some(key) => self.remove(&key),
-                None => break,
+            if Instant::now() >= until {
+                return Ok(Found::Nothing(None));
             }
         }
     }
 }
+
+type Guard<'c> = PlaceholderGuard<'c, Key, Answer, Bytes, DefaultHashBuilder, DefaultLifecycle<Key, Answer>>;
 
 /// The duty to find an answer. Dropped, it goes over to the next one who asks.
 pub(super) struct Promise<'c> {
-    cache: &'c AnswerCache,
+    answers: &'c Cache<Key, Answer, Bytes>,
     key: Key,
+    /// Others wait as long as it is there.
+    guard: Option<Guard<'c>>,
 }
 
 impl Promise<'_> {
     /// The objects were chosen: others need not wait until they are sent.
-    pub(super) fn selected(&self, set: &ObjectSet) {
-        let kept = set.keep();
-        let cost = kept.memory() + OVERHEAD;
-        let answer = Answer::Selected(Arc::new(kept));
-        self.cache.lock().put(self.key, cost, answer, self.cache.limit);
-        self.cache.changed.notify_all();
+    pub(super) fn selected(&mut self, set: &ObjectSet) {
+        if let Some(guard) = self.guard.take() {
+            // Those who wait get it even if there is no room to keep it.
+            let _ = guard.insert(Answer::Selected(Arc::new(set.keep())));
+        }
     }
 
     /// All of it is there.
     pub(super) fn whole(self, whole: Whole) {
-        self.cache.keep_whole(self.key, whole);
-    }
-}
-
-impl Drop for Promise<'_> {
-    fn drop(&mut self) {
-        let mut inner = self.cache.lock();
-        if let Some(Entry {
-            answer: Answer::Underway,
-            ..
-        }) = inner.entries.get(&self.key)
-        {
-            inner.remove(&self.key);
-            self.cache.changed.notify_all();
-        }
+        self.answers.insert(self.key, Answer::Whole(Arc::new(whole)));
     }
 }
 
@@ -292,14 +209,10 @@ mod tests {
 
     fn whole(size: usize) -> Whole {
         Whole {
-            bytes: vec![0; size],
+            pack: vec![0; size],
             objects: 1,
             summary: String::new(),
         }
-    }
-
-    fn is_there(cache: &AnswerCache, n: u64) -> bool {
-        matches!(cache.lock().touch(&key(n)), Some(Answer::Whole(_)))
     }
 
     fn alive() -> Result<(), ServiceError> {
@@ -326,7 +239,7 @@ mod tests {
         let repo = TestRepo::new(HashKind::Sha1);
         let (odb, set) = selected(&repo);
         let cache = AnswerCache::new(1 << 20);
-        let Ok(Found::Nothing(Some(promise))) = cache.find(key(1), &odb, &mut alive) else {
+        let Ok(Found::Nothing(Some(mut promise))) = cache.find(key(1), &odb, &mut alive) else {
             panic!("nobody has asked yet");
         };
         let (asked, asking) = std::sync::mpsc::channel();
@@ -378,21 +291,44 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_what_is_too_large_to_be_kept_or_where_nothing_is() {
+    fn where_nothing_is_kept_nobody_waits() {
+        let repo = TestRepo::new(HashKind::Sha1);
+        let (odb, _) = selected(&repo);
+        let cache = AnswerCache::new(0);
+        for _ in 0..2 {
+            let found = cache.find(key(1), &odb, &mut || Err(ServiceError::Gone));
+            assert!(matches!(found, Ok(Found::Nothing(None))));
+        }
+    }
+
+    #[test]
+    fn who_waits_gets_also_what_there_is_no_room_for() {
         let repo = TestRepo::new(HashKind::Sha1);
         let (odb, set) = selected(&repo);
-        for (bytes, first) in [(OVERHEAD + 16, true), (0, false)] {
-            let cache = AnswerCache::new(bytes);
-            let Ok(Found::Nothing(promise)) = cache.find(key(1), &odb, &mut alive) else {
-                panic!("nobody has asked yet");
-            };
-            assert_eq!(promise.is_some(), first);
-            if let Some(promise) = &promise {
-                promise.selected(&set);
-            }
-            let mut waits = || Err(ServiceError::Gone);
-            assert!(matches!(cache.find(key(1), &odb, &mut waits), Ok(Found::Nothing(None))));
-        }
+        let cache = AnswerCache::new(1);
+        let Ok(Found::Nothing(Some(mut promise))) = cache.find(key(1), &odb, &mut alive) else {
+            panic!("nobody has asked yet");
+        };
+        let (asked, asking) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let other = scope.spawn({
+                let (odb, cache) = (odb.clone(), &cache);
+                move || {
+                    let mut alive = || {
+                        let _ = asked.send(());
+                        Ok(())
+                    };
+                    matches!(cache.find(key(1), &odb, &mut alive), Ok(Found::Selected(_)))
+                }
+            });
+            asking.recv().expect("it waits");
+            promise.selected(&set);
+            assert!(other.join().expect("no panic"));
+        });
+        assert!(matches!(
+            cache.find(key(1), &odb, &mut alive),
+            Ok(Found::Nothing(Some(_)))
+        ));
     }
 
     #[test]
@@ -415,24 +351,6 @@ mod tests {
         let mut question = Question::new("test");
         question.number(n);
         question.key().expect("a hash")
-    }
-
-    #[test]
-    fn the_answer_asked_for_last_stays_and_the_bytes_are_bounded() {
-        let cache = AnswerCache::new(20_000);
-        for n in 0..10 {
-            cache.keep_whole(key(n), whole(3_000));
-            assert!(is_there(&cache, 0), "the one in use stays");
-        }
-        assert!(!is_there(&cache, 1), "the oldest is gone");
-        assert!(is_there(&cache, 9));
-        cache.keep_whole(key(77), whole(6_000));
-        assert!(!is_there(&cache, 77), "too large to keep");
-        let inner = cache.lock();
-        assert!(inner.bytes <= 20_000);
-        let sum: usize = inner.entries.values().map(|entry| entry.cost).sum();
-        assert_eq!(inner.bytes, sum);
-        assert_eq!(inner.order.len(), inner.entries.len());
     }
 
     #[test]

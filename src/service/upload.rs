@@ -379,18 +379,18 @@ impl<'a> Job<'a> {
         let (set, promise) = match found {
             Some(Found::Whole(whole)) => {
                 counted(band, meter, u64::from(whole.objects))?;
-                band.write_all(&whole.bytes).map_err(ServiceError::Write)?;
+                band.write_all(&whole.pack).map_err(ServiceError::Write)?;
                 band.say(&whole.summary).map_err(ServiceError::Write)?;
                 return band.finish().map_err(ServiceError::Write);
             }
             Some(Found::Selected(set)) => (*set, None),
             nothing => {
                 let set = self.select(&request, leave_out, band, &mut meter)?;
-                let promise = match nothing {
+                let mut promise = match nothing {
                     Some(Found::Nothing(promise)) => promise,
                     _ => None,
                 };
-                if let Some(promise) = &promise {
+                if let Some(promise) = &mut promise {
                     promise.selected(&set);
                 }
                 (set, promise)
@@ -414,9 +414,9 @@ impl<'a> Job<'a> {
             self.odb.packs().len()
         );
         band.say(&summary).map_err(ServiceError::Write)?;
-        if let (Some(promise), Some(bytes)) = (promise, kept) {
+        if let (Some(promise), Some(pack)) = (promise, kept) {
             promise.whole(Whole {
-                bytes,
+                pack,
                 objects: stats.objects,
                 summary,
             });
