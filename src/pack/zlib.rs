@@ -1,4 +1,4 @@
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use gix::zlib::{
     Compression, Decompress, FlushDecompress, Inflate, Status,
@@ -153,17 +153,19 @@ pub struct Deflater {
     inner: Option<Box<Compress>>,
 }
 
-thread_local! {
-    /// The state of the last deflater that was dropped on this thread. It is a third of a megabyte, and clearing it anew for each request costs more than many an
-    /// answer.
-    static IDLE: RefCell<Option<(i32, Box<Compress>)>> = const { RefCell::new(None) };
-}
+/// What is left of deflaters that were dropped. It is a third of a megabyte each, and to clear it anew costs more than to deflate a small object.
+static IDLE: Mutex<Vec<(i32, Box<Compress>)>> = Mutex::new(Vec::new());
+/// As many as are likely to be in use at a time.
+const MOST_IDLE: usize = 8;
 
 impl Drop for Deflater {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
-            // While the thread ends there is nowhere to keep it.
-            let _ = IDLE.try_with(|idle| idle.replace(Some((self.level, inner))));
+            let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() == MOST_IDLE {
+                idle.remove(0);
+            }
+            idle.push((self.level, inner));
         }
     }
 }
@@ -171,10 +173,14 @@ impl Drop for Deflater {
 impl Deflater {
     /// A deflater at `level` 0–9; anything else, such as git's −1, means zlib's default of 6.
     pub fn new(level: i32) -> Self {
-        let idle = IDLE.try_with(RefCell::take).ok().flatten();
+        let idle = {
+            let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = idle.iter().rposition(|(its, _)| *its == level);
+            last.map(|at| idle.remove(at).1)
+        };
         let inner = match idle {
-            Some((its, inner)) if its == level => inner,
-            _ => Box::new(Compress::new(Compression::new(level).unwrap_or(Compression::DEFAULT))),
+            Some(inner) => inner,
+            None => Box::new(Compress::new(Compression::new(level).unwrap_or(Compression::DEFAULT))),
         };
         let mut deflater = Deflater {
             level,

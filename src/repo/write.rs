@@ -100,36 +100,6 @@ pub struct Written {
     pub unflushed: Vec<PathBuf>,
 }
 
-/// Deflaters that nobody uses just now. To make one costs more than to deflate a small object.
-struct Spare;
-
-static SPARE: Mutex<Vec<(i32, Deflater)>> = Mutex::new(Vec::new());
-/// A third of a megabyte each.
-const MOST_SPARE: usize = 4;
-
-impl Spare {
-    fn take(level: i32) -> Deflater {
-        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = spare.iter().position(|(known, _)| *known == level);
-        match at.map(|at| spare.swap_remove(at)) {
-            Some((_, mut deflater)) => {
-                drop(spare);
-                deflater.reset();
-                deflater
-            }
-            None => Deflater::new(level),
-        }
-    }
-
-    fn give_back(level: i32, deflater: Deflater) {
-        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() == MOST_SPARE {
-            spare.remove(0);
-        }
-        spare.push((level, deflater));
-    }
-}
-
 /// A file under a temporary name, gone with this value unless it got its own.
 struct Draft(Option<PathBuf>);
 
@@ -276,14 +246,13 @@ impl ObjectSink {
         match self.form {
             SinkForm::Loose => {
                 let mut bytes = Vec::with_capacity(content.len() / 2 + 64);
-                let mut deflater = Spare::take(self.level);
+                let mut deflater = Deflater::new(self.level);
                 deflater.feed(
                     &gix::objs::encode::loose_header(kind, content.len() as u64),
                     false,
                     &mut bytes,
                 );
                 deflater.feed(content, true, &mut bytes);
-                Spare::give_back(self.level, deflater);
                 let (draft, mut file) = self.draft("tmp_obj_gitstead")?;
                 file.write_all(&bytes).map_err(WriteError::io("write", draft.path()))?;
                 self.adjust(&file, draft.path())?;
@@ -301,9 +270,7 @@ impl ObjectSink {
                 };
                 let mut bytes = Vec::with_capacity(content.len() / 2 + 64);
                 write_entry_header(entry, content.len() as u64, &mut bytes);
-                let mut deflater = Spare::take(self.level);
-                deflater.feed(content, true, &mut bytes);
-                Spare::give_back(self.level, deflater);
+                Deflater::new(self.level).deflate(content, &mut bytes);
                 self.append(id, &bytes)?;
             }
         }
