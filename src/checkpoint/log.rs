@@ -29,10 +29,10 @@ const CURSOR_IDS: usize = 10_000;
 /// In which order, and along which parents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LogOrder {
-    /// Along first parents only: what happened here.
-    #[default]
+    /// Along first parents only: what happened here, unless somebody has merged it into his own work.
     FirstParent,
     /// Along all parents, the newest commit first.
+    #[default]
     AllByDate,
 }
 
@@ -69,7 +69,7 @@ impl Default for LogQuery {
             path: None,
             only_changed: false,
             all_commits: true,
-            order: LogOrder::FirstParent,
+            order: LogOrder::AllByDate,
             entries: 50,
             commits: 20_000,
         }

@@ -81,6 +81,7 @@ fn a_log_has_the_commits_that_git_log_has_in_pages_of_any_size() {
     let repository = open(&repo);
     for (entries, commits) in [(50, 20_000), (1, 20_000), (7, 3), (1_000, 1)] {
         let mut query = LogQuery::default();
+        query.order = LogOrder::FirstParent;
         (query.entries, query.commits) = (entries, commits);
         let expected = lines(&git.ok(&repo, "log --first-parent --format=%H main"));
         assert!(expected.len() > 20);

@@ -11,7 +11,7 @@ use super::{
     text::{change_line, files, harmless, harmless_lines, list, short},
 };
 use crate::{
-    checkpoint::{self, DiffOptions, LogCursor, LogEntry, LogOrder, LogPage, LogQuery, Signature, tree_of},
+    checkpoint::{self, DiffOptions, LogCursor, LogEntry, LogPage, LogQuery, Signature, tree_of},
     web::{LogView, ShownView, rfc3339},
 };
 
@@ -22,8 +22,11 @@ pub(super) fn run(wanted: &args::Log) -> anyhow::Result<()> {
     query.path = wanted.path.as_deref().map(|path| opened.path(path)).transpose()?;
     query.only_changed = wanted.changed;
     query.all_commits = wanted.all;
-    // Whoever merges a trail into his own work and pushes that makes it a second parent.
-    query.order = LogOrder::AllByDate;
+    let narrowed = query.tool.is_some()
+        || query.agent.is_some()
+        || query.session.is_some()
+        || query.path.is_some()
+        || query.only_changed;
     query.entries = wanted.number;
     let after: Option<LogCursor> = wanted.cursor.as_deref().map(str::parse).transpose()?;
     let tip = match (&wanted.revision, wanted.shadow) {
@@ -57,7 +60,10 @@ pub(super) fn run(wanted: &args::Log) -> anyhow::Result<()> {
     }
     match &page.next {
         Some(next) => note(&format!("there is more: --cursor {next}")),
-        None if page.entries.is_empty() && !wanted.all && after.is_none() => note("no checkpoint is as you say"),
+        None if page.entries.is_empty() && !wanted.all && after.is_none() => note(match narrowed {
+            true => "no checkpoint is as you say",
+            false => "there is no checkpoint in this history",
+        }),
         None => Ok(()),
     }
 }

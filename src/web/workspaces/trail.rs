@@ -10,9 +10,7 @@ use serde::Deserialize;
 
 use super::{Asked, At, PAGE, Which, created, odb};
 use crate::{
-    checkpoint::{
-        self, Checkpoint, DiffOptions, LogCursor, LogOrder, LogQuery, ToolOutcome, resolve, shadow_of, tree_of,
-    },
+    checkpoint::{self, Checkpoint, DiffOptions, LogCursor, LogQuery, ToolOutcome, resolve, shadow_of, tree_of},
     web::{
         api::{Answer, Api, ApiError, json},
         house::Caller,
@@ -158,8 +156,6 @@ pub(super) async fn log(
             query.path = asked.path.map(BString::from);
             query.only_changed = asked.changed;
             query.all_commits = asked.all;
-            // Whoever merges a trail into his own work and pushes that makes it a second parent.
-            query.order = LogOrder::AllByDate;
             query.entries = asked.limit.unwrap_or(50).clamp(1, PAGE);
             Ok(LogView::from(&checkpoint::log(
                 repository,
