@@ -347,15 +347,18 @@ mod tests {
         (dir, workspace)
     }
 
-    #[test]
-    fn what_is_known_more_is_added_to_an_index_that_git_has_written_meanwhile() {
-        let (_dir, workspace) = workspace();
-        let file = |n: u8| TrackedFile {
+    fn file(n: u8) -> TrackedFile {
+        TrackedFile {
             id: ObjectId::from_bytes_or_panic(&[n; 20]),
             stat: FileStat::default(),
             kind: EntryKind::Blob,
             flags: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn what_is_known_more_is_added_to_an_index_that_git_has_written_meanwhile() {
+        let (_dir, workspace) = workspace();
         let mut held = workspace.lock().expect("free");
         held.tracked().expect("no index yet");
         for (name, n) in [("stays", 1), ("changes", 1), ("goes", 1), ("gits", 1)] {
@@ -394,12 +397,6 @@ mod tests {
     #[test]
     fn what_is_known_where_there_was_no_index_is_added_to_gits_first() {
         let (_dir, workspace) = workspace();
-        let file = |n: u8| TrackedFile {
-            id: ObjectId::from_bytes_or_panic(&[n; 20]),
-            stat: FileStat::default(),
-            kind: EntryKind::Blob,
-            flags: 0,
-        };
         let mut held = workspace.lock().expect("free");
         held.tracked().expect("no index yet");
         for name in ["ours", "both", "in/dir"] {
