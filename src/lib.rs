@@ -3,7 +3,7 @@
 //! The crate is built in floors; imports point downwards only and `tests/it/tidy.rs` holds the table:
 //!
 //! * `base`: plain values. Names, limits, faults, access.
-//! * `protocol`, `pack`: git's wire and git's files as values. No IO of their own.
+//! * `protocol`, `pack`, `dialect`: git's wire, git's files and the stream protocols of agents as values. No IO of their own.
 //! * `repo`, `depot`, `service`, `checkpoint`: blocking work on repositories. No async, no HTTP.
 //! * `worker`, `web`, `server`, `cli`: the async house (feature `server`, on by default).
 //!
@@ -12,6 +12,7 @@
 pub mod base;
 pub mod checkpoint;
 pub mod depot;
+pub mod dialect;
 pub mod pack;
 pub mod protocol;
 pub mod repo;

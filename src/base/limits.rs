@@ -76,6 +76,14 @@ pub struct Limits {
     pub open_workspaces: usize,
     /// Time after which a workspace that nobody asked for is not kept open any more.
     pub workspace_idle: Duration,
+    /// Bytes of one line that an agent writes or is sent; of a longer one the beginning is looked at. Agents put whole files into a line: 20 MiB has been seen.
+    pub agent_line_bytes: usize,
+    /// Bytes of one text in an event of an agent; its transcript has the rest.
+    pub agent_text_bytes: usize,
+    /// Tool calls of one agent that are open at a time; real ones have a few dozen.
+    pub agent_calls: usize,
+    /// Questions of one agent (permissions, barriers, orders) that wait for an answer at a time.
+    pub agent_pending: usize,
 }
 
 impl Default for Limits {
@@ -116,6 +124,10 @@ impl Default for Limits {
             open_repositories: 256,
             open_workspaces: 64,
             workspace_idle: Duration::from_secs(15 * 60),
+            agent_line_bytes: 32 << 20,
+            agent_text_bytes: 1 << 20,
+            agent_calls: 1_024,
+            agent_pending: 256,
         }
     }
 }

@@ -10,12 +10,7 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    args::ClaudeCode,
-    place::wipe,
-    record::warn,
-    summary::{self, Summary},
-};
+use super::{args::ClaudeCode, place::wipe, record::warn, summary};
 use crate::{
     checkpoint::{Checkpoint, ToolOutcome},
     workspace::Unchanged,
@@ -120,7 +115,7 @@ fn describe(event: &Event, kind: Kind, root: &Path, cwd: &Path) -> Checkpoint {
     let mut checkpoint = match kind {
         Kind::Tool => {
             let name = event.tool_name.as_deref().unwrap_or("Tool");
-            let Summary { tool, text, server } =
+            let crate::dialect::Summary { tool, text, server } =
                 summary::of_tool(name, &event.tool_input, &event.tool_response, root, cwd);
             let mut checkpoint = Checkpoint::after(tool, text).outcome(outcome_of(event));
             if let Some(server) = server {

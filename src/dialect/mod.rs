@@ -1,0 +1,52 @@
+//! `dialect`: the stream protocols of coding agents as values.
+//!
+//! Lines in, events out; wishes in, lines out. Holds no process, no pipe and no clock: the same lines give the same events however they were cut into pieces. Nothing
+//! that an agent writes is an error here; what is not understood is passed on as a line for the log, and what is kept of it is bounded.
+
+#[allow(dead_code, reason = "for dialects that follow")]
+mod calls;
+#[allow(dead_code, reason = "for dialects that follow")]
+mod json;
+mod lines;
+mod ndjson;
+mod options;
+mod plain;
+mod seam;
+#[allow(dead_code, reason = "for dialects that follow")]
+mod summary;
+#[cfg(test)]
+mod tests;
+
+pub use lines::Lines;
+pub use ndjson::Pointers;
+pub use options::{Bounds, Kind, Options};
+pub use seam::{
+    Answer, Asks, Decision, Dialect, Event, Exit, Nature, Order, Outcome, Permission, Refused, Source, Step,
+    ToolFinished, ToolStarted, TurnEnded, TurnOutcome, Usage,
+};
+pub use summary::{Shape, Summary, summarise};
+
+/// Bytes of a line in the log.
+const LOG: usize = 4 << 10;
+
+/// A line that is nothing else.
+fn log(line: &[u8]) -> Event {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // Half a character at the cut is of no matter.
+    let beginning = &line[..line.len().min(LOG)];
+    Event::log(summary::without_escapes(&String::from_utf8_lossy(beginning)))
+}
+
+/// A text as long as an event may hold.
+fn bounded(text: &str, options: &Options) -> String {
+    let most = options.bounds.text_bytes;
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    format!("{}…", json::head(text, most))
+}
+
+/// Something whole that was said.
+fn said(text: &str, options: &Options) -> Event {
+    Event::said(bounded(text, options))
+}

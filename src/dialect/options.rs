@@ -1,0 +1,105 @@
+use std::path::{Path, PathBuf};
+
+use crate::base::Limits;
+
+use super::{Dialect, Pointers, ndjson::Ndjson, plain::Plain, summary};
+
+/// Which protocol an agent speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Lines of text.
+    Plain,
+    /// JSON objects, one a line, whose members [`Pointers`] name.
+    Ndjson,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: &[Kind] = &[Kind::Plain, Kind::Ndjson];
+
+    /// As configurations name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Plain => "plain",
+            Kind::Ndjson => "ndjson",
+        }
+    }
+
+    /// The one of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
+    }
+
+    /// A value that speaks it with one process.
+    pub fn speaker(self, options: Options) -> Box<dyn Dialect> {
+        match self {
+            Kind::Plain => Box::new(Plain::new(options)),
+            Kind::Ndjson => Box::new(Ndjson::new(options)),
+        }
+    }
+}
+
+/// How much of what an agent says is kept; from [`Limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes of a line, in either direction.
+    pub line_bytes: usize,
+    /// Bytes of a text in an event.
+    pub text_bytes: usize,
+    /// Tool calls that are open at a time.
+    pub calls: usize,
+    /// Permissions, barriers and orders that wait for an answer.
+    pub pending: usize,
+}
+
+impl From<&Limits> for Bounds {
+    fn from(limits: &Limits) -> Self {
+        Bounds {
+            line_bytes: limits.agent_line_bytes,
+            text_bytes: limits.agent_text_bytes,
+            calls: limits.agent_calls,
+            pending: limits.agent_pending,
+        }
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds::from(&Limits::default())
+    }
+}
+
+/// What a dialect is to know of the agent that it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// The workspace, as the agent sees it: paths in it are told relative to it.
+    pub root: PathBuf,
+    /// How much is kept.
+    pub bounds: Bounds,
+    /// Make the agent wait for checkpoints, where it can be made to.
+    pub barrier: bool,
+    /// The agent's own name of a session that is to be gone on with, where the protocol takes it in a message and not in the arguments.
+    pub resume: Option<String>,
+    /// For [`Kind::Ndjson`].
+    pub pointers: Pointers,
+}
+
+impl Options {
+    /// For an agent in this directory: with barriers, a new session, the default limits.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Options {
+            root: root.into(),
+            bounds: Bounds::default(),
+            barrier: true,
+            resume: None,
+            pointers: Pointers::default(),
+        }
+    }
+
+    /// As the workspace knows a path.
+    pub(super) fn relative(&self, path: &str) -> String {
+        summary::relative(path, Path::new(&self.root))
+    }
+}
