@@ -29,6 +29,8 @@ pub(super) struct Call {
     /// It goes on beside the agent; by the agent's own name for that, if it has one.
     pub background: bool,
     pub task: Option<String>,
+    /// That it goes on in the background was told.
+    pub told: bool,
 }
 
 impl Call {
@@ -164,10 +166,6 @@ impl Seen {
 
     pub fn has(&self, id: &str) -> bool {
         self.0.contains(&hash(id))
-    }
-
-    pub fn clear(&mut self) {
-        self.0.clear();
     }
 }
 

@@ -119,13 +119,6 @@ impl Json {
             _ => &[],
         }
     }
-
-    pub fn members(&self) -> &[(String, Json)] {
-        match self {
-            Json::Map(members) => members,
-            _ => &[],
-        }
-    }
 }
 
 /// A line that is a JSON object.
@@ -139,11 +132,6 @@ impl Object<'_> {
     /// The source text of a member of members, byte for byte.
     pub fn raw(&self, keys: &[&str]) -> Option<&str> {
         keys.iter().try_fold(&*self.text, |text, key| member(text, key))
-    }
-
-    /// The bytes that it was read from.
-    pub fn length(&self) -> usize {
-        self.text.len()
     }
 }
 

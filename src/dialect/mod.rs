@@ -3,19 +3,20 @@
 //! Lines in, events out; wishes in, lines out. Holds no process, no pipe and no clock: the same lines give the same events however they were cut into pieces. Nothing
 //! that an agent writes is an error here; what is not understood is passed on as a line for the log, and what is kept of it is bounded.
 
-#[allow(dead_code, reason = "for dialects that follow")]
 mod calls;
-#[allow(dead_code, reason = "for dialects that follow")]
+mod claude;
 mod json;
 mod lines;
 mod ndjson;
 mod options;
 mod plain;
 mod seam;
+
 #[allow(dead_code, reason = "for dialects that follow")]
 mod summary;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use lines::Lines;
 pub use ndjson::Pointers;

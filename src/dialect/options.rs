@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::Limits;
 
-use super::{Dialect, Pointers, ndjson::Ndjson, plain::Plain, summary};
+use super::{Dialect, Pointers, claude::Claude, ndjson::Ndjson, plain::Plain, summary};
 
 /// Which protocol an agent speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,17 +12,20 @@ pub enum Kind {
     Plain,
     /// JSON objects, one a line, whose members [`Pointers`] name.
     Ndjson,
+    /// Claude Code with `--input-format stream-json --output-format stream-json`.
+    Claude,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: &[Kind] = &[Kind::Plain, Kind::Ndjson];
+    pub const ALL: &[Kind] = &[Kind::Plain, Kind::Ndjson, Kind::Claude];
 
     /// As configurations name it.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Plain => "plain",
             Kind::Ndjson => "ndjson",
+            Kind::Claude => "claude",
         }
     }
 
@@ -36,6 +39,7 @@ impl Kind {
         match self {
             Kind::Plain => Box::new(Plain::new(options)),
             Kind::Ndjson => Box::new(Ndjson::new(options)),
+            Kind::Claude => Box::new(Claude::new(options)),
         }
     }
 }

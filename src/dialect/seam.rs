@@ -15,7 +15,7 @@ use std::time::Duration;
 /// agent.finished(&Exit::code(0), &mut step);
 /// assert!(step.events.contains(&Event::said("hello")));
 /// ```
-pub trait Dialect: Send {
+pub trait Dialect: Send + std::fmt::Debug {
     /// What this agent can be asked to do. Does not change while it runs.
     fn nature(&self) -> Nature;
 
@@ -231,7 +231,7 @@ pub struct ToolFinished {
     pub parent: Option<String>,
     /// Other calls that were open when it ended, at most 16: what changed may be theirs.
     pub concurrent: Vec<String>,
-    /// Files that it says it has changed, as it names them, at most 256. A hint.
+    /// Files in the workspace that it says it has changed, relative to its root, at most 256. A hint.
     pub paths: Vec<String>,
     /// What the agent waits at before it goes on; see [`Dialect::release`].
     pub barrier: Option<String>,

@@ -3,6 +3,8 @@
 use super::*;
 
 mod basic;
+mod laws;
+mod transcripts;
 
 /// An event in a line: what tests compare.
 fn brief(event: &Event) -> String {

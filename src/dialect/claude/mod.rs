@@ -1,0 +1,335 @@
+//! Claude Code: `claude -p --input-format stream-json --output-format stream-json --verbose`, JSON lines both ways (measured with 2.1.329).
+//!
+//! The agent is made to wait by hooks that are answered over the same pipes: they are registered by the `initialize` request and called back for each tool that has ended,
+//! before the model hears of it. Where a call ends without its hook (refused before it ran) or no hooks are to be had, the tool's result line tells.
+
+mod control;
+mod result;
+
+use serde_json::json;
+
+use super::{
+    Asks, Decision, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, ToolFinished, bounded,
+    calls::{Call, Calls, Seen, id},
+    json::{self, Json, Object},
+    log,
+    summary::summarise,
+    turns::{Turns, message},
+};
+use control::Permissions;
+
+/// The agent's session as one process knows it.
+#[derive(Debug)]
+pub(super) struct Claude {
+    options: Options,
+    calls: Calls,
+    turns: Turns,
+    /// Lines by their `uuid`.
+    lines: Seen,
+    session: Option<String>,
+    ready: bool,
+    ended: bool,
+    requests: u64,
+    permissions: Permissions,
+    /// Requests of hooks that wait.
+    barriers: Vec<String>,
+    /// Calls that somebody did not allow.
+    denied: Seen,
+}
+
+impl Claude {
+    pub fn new(options: Options) -> Self {
+        Claude {
+            calls: Calls::new(options.bounds.calls),
+            permissions: Permissions::new(&options),
+            options,
+            turns: Turns::default(),
+            lines: Seen::default(),
+            session: None,
+            ready: false,
+            ended: false,
+            requests: 0,
+            barriers: Vec::new(),
+            denied: Seen::default(),
+        }
+    }
+
+    fn request(&mut self, request: serde_json::Value, out: &mut Step) {
+        self.requests += 1;
+        let name = format!("gitstead-{}", self.requests);
+        out.input.push(message(&json!({
+            "type": "control_request", "request_id": name, "request": request,
+        })));
+    }
+
+    fn become_ready(&mut self, out: &mut Step) {
+        if !std::mem::replace(&mut self.ready, true) {
+            out.events.push(Event::Ready);
+        }
+    }
+
+    fn take_session(&mut self, line: &Json, out: &mut Step) {
+        let Some(session) = line.at("session_id").some_text() else {
+            return;
+        };
+        if self.session.as_deref() != Some(session) {
+            self.session = Some(id(session));
+            out.events.push(Event::Session {
+                id: id(session),
+                model: line.at("model").some_text().map(id),
+            });
+        }
+    }
+
+    fn system(&mut self, bytes: &[u8], line: &Json, out: &mut Step) {
+        match line.at("subtype").str() {
+            "init" => {
+                self.become_ready(out);
+                self.take_session(line, out);
+                // It is repeated at the beginning of every turn.
+                self.turns.begin(out);
+            }
+            "task_started" => {
+                if let Some(call) = self.calls.get(line.at("tool_use_id").str()) {
+                    call.task = line.at("task_id").some_text().map(id);
+                    call.background |= line.at("is_backgrounded").is_true();
+                }
+            }
+            "task_updated" => {
+                let task = id(line.at("task_id").str());
+                if let Some(call) = self.calls.by_task(&task) {
+                    call.background |= line.path(&["patch", "is_backgrounded"]).is_true();
+                }
+            }
+            "task_notification" => self.task_ended(line, out),
+            "api_retry" => out.events.push(Event::Trouble {
+                text: bounded(
+                    line.at("error").some_text().unwrap_or("the model is not to be reached"),
+                    &self.options,
+                ),
+            }),
+            "status"
+            | "hook_started"
+            | "hook_progress"
+            | "hook_response"
+            | "background_tasks_changed"
+            | "session_state_changed"
+            | "compact_boundary"
+            | "task_progress" => {}
+            _ => out.events.push(log(bytes)),
+        }
+    }
+
+    fn task_ended(&mut self, line: &Json, out: &mut Step) {
+        let task = id(line.at("task_id").str());
+        let name = match self.calls.by_task(&task) {
+            Some(call) => call.id.clone(),
+            None => id(line.at("tool_use_id").str()),
+        };
+        // What the agent waits for is told of by its result.
+        if !self.calls.get(&name).is_some_and(|call| call.background) {
+            return;
+        }
+        self.leave_children(&name, out);
+        let concurrent = self.calls.beside(&name, None);
+        if let Some(call) = self.calls.close(&name, Call::default) {
+            let outcome = match line.at("status").str() {
+                "failed" => Outcome::Failed,
+                "stopped" | "killed" | "cancelled" => Outcome::Interrupted,
+                _ => Outcome::Ok,
+            };
+            out.events.push(Event::ToolFinished(ToolFinished {
+                concurrent,
+                ..call.finished(outcome, Source::Stream)
+            }));
+        }
+    }
+
+    /// The calls of a subagent that has ended ended no later.
+    fn leave_children(&mut self, parent: &str, out: &mut Step) {
+        let left = self
+            .calls
+            .interrupt(|call| call.parent.as_deref() == Some(parent) && !call.background);
+        out.events.extend(left.map(Event::ToolFinished));
+    }
+
+    fn assistant(&mut self, line: &Json, out: &mut Step) {
+        let parent = line.at("parent_tool_use_id").some_text().map(id);
+        if parent.is_none() {
+            self.turns.begin(out);
+        }
+        for block in line.path(&["message", "content"]).list() {
+            match block.at("type").str() {
+                "text" => self.say(block.at("text").str(), false, false, parent.clone(), out),
+                "thinking" => self.say(block.at("thinking").str(), false, true, parent.clone(), out),
+                "tool_use" => {
+                    let name = block.at("name").str();
+                    let input = block.at("input");
+                    let relative = |path: &str| self.options.relative(path);
+                    let about = summarise(name, input, None, &relative);
+                    let call = Call {
+                        id: id(block.at("id").str()),
+                        tool: about.tool,
+                        raw_tool: id(name),
+                        server: about.server,
+                        summary: about.text,
+                        parent: parent.clone(),
+                        background: input.at("run_in_background").is_true(),
+                        ..Call::default()
+                    };
+                    let started = call.started();
+                    if self.calls.open(call) {
+                        out.events.push(Event::ToolStarted(started));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn say(&self, text: &str, partial: bool, thought: bool, parent: Option<String>, out: &mut Step) {
+        if !text.is_empty() {
+            out.events.push(Event::Said {
+                text: bounded(text, &self.options),
+                partial,
+                thought,
+                parent,
+            });
+        }
+    }
+
+    fn piece(&mut self, line: &Json, out: &mut Step) {
+        let parent = line.at("parent_tool_use_id").some_text().map(id);
+        let event = line.at("event");
+        match event.at("type").str() {
+            "message_start" if parent.is_none() => self.turns.begin(out),
+            "content_block_delta" => {
+                let delta = event.at("delta");
+                match delta.at("type").str() {
+                    "text_delta" => self.say(delta.at("text").str(), true, false, parent, out),
+                    "thinking_delta" => self.say(delta.at("thinking").str(), true, true, parent, out),
+                    // A tool's input comes whole with the message.
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Dialect for Claude {
+    fn nature(&self) -> Nature {
+        Nature {
+            asks: Asks::Many,
+            waits: self.options.barrier,
+            asks_permission: true,
+            interrupts: true,
+            tells_turns: true,
+            tells_tools: true,
+        }
+    }
+
+    fn begin(&mut self, out: &mut Step) {
+        let mut request = json!({ "subtype": "initialize" });
+        if self.options.barrier {
+            let hook = |name: &str| json!([{ "matcher": null, "hookCallbackIds": [name] }]);
+            request["hooks"] = json!({
+                "PostToolUse": hook(control::HOOK),
+                "PostToolUseFailure": hook(control::HOOK),
+                "PostToolBatch": hook(control::HOOK),
+            });
+        }
+        self.request(request, out);
+    }
+
+    fn line(&mut self, bytes: &[u8], out: &mut Step) {
+        let Some(object) = json::object(bytes, self.options.bounds.text_bytes) else {
+            if !bytes.trim_ascii().is_empty() {
+                out.events.push(log(bytes));
+            }
+            return;
+        };
+        let Object { json: line, .. } = &object;
+        if let Some(uuid) = line.at("uuid").some_text()
+            && !self.lines.see(uuid)
+        {
+            return;
+        }
+        match line.at("type").str() {
+            "control_request" => self.asked(&object, out),
+            "control_response" => self.answered(line, out),
+            "control_cancel_request" => self.withdrawn(line.at("request_id").str(), out),
+            "system" => self.system(bytes, line, out),
+            "assistant" => self.assistant(line, out),
+            "user" => self.results(line, out),
+            "stream_event" => self.piece(line, out),
+            "result" => self.result(line, out),
+            "command_lifecycle" => {
+                if line.at("state").str() == "started" {
+                    self.turns.begin(out);
+                }
+            }
+            "rate_limit_event" => {
+                if line.path(&["rate_limit_info", "status"]).str() == "rejected" {
+                    out.events.push(Event::Trouble {
+                        text: "the model's rate limit is reached".to_owned(),
+                    });
+                }
+            }
+            "keep_alive" | "tool_progress" | "tool_use_summary" | "transcript_mirror" | "conversation_reset" => {}
+            _ => out.events.push(log(bytes)),
+        }
+    }
+
+    fn finished(&mut self, exit: &Exit, out: &mut Step) {
+        self.ended = true;
+        self.barriers.clear();
+        self.permissions.drop_all(out);
+        let open = self.calls.interrupt(|_| true);
+        self.turns.end_with(exit, open, out);
+    }
+
+    fn ask(&mut self, text: &str, out: &mut Step) -> Result<(), Refused> {
+        if self.ended {
+            return Err(Refused::Ended);
+        }
+        if self.turns.is_open() {
+            return Err(Refused::Busy);
+        }
+        if text.len() > self.options.bounds.line_bytes {
+            return Err(Refused::TooLong);
+        }
+        out.input.push(message(&json!({
+            "type": "user",
+            "message": { "role": "user", "content": text },
+            "parent_tool_use_id": null,
+            "session_id": self.session.as_deref().unwrap_or_default(),
+        })));
+        self.turns.begin(out);
+        Ok(())
+    }
+
+    fn interrupt(&mut self, out: &mut Step) -> Result<(), Refused> {
+        if self.ended {
+            return Err(Refused::Ended);
+        }
+        if !self.turns.is_open() {
+            return Err(Refused::Idle);
+        }
+        self.request(json!({ "subtype": "interrupt" }), out);
+        Ok(())
+    }
+
+    fn permit(&mut self, request: &str, decision: Decision, out: &mut Step) {
+        if let Some(call) = self.permissions.answer(request, decision, out) {
+            self.denied.see(&call);
+        }
+    }
+
+    fn release(&mut self, barrier: &str, out: &mut Step) {
+        if let Some(at) = self.barriers.iter().position(|waits| waits == barrier) {
+            self.barriers.remove(at);
+            out.input.push(control::success(barrier, "{}"));
+        }
+    }
+}
