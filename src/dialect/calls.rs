@@ -31,6 +31,13 @@ pub(super) struct Call {
     pub task: Option<String>,
     /// That it goes on in the background was told.
     pub told: bool,
+    /// Of what it was part, by the agent's own name for that.
+    pub run: Option<String>,
+    /// What is to be said of it when it has ended, if that is something else.
+    pub after: Option<String>,
+    pub paths: Vec<String>,
+    /// Somebody did not allow it.
+    pub denied: bool,
 }
 
 impl Call {
@@ -50,7 +57,8 @@ impl Call {
             tool: self.tool,
             raw_tool: self.raw_tool,
             server: self.server,
-            summary: self.summary,
+            summary: self.after.unwrap_or(self.summary),
+            paths: self.paths,
             outcome,
             background: self.background,
             parent: self.parent,
@@ -142,7 +150,7 @@ impl Calls {
         })
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Call> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Call> {
         self.open.iter()
     }
 }

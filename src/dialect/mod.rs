@@ -3,16 +3,21 @@
 //! Lines in, events out; wishes in, lines out. Holds no process, no pipe and no clock: the same lines give the same events however they were cut into pieces. Nothing
 //! that an agent writes is an error here; what is not understood is passed on as a line for the log, and what is kept of it is bounded.
 
+mod acp;
 mod calls;
 mod claude;
+mod codex;
 mod json;
+mod letta;
 mod lines;
 mod ndjson;
+mod opencode;
 mod options;
+mod permissions;
 mod plain;
+mod rpc;
 mod seam;
 
-#[allow(dead_code, reason = "for dialects that follow")]
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -20,7 +25,7 @@ mod turns;
 
 pub use lines::Lines;
 pub use ndjson::Pointers;
-pub use options::{Bounds, Kind, Options};
+pub use options::{Bounds, Kind, Options, ThreadOptions};
 pub use seam::{
     Answer, Asks, Decision, Dialect, Event, Exit, Nature, Order, Outcome, Permission, Refused, Source, Step,
     ToolFinished, ToolStarted, TurnEnded, TurnOutcome, Usage,

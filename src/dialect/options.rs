@@ -2,7 +2,9 @@ use std::path::{Path, PathBuf};
 
 use crate::base::Limits;
 
-use super::{Dialect, Pointers, claude::Claude, ndjson::Ndjson, plain::Plain, summary};
+use super::{
+    Dialect, Pointers, acp::Acp, claude::Claude, codex, letta::Letta, ndjson::Ndjson, opencode, plain::Plain, summary,
+};
 
 /// Which protocol an agent speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,11 +16,36 @@ pub enum Kind {
     Ndjson,
     /// Claude Code with `--input-format stream-json --output-format stream-json`.
     Claude,
+    /// `codex exec --json`.
+    Codex,
+    /// `codex app-server`.
+    CodexServer,
+    /// `opencode run --format json`.
+    Opencode,
+    /// The events of `opencode serve`.
+    OpencodeServer,
+    /// Letta Code with `--input-format stream-json --output-format stream-json`.
+    Letta,
+    /// Letta Code with `-p --output-format stream-json`.
+    LettaPrint,
+    /// The Agent Client Protocol.
+    Acp,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: &[Kind] = &[Kind::Plain, Kind::Ndjson, Kind::Claude];
+    pub const ALL: &[Kind] = &[
+        Kind::Plain,
+        Kind::Ndjson,
+        Kind::Claude,
+        Kind::Codex,
+        Kind::CodexServer,
+        Kind::Opencode,
+        Kind::OpencodeServer,
+        Kind::Letta,
+        Kind::LettaPrint,
+        Kind::Acp,
+    ];
 
     /// As configurations name it.
     pub fn as_str(self) -> &'static str {
@@ -26,6 +53,13 @@ impl Kind {
             Kind::Plain => "plain",
             Kind::Ndjson => "ndjson",
             Kind::Claude => "claude",
+            Kind::Codex => "codex",
+            Kind::CodexServer => "codex-app-server",
+            Kind::Opencode => "opencode",
+            Kind::OpencodeServer => "opencode-server",
+            Kind::Letta => "letta",
+            Kind::LettaPrint => "letta-print",
+            Kind::Acp => "acp",
         }
     }
 
@@ -40,6 +74,13 @@ impl Kind {
             Kind::Plain => Box::new(Plain::new(options)),
             Kind::Ndjson => Box::new(Ndjson::new(options)),
             Kind::Claude => Box::new(Claude::new(options)),
+            Kind::Codex => Box::new(codex::Exec::new(options)),
+            Kind::CodexServer => Box::new(codex::Server::new(options)),
+            Kind::Opencode => Box::new(opencode::Run::new(options)),
+            Kind::OpencodeServer => Box::new(opencode::Server::new(options)),
+            Kind::Letta => Box::new(Letta::new(options, true)),
+            Kind::LettaPrint => Box::new(Letta::new(options, false)),
+            Kind::Acp => Box::new(Acp::new(options)),
         }
     }
 }
@@ -88,6 +129,23 @@ pub struct Options {
     pub resume: Option<String>,
     /// For [`Kind::Ndjson`].
     pub pointers: Pointers,
+    /// How a session is begun, where the protocol takes it in a message and not in the arguments.
+    pub thread: ThreadOptions,
+    /// For [`Kind::Acp`]: files may be read and written through us; somebody carries out [`Order`](super::Order)s.
+    pub offers_files: bool,
+    /// For [`Kind::Acp`]: commands may be run through us.
+    pub offers_terminals: bool,
+}
+
+/// How a session is begun; in the agent's own words, and its own default where there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ThreadOptions {
+    /// The model.
+    pub model: Option<String>,
+    /// When it asks for permission.
+    pub approval_policy: Option<String>,
+    /// What its own sandbox lets it do.
+    pub sandbox: Option<String>,
 }
 
 impl Options {
@@ -99,6 +157,9 @@ impl Options {
             barrier: true,
             resume: None,
             pointers: Pointers::default(),
+            thread: ThreadOptions::default(),
+            offers_files: false,
+            offers_terminals: false,
         }
     }
 

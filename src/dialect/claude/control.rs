@@ -1,115 +1,17 @@
 //! What Claude asks of us and waits for: hooks and permissions.
 
 use super::{
-    Call, Claude, Decision, Event, Json, Object, Options, Outcome, Source, Step, ToolFinished, bounded, id,
+    Call, Claude, Event, Json, Object, Outcome, Source, Step, ToolFinished, bounded, id,
     result::{exit_code, hints, is_background},
     summarise,
 };
 use crate::dialect::{
     Permission,
-    turns::{ended, quoted},
+    permissions::{Waiting, deny, failure, success},
 };
 
 /// The name of our hooks: which of them is called its event says.
 pub(super) const HOOK: &str = "gitstead";
-
-/// Permissions that wait for somebody's decision.
-#[derive(Debug)]
-pub(super) struct Permissions {
-    waiting: Vec<Waiting>,
-    most: usize,
-    /// Bytes of inputs that may be held for all of them.
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    request: String,
-    call: Option<String>,
-    /// What the tool was given, as it was written: it goes back with the answer.
-    input: String,
-    suggestions: Option<String>,
-}
-
-impl Waiting {
-    fn bytes(&self) -> usize {
-        self.input.len() + self.suggestions.as_ref().map_or(0, String::len)
-    }
-}
-
-impl Permissions {
-    pub fn new(options: &Options) -> Self {
-        Permissions {
-            waiting: Vec::new(),
-            most: options.bounds.pending,
-            bytes: options.bounds.line_bytes,
-        }
-    }
-
-    fn hold(&mut self, waiting: Waiting) -> bool {
-        let held: usize = self.waiting.iter().map(Waiting::bytes).sum();
-        let fits = self.waiting.len() < self.most && held + waiting.bytes() <= self.bytes;
-        if fits {
-            self.waiting.push(waiting);
-        }
-        fits
-    }
-
-    fn take(&mut self, request: &str) -> Option<Waiting> {
-        let at = self.waiting.iter().position(|waits| waits.request == request)?;
-        Some(self.waiting.remove(at))
-    }
-
-    /// Answers one; the call that was denied by it, if one was.
-    pub fn answer(&mut self, request: &str, decision: Decision, out: &mut Step) -> Option<String> {
-        let waiting = self.take(request)?;
-        // What is not repeated is taken away from the tool.
-        let (answer, denied) = match decision {
-            Decision::Allow => (
-                format!(r#"{{"behavior":"allow","updatedInput":{}}}"#, waiting.input),
-                None,
-            ),
-            Decision::AllowAlways => {
-                let lasting = waiting.suggestions.map_or_else(String::new, |suggestions| {
-                    format!(r#","updatedPermissions":{suggestions}"#)
-                });
-                let answer = format!(r#"{{"behavior":"allow","updatedInput":{}{lasting}}}"#, waiting.input);
-                (answer, None)
-            }
-            Decision::Deny { reason, stop } => (deny(&reason, stop), waiting.call),
-        };
-        out.input.push(success(request, &answer));
-        denied
-    }
-
-    /// Nobody waits any more.
-    pub fn drop_all(&mut self, out: &mut Step) {
-        let gone = self.waiting.drain(..);
-        out.events.extend(gone.map(|waiting| Event::PermissionGone {
-            request: waiting.request,
-        }));
-    }
-}
-
-fn deny(reason: &str, stop: bool) -> String {
-    let reason = quoted(reason);
-    format!(r#"{{"behavior":"deny","message":{reason},"interrupt":{stop}}}"#)
-}
-
-/// An answer to a request, with a response that is JSON already.
-pub(super) fn success(request: &str, response: &str) -> Vec<u8> {
-    let request = quoted(request);
-    ended(format!(
-        r#"{{"type":"control_response","response":{{"subtype":"success","request_id":{request},"response":{response}}}}}"#
-    ))
-}
-
-fn failure(request: &str, why: &str) -> Vec<u8> {
-    let (request, why) = (quoted(request), quoted(why));
-    ended(format!(
-        r#"{{"type":"control_response","response":{{"subtype":"error","request_id":{request},"error":{why}}}}}"#
-    ))
-}
 
 impl Claude {
     /// A request of the agent's.
@@ -123,6 +25,7 @@ impl Claude {
         let asked = line.at("request");
         match asked.at("subtype").str() {
             "hook_callback" => self.hook(request, asked, out),
+            "can_use_tool" if self.permissions.has(&request) => {}
             "can_use_tool" => self.may_it(request, object, out),
             _ => out.input.push(failure(&request, "not supported by this client")),
         }

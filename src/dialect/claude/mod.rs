@@ -13,10 +13,10 @@ use super::{
     calls::{Call, Calls, Seen, id},
     json::{self, Json, Object},
     log,
+    permissions::{Permissions, success},
     summary::summarise,
     turns::{Turns, message},
 };
-use control::Permissions;
 
 /// The agent's session as one process knows it.
 #[derive(Debug)]
@@ -329,7 +329,7 @@ impl Dialect for Claude {
     fn release(&mut self, barrier: &str, out: &mut Step) {
         if let Some(at) = self.barriers.iter().position(|waits| waits == barrier) {
             self.barriers.remove(at);
-            out.input.push(control::success(barrier, "{}"));
+            out.input.push(success(barrier, "{}"));
         }
     }
 }

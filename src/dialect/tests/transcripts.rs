@@ -72,14 +72,12 @@ fn options(acts: &[Act]) -> Options {
         {
             options.barrier = !matches!(told.at("barrier"), Json::Bool(false));
             options.resume = told.at("resume").some_text().map(str::to_owned);
-            told_options(told, &mut options);
+            options.offers_files = told.at("files").is_true();
+            options.offers_terminals = told.at("terminals").is_true();
         }
     }
     options
 }
-
-/// What only some dialects know.
-fn told_options(_: &Json, _: &mut Options) {}
 
 /// Plays a transcript in pieces of that size and gives each step's content as text, without log lines of it if `quiet`.
 fn play(kind: Kind, acts: &[Act], piece: usize, change: &dyn Fn(Vec<u8>) -> Vec<u8>) -> String {
@@ -247,6 +245,29 @@ fn check(kind: Kind) {
 #[test]
 fn claude_is_understood() {
     check(Kind::Claude);
+}
+
+#[test]
+fn codex_is_understood() {
+    check(Kind::Codex);
+    check(Kind::CodexServer);
+}
+
+#[test]
+fn opencode_is_understood() {
+    check(Kind::Opencode);
+    check(Kind::OpencodeServer);
+}
+
+#[test]
+fn letta_is_understood() {
+    check(Kind::Letta);
+    check(Kind::LettaPrint);
+}
+
+#[test]
+fn agents_of_the_agent_client_protocol_are_understood() {
+    check(Kind::Acp);
 }
 
 #[test]

@@ -1,0 +1,335 @@
+//! The Agent Client Protocol, version 1, from the client's side: JSON-RPC 2.0 over lines. One dialect for every agent that speaks it (opencode, Gemini CLI, Goose, and by
+//! adapters Claude Code and Codex).
+//!
+//! An agent may read and write files and run commands through its client. Where that is offered it becomes an [`Order`](super::Order), and whoever carries it out can make a
+//! checkpoint before the answer: the agent waits for it.
+
+mod asks;
+mod tools;
+
+use serde_json::{Value, json};
+
+use super::{
+    Answer, Asks, Decision, Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded,
+    calls::{Calls, id},
+    json::{self, Json},
+    log,
+    rpc::{Message, Rpc},
+    turns::Turns,
+};
+use asks::{Ordered, Pending};
+
+/// One session with one agent.
+#[derive(Debug)]
+pub(super) struct Acp {
+    options: Options,
+    rpc: Rpc<Asked>,
+    calls: Calls,
+    turns: Turns,
+    session: Option<String>,
+    /// What was said before is being told again.
+    is_replayed: bool,
+    held: Option<String>,
+    permissions: Vec<Pending>,
+    orders: Vec<Ordered>,
+    /// What it says, which comes in pieces only.
+    speech: String,
+    thought: String,
+    last: Option<String>,
+    /// Somebody has interrupted the open turn.
+    cancelled: bool,
+    /// There is no session, and there will be none.
+    broken: bool,
+    ended: bool,
+}
+
+/// What an answer is about.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Initialize,
+    NewSession,
+    LoadSession,
+    Prompt,
+}
+
+impl Acp {
+    pub fn new(options: Options) -> Self {
+        Acp {
+            calls: Calls::new(options.bounds.calls),
+            options,
+            rpc: Rpc::new(true),
+            turns: Turns::default(),
+            session: None,
+            is_replayed: false,
+            held: None,
+            permissions: Vec::new(),
+            orders: Vec::new(),
+            speech: String::new(),
+            thought: String::new(),
+            last: None,
+            cancelled: false,
+            broken: false,
+            ended: false,
+        }
+    }
+
+    fn answered(&mut self, asked: Asked, result: &Json, out: &mut Step) {
+        match asked {
+            Asked::Initialize => {
+                let params = json!({ "cwd": self.options.root.display().to_string(), "mcpServers": [] });
+                match self.options.resume.clone() {
+                    Some(session) if result.path(&["agentCapabilities", "loadSession"]).is_true() => {
+                        let mut params = params;
+                        params["sessionId"] = json!(session);
+                        self.is_replayed = true;
+                        self.session = Some(id(&session));
+                        self.rpc.call(Asked::LoadSession, "session/load", params, out);
+                    }
+                    Some(_) => {
+                        out.events.push(Event::Trouble {
+                            text: "the agent cannot go on with an earlier session: a new one is begun".to_owned(),
+                        });
+                        self.rpc.call(Asked::NewSession, "session/new", params, out);
+                    }
+                    None => self.rpc.call(Asked::NewSession, "session/new", params, out),
+                }
+            }
+            Asked::NewSession => match result.at("sessionId").some_text() {
+                Some(session) => {
+                    self.session = Some(id(session));
+                    self.become_ready(result, out);
+                }
+                None => self.cannot("the agent has made no session", out),
+            },
+            Asked::LoadSession => {
+                self.is_replayed = false;
+                self.become_ready(result, out);
+            }
+            Asked::Prompt => {
+                let (outcome, why) = match result.at("stopReason").str() {
+                    "end_turn" => (TurnOutcome::Completed, None),
+                    "cancelled" => (TurnOutcome::Interrupted, None),
+                    "refusal" => (TurnOutcome::Failed, Some("the model refuses")),
+                    "max_tokens" => (TurnOutcome::Limit, Some("the model's limit of tokens is reached")),
+                    "max_turn_requests" => (TurnOutcome::Limit, Some("the limit of requests is reached")),
+                    _ => (TurnOutcome::Completed, None),
+                };
+                self.end_turn(outcome, why.map(str::to_owned), out);
+            }
+        }
+    }
+
+    fn become_ready(&mut self, result: &Json, out: &mut Step) {
+        out.events.push(Event::Session {
+            id: self.session.clone().unwrap_or_default(),
+            model: result.path(&["models", "currentModelId"]).some_text().map(id),
+        });
+        out.events.push(Event::Ready);
+        if let Some(held) = self.held.take() {
+            self.prompt(&held, out);
+        }
+    }
+
+    fn cannot(&mut self, why: &str, out: &mut Step) {
+        let text = bounded(why, &self.options);
+        (self.held, self.session, self.is_replayed, self.broken) = (None, None, false, true);
+        out.events.push(Event::Failed { text: text.clone() });
+        self.end_turn(TurnOutcome::Failed, Some(text), out);
+    }
+
+    fn failed(&mut self, asked: Asked, error: &Json, out: &mut Step) {
+        let text = error.at("message").some_text().unwrap_or("the agent reports an error");
+        match asked {
+            Asked::Initialize | Asked::NewSession | Asked::LoadSession => self.cannot(text, out),
+            Asked::Prompt => {
+                let text = bounded(text, &self.options);
+                self.end_turn(TurnOutcome::Failed, Some(text), out);
+            }
+        }
+    }
+
+    fn prompt(&mut self, message: &str, out: &mut Step) {
+        let params = json!({
+            "sessionId": self.session,
+            "prompt": [{ "type": "text", "text": message }],
+        });
+        self.rpc.call(Asked::Prompt, "session/prompt", params, out);
+    }
+
+    fn end_turn(&mut self, outcome: TurnOutcome, why: Option<String>, out: &mut Step) {
+        self.flush(out);
+        self.cancelled = false;
+        let left = self.calls.interrupt(|_| true);
+        out.events.extend(left.map(Event::ToolFinished));
+        let answer = self.last.take();
+        self.turns.end(outcome, why.or(answer), Usage::default(), out);
+    }
+
+    /// What was said in pieces, whole: something else comes now.
+    fn flush(&mut self, out: &mut Step) {
+        for (text, thought) in [(&mut self.thought, true), (&mut self.speech, false)] {
+            let text = std::mem::take(text);
+            if text.is_empty() {
+                continue;
+            }
+            if !thought {
+                self.last = Some(text.clone());
+            }
+            out.events.push(Event::Said {
+                text,
+                partial: false,
+                thought,
+                parent: None,
+            });
+        }
+    }
+
+    fn chunk(&mut self, text: &str, thought: bool, out: &mut Step) {
+        if text.is_empty() {
+            return;
+        }
+        // The other one has come to its end.
+        if (thought && !self.speech.is_empty()) || (!thought && !self.thought.is_empty()) {
+            self.flush(out);
+        }
+        let whole = if thought { &mut self.thought } else { &mut self.speech };
+        let room = self.options.bounds.text_bytes.saturating_sub(whole.len());
+        whole.push_str(json::head(text, room));
+        out.events.push(Event::Said {
+            text: bounded(text, &self.options),
+            partial: true,
+            thought,
+            parent: None,
+        });
+    }
+
+    fn told(&mut self, method: &str, params: &Json, bytes: &[u8], out: &mut Step) {
+        if method != "session/update" {
+            // Cancellations of requests of its own: they are answered all the same.
+            if !method.starts_with("$/") {
+                out.events.push(log(bytes));
+            }
+            return;
+        }
+        let is_ours = params.at("sessionId").text() == self.session.as_deref();
+        if self.is_replayed || !is_ours {
+            return;
+        }
+        let update = params.at("update");
+        let text = update.path(&["content", "text"]).str();
+        match update.at("sessionUpdate").str() {
+            "agent_message_chunk" => self.chunk(text, false, out),
+            "agent_thought_chunk" => self.chunk(text, true, out),
+            "tool_call" | "tool_call_update" => {
+                self.flush(out);
+                self.tool(update, out);
+            }
+            "user_message_chunk"
+            | "plan"
+            | "available_commands_update"
+            | "current_mode_update"
+            | "config_option_update"
+            | "session_info_update"
+            | "usage_update" => {}
+            _ => out.events.push(log(bytes)),
+        }
+    }
+}
+
+impl Dialect for Acp {
+    fn nature(&self) -> Nature {
+        Nature {
+            asks: Asks::Many,
+            waits: false,
+            asks_permission: true,
+            interrupts: true,
+            tells_turns: true,
+            tells_tools: true,
+        }
+    }
+
+    fn begin(&mut self, out: &mut Step) {
+        let files = self.options.offers_files;
+        let params: Value = json!({
+            "protocolVersion": 1,
+            "clientCapabilities": {
+                "fs": { "readTextFile": files, "writeTextFile": files },
+                "terminal": self.options.offers_terminals,
+            },
+            "clientInfo": { "name": "gitstead", "title": "Gitstead", "version": env!("CARGO_PKG_VERSION") },
+        });
+        self.rpc.call(Asked::Initialize, "initialize", params, out);
+    }
+
+    fn line(&mut self, bytes: &[u8], out: &mut Step) {
+        let Some(object) = json::object(bytes, self.options.bounds.text_bytes) else {
+            if !bytes.trim_ascii().is_empty() {
+                out.events.push(log(bytes));
+            }
+            return;
+        };
+        match self.rpc.read(&object) {
+            Message::Notification(method, params) => self.told(method, params, bytes, out),
+            Message::Request(request, method, params) => {
+                let raw = object.raw(&["params"]).unwrap_or("{}");
+                self.asked(request, method, params, raw, out);
+            }
+            Message::Result(asked, result) => self.answered(asked, result, out),
+            Message::Error(asked, error) => self.failed(asked, error, out),
+            Message::Nothing => out.events.push(log(bytes)),
+        }
+    }
+
+    fn finished(&mut self, exit: &Exit, out: &mut Step) {
+        self.ended = true;
+        self.orders.clear();
+        let gone = self.permissions.drain(..);
+        out.events
+            .extend(gone.map(|waits| Event::PermissionGone { request: waits.request }));
+        self.flush(out);
+        let left = self.calls.interrupt(|_| true);
+        self.turns.end_with(exit, left, out);
+    }
+
+    fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
+        match () {
+            () if self.ended || self.broken => return Err(Refused::Ended),
+            () if self.turns.is_open() => return Err(Refused::Busy),
+            () if message.len() > self.options.bounds.line_bytes => return Err(Refused::TooLong),
+            () if self.session.is_some() && !self.is_replayed => self.prompt(message, out),
+            () => self.held = Some(message.to_owned()),
+        }
+        self.turns.begin(out);
+        Ok(())
+    }
+
+    fn interrupt(&mut self, out: &mut Step) -> Result<(), Refused> {
+        match &self.session {
+            _ if self.ended => Err(Refused::Ended),
+            _ if !self.turns.is_open() => Err(Refused::Idle),
+            None => Err(Refused::NotReady),
+            Some(_) if self.held.is_some() => Err(Refused::NotReady),
+            Some(session) => {
+                let params = json!({ "sessionId": session });
+                self.rpc.notify("session/cancel", params, out);
+                self.cancelled = true;
+                // The protocol wants them answered so.
+                for waits in std::mem::take(&mut self.permissions) {
+                    self.cancel(&waits.request, out);
+                    out.events.push(Event::PermissionGone { request: waits.request });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn permit(&mut self, request: &str, decision: Decision, out: &mut Step) {
+        self.decide(request, decision, out);
+    }
+
+    fn release(&mut self, _: &str, _: &mut Step) {}
+
+    fn answer(&mut self, order: &str, answer: Answer, out: &mut Step) {
+        self.carried_out(order, answer, out);
+    }
+}

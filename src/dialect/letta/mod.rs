@@ -1,0 +1,361 @@
+//! Letta Code: `letta -p --output-format stream-json`, one turn for each process, and the same with `--input-format stream-json`, any number (measured with 0.25.9).
+//!
+//! It does not say when a tool has ended: that is told by what comes after it (the next run, or the result), or by a server that returns what tools answered. Where a
+//! checkpoint is wanted before it goes on, its own hooks call `gitstead hook letta`.
+
+mod calls;
+
+use serde_json::json;
+
+use super::{
+    Asks, Decision, Dialect, Event, Exit, Nature, Options, Permission, Refused, Step, TurnOutcome, Usage, bounded,
+    calls::{Calls, id},
+    json::{self, Json, Object},
+    log,
+    permissions::{Permissions, Waiting, deny, failure, success},
+    summary::summarise,
+    turns::{Turns, message},
+};
+use calls::Pieces;
+
+/// The agent's conversation as one process knows it.
+#[derive(Debug)]
+pub(super) struct Letta {
+    options: Options,
+    /// It reads turns on standard input.
+    asks: bool,
+    calls: Calls,
+    pieces: Pieces,
+    turns: Turns,
+    session: Option<String>,
+    /// The run that messages came of last.
+    run: Option<String>,
+    permissions: Permissions,
+    usage: Usage,
+    last: Option<String>,
+    requests: u64,
+    ready: bool,
+    ended: bool,
+}
+
+impl Letta {
+    pub fn new(options: Options, asks: bool) -> Self {
+        Letta {
+            asks,
+            calls: Calls::new(options.bounds.calls),
+            pieces: Pieces::new(&options),
+            permissions: Permissions::new(&options),
+            options,
+            turns: Turns::default(),
+            session: None,
+            run: None,
+            usage: Usage::default(),
+            last: None,
+            requests: 0,
+            ready: false,
+            ended: false,
+        }
+    }
+
+    fn request(&mut self, request: serde_json::Value, out: &mut Step) {
+        self.requests += 1;
+        let name = format!("gitstead-{}", self.requests);
+        out.input.push(message(&json!({
+            "type": "control_request", "request_id": name, "request": request,
+        })));
+    }
+
+    fn become_ready(&mut self, out: &mut Step) {
+        if !std::mem::replace(&mut self.ready, true) {
+            out.events.push(Event::Ready);
+        }
+    }
+
+    fn init(&mut self, line: &Json, out: &mut Step) {
+        self.become_ready(out);
+        // Its session is the agent, who may have many conversations; the default one has no name of its own.
+        let conversation = line.at("conversation_id").some_text().filter(|name| *name != "default");
+        let session = conversation.or(line.at("agent_id").some_text());
+        if let Some(session) = session
+            && self.session.as_deref() != Some(session)
+        {
+            self.session = Some(id(session));
+            out.events.push(Event::Session {
+                id: id(session),
+                model: line.at("model").some_text().map(id),
+            });
+        }
+    }
+
+    fn asked(&mut self, object: &Object<'_>, out: &mut Step) {
+        let line = &object.json;
+        let request = line.at("request_id").str().to_owned();
+        if request.is_empty() || request.len() > 256 || self.permissions.has(&request) {
+            return;
+        }
+        let asked = line.at("request");
+        if asked.at("subtype").str() != "can_use_tool" {
+            out.input.push(failure(&request, "not supported by this client"));
+            return;
+        }
+        let (tool, input) = (asked.at("tool_name").str(), asked.at("input"));
+        let call = asked.at("tool_call_id").some_text().map(id);
+        if let Some(call) = &call {
+            self.know(call, tool, input, out);
+        }
+        let suggestions = object
+            .raw(&["request", "permission_suggestions"])
+            .filter(|_| !asked.at("permission_suggestions").list().is_empty());
+        let relative = |path: &str| self.options.relative(path);
+        let about = summarise(tool, input, None, &relative);
+        let shown = Permission {
+            request: request.clone(),
+            call: call.clone(),
+            tool: about.tool,
+            summary: about.text,
+            input: bounded(object.raw(&["request", "input"]).unwrap_or("{}"), &self.options),
+            remembers: suggestions.is_some(),
+        };
+        let waiting = Waiting {
+            request: request.clone(),
+            call,
+            // As it was.
+            input: "null".to_owned(),
+            suggestions: suggestions.map(str::to_owned),
+        };
+        if self.permissions.hold(waiting) {
+            out.events.push(Event::Permission(shown));
+        } else {
+            let answer = deny("too many questions wait for an answer", false);
+            out.input.push(success(&request, &answer));
+        }
+    }
+
+    fn answered(&mut self, line: &Json, out: &mut Step) {
+        let response = line.at("response");
+        if response.at("request_id").str() == "gitstead-1" {
+            self.become_ready(out);
+        } else if response.at("subtype").str() == "error" {
+            out.events.push(Event::Trouble {
+                text: bounded(response.at("error").str(), &self.options),
+            });
+        }
+    }
+
+    /// A message of the model's or of a tool's; `whole` if it is not a piece of one.
+    fn said(&mut self, told: &Json, whole: bool, bytes: &[u8], out: &mut Step) {
+        if let Some(run) = told.at("run_id").some_text()
+            && self.run.as_deref() != Some(run)
+        {
+            let run = id(run);
+            self.earlier_runs_ended(&run, out);
+            self.run = Some(run);
+        }
+        match told.at("message_type").str() {
+            "assistant_message" => {
+                self.turns.begin(out);
+                match told.at("content") {
+                    Json::List(parts) => {
+                        for part in parts {
+                            self.say(part.at("text").str(), false, whole, out);
+                        }
+                    }
+                    text => self.say(text.str(), false, whole, out),
+                }
+            }
+            "reasoning_message" => self.say(told.at("reasoning").str(), true, whole, out),
+            "approval_request_message" | "tool_call_message" => {
+                self.turns.begin(out);
+                self.called(told.at("tool_call"), out);
+                for call in told.at("tool_calls").list() {
+                    self.called(call, out);
+                }
+            }
+            "tool_return_message" => {
+                self.returned(told, out);
+                for one in told.at("tool_returns").list() {
+                    self.returned(one, out);
+                }
+            }
+            "usage_statistics" => self.take_usage(told),
+            "stop_reason"
+            | "approval_response_message"
+            | "user_message"
+            | "system_message"
+            | "ping"
+            | "hidden_reasoning_message"
+            | "event_message"
+            | "summary_message" => {}
+            _ => out.events.push(log(bytes)),
+        }
+    }
+
+    fn say(&mut self, text: &str, thought: bool, whole: bool, out: &mut Step) {
+        if text.is_empty() {
+            return;
+        }
+        let text = bounded(text, &self.options);
+        if whole && !thought {
+            self.last = Some(text.clone());
+        }
+        out.events.push(Event::Said {
+            text,
+            partial: !whole,
+            thought,
+            parent: None,
+        });
+    }
+
+    fn take_usage(&mut self, told: &Json) {
+        fn plus(sum: &mut Option<u64>, more: Option<u64>) {
+            if let Some(more) = more {
+                *sum = Some(sum.unwrap_or_default().saturating_add(more));
+            }
+        }
+        plus(&mut self.usage.input_tokens, told.at("prompt_tokens").count());
+        plus(&mut self.usage.output_tokens, told.at("completion_tokens").count());
+        plus(&mut self.usage.cached_tokens, told.at("cached_input_tokens").count());
+    }
+
+    fn result(&mut self, line: &Json, out: &mut Step) {
+        self.turns.begin(out);
+        let outcome = match line.at("subtype").str() {
+            "interrupted" => TurnOutcome::Interrupted,
+            "error" => TurnOutcome::Failed,
+            _ if line.at("is_error").is_true() => TurnOutcome::Failed,
+            _ if line.at("stop_reason").str() == "max_steps" => TurnOutcome::Limit,
+            _ => TurnOutcome::Completed,
+        };
+        self.turn_ended(outcome == TurnOutcome::Completed, out);
+        let mut usage = std::mem::take(&mut self.usage);
+        if line.at("usage").at("prompt_tokens").count().is_some() {
+            let told = line.at("usage");
+            usage.input_tokens = told.at("prompt_tokens").count();
+            usage.output_tokens = told.at("completion_tokens").count();
+        }
+        usage.model_turns = line.at("num_turns").count();
+        usage.duration = line.at("duration_ms").count().map(std::time::Duration::from_millis);
+        let text = line.at("result").some_text().map(|text| bounded(text, &self.options));
+        let why = line.at("stop_reason").some_text().map(id);
+        let text = text
+            .or(self.last.take())
+            .or(why.filter(|_| outcome != TurnOutcome::Completed));
+        (self.last, self.run) = (None, None);
+        self.turns.end(outcome, text, usage, out);
+    }
+}
+
+impl Dialect for Letta {
+    fn nature(&self) -> Nature {
+        Nature {
+            asks: if self.asks { Asks::Many } else { Asks::InArguments },
+            waits: false,
+            asks_permission: self.asks,
+            interrupts: self.asks,
+            tells_turns: true,
+            tells_tools: true,
+        }
+    }
+
+    fn begin(&mut self, out: &mut Step) {
+        if self.asks {
+            self.request(json!({ "subtype": "initialize" }), out);
+        } else {
+            out.close_input = true;
+            self.become_ready(out);
+            self.turns.begin(out);
+        }
+    }
+
+    fn line(&mut self, bytes: &[u8], out: &mut Step) {
+        let Some(object) = json::object(bytes, self.options.bounds.text_bytes) else {
+            // Hooks write to the same output, in colours.
+            if !bytes.trim_ascii().is_empty() {
+                out.events.push(log(bytes));
+            }
+            return;
+        };
+        let line = &object.json;
+        match line.at("type").str() {
+            "system" if line.at("subtype").str() == "init" => self.init(line, out),
+            "control_request" => self.asked(&object, out),
+            "control_response" => self.answered(line, out),
+            "control_cancel_request" => {
+                if let Some(gone) = self.permissions.take(line.at("request_id").str()) {
+                    out.events.push(Event::PermissionGone { request: gone.request });
+                }
+            }
+            "message" => self.said(line, true, bytes, out),
+            "stream_event" => self.said(line.at("event"), false, bytes, out),
+            "auto_approval" => self.approved(line.at("tool_call"), out),
+            "result" => self.result(line, out),
+            "queue_batch_dequeued" => self.turns.begin(out),
+            "retry" => {
+                let attempt = line.at("attempt").int().unwrap_or_default();
+                let reason = line
+                    .at("reason")
+                    .some_text()
+                    .unwrap_or("the model is not to be reached");
+                out.events.push(Event::Trouble {
+                    text: bounded(&format!("{reason} (attempt {attempt})"), &self.options),
+                });
+            }
+            "recovery" => out.events.push(Event::Trouble {
+                text: format!("recovers: {}", id(line.at("recovery_type").str())),
+            }),
+            "error" => out.events.push(Event::Failed {
+                text: bounded(line.at("message").str(), &self.options),
+            }),
+            "queue_item_enqueued"
+            | "queue_item_dropped"
+            | "queue_cleared"
+            | "queue_blocked"
+            | "approval_requested"
+            | "approval_received" => {}
+            _ => out.events.push(log(bytes)),
+        }
+    }
+
+    fn finished(&mut self, exit: &Exit, out: &mut Step) {
+        self.ended = true;
+        self.permissions.drop_all(out);
+        let left = self.calls.interrupt(|_| true);
+        self.turns.end_with(exit, left, out);
+    }
+
+    fn ask(&mut self, text: &str, out: &mut Step) -> Result<(), Refused> {
+        match () {
+            () if self.ended => return Err(Refused::Ended),
+            () if !self.asks => return Err(Refused::NotSpoken),
+            () if self.turns.is_open() => return Err(Refused::Busy),
+            () if text.len() > self.options.bounds.line_bytes => return Err(Refused::TooLong),
+            () => {}
+        }
+        out.input.push(message(&json!({
+            "type": "user", "message": { "role": "user", "content": text },
+        })));
+        self.turns.begin(out);
+        Ok(())
+    }
+
+    fn interrupt(&mut self, out: &mut Step) -> Result<(), Refused> {
+        match () {
+            () if self.ended => return Err(Refused::Ended),
+            () if !self.asks => return Err(Refused::NotSpoken),
+            () if !self.turns.is_open() => return Err(Refused::Idle),
+            () => {}
+        }
+        self.request(json!({ "subtype": "interrupt" }), out);
+        Ok(())
+    }
+
+    fn permit(&mut self, request: &str, decision: Decision, out: &mut Step) {
+        if let Some(call) = self.permissions.answer(request, decision, out)
+            && let Some(call) = self.calls.get(&call)
+        {
+            call.denied = true;
+        }
+    }
+
+    fn release(&mut self, _: &str, _: &mut Step) {}
+}
