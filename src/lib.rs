@@ -5,9 +5,9 @@
 //! * `base`: plain values. Names, limits, faults, access.
 //! * `protocol`, `pack`, `dialect`: git's wire, git's files and the stream protocols of agents as values. No IO of their own.
 //! * `repo`, `depot`, `service`, `checkpoint`: blocking work on repositories. No async, no HTTP.
-//! * `worker`, `web`, `server`, `cli`: the async house (feature `server`, on by default).
+//! * `worker`, `agent`, `ledger`, `session`, `web`, `server`, `cli`: the async house (feature `server`, on by default).
 //!
-//! No code path starts another program, and nothing links C.
+//! Only agents' own commands are started, and in one place (`agent::spawn_parent`); git's work is done here. Nothing links C.
 
 pub mod base;
 pub mod checkpoint;
@@ -20,9 +20,15 @@ pub mod service;
 pub mod workspace;
 
 #[cfg(feature = "server")]
+pub mod agent;
+#[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
+pub mod ledger;
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+pub mod session;
 #[cfg(feature = "server")]
 pub mod web;
 #[cfg(feature = "server")]

@@ -84,6 +84,10 @@ pub struct Limits {
     pub agent_calls: usize,
     /// Questions of one agent (permissions, barriers, orders) that wait for an answer at a time.
     pub agent_pending: usize,
+    /// Agents that are known at a time, running or not.
+    pub agents: usize,
+    /// Time that agents get to end after SIGTERM, all of them together, before they are killed.
+    pub agent_drain: Duration,
 }
 
 impl Default for Limits {
@@ -128,6 +132,8 @@ impl Default for Limits {
             agent_text_bytes: 1 << 20,
             agent_calls: 1_024,
             agent_pending: 256,
+            agents: 2_000,
+            agent_drain: Duration::from_secs(20),
         }
     }
 }

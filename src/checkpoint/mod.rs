@@ -20,6 +20,7 @@ mod rev;
 mod show;
 mod squash;
 mod tree_edit;
+mod unsaved;
 
 pub use crate::workspace::Looked;
 pub use browse::{FileContent, ListedEntry, Listing, list_tree, read_file};

@@ -22,6 +22,8 @@ pub(super) enum Command {
     Workspace(Workspace),
     /// Pack loose objects and small packs, beside a running server or without one.
     Maintain(Maintain),
+    /// Start agents next to the server, talk to them, look at what they do, and stop them.
+    Agent(Box<super::agent::Agent>),
     /// The trail of a workspace.
     #[command(flatten)]
     Trail(super::trail::Command),

@@ -1,7 +1,9 @@
 //! `cli`: the commands of the binary. Arguments in, text on standard output, one error with its causes on standard error, an exit code: 0 for done, 1 for
 //! could not, 2 for wrong arguments or configuration. Nothing is decided here that another face would have to decide too.
 
+mod agent;
 mod args;
+mod client;
 mod debug;
 mod maintain;
 mod repo;
@@ -17,10 +19,17 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser as _;
 
-use crate::server::{self, Config, ConfigError, RunError};
+use crate::{
+    agent::{PARENT_COMMAND, run_parent},
+    server::{self, Config, ConfigError, RunError},
+};
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
+    // Not for people, and started often: nothing else of this is needed for it.
+    if std::env::args_os().nth(1).is_some_and(|first| first == PARENT_COMMAND) {
+        return run_parent();
+    }
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -85,6 +94,7 @@ fn execute(command: args::Command) -> anyhow::Result<()> {
             server::start_telemetry(&config.log)?;
             maintain::run(&config, &command)
         }
+        args::Command::Agent(command) => agent::run(&command),
         args::Command::Trail(command) => trail::run(command),
         args::Command::Token(args::Token::New { name, repos, access }) => token::new(&name, &repos, access),
         args::Command::Debug(args::Debug::PktLine) => debug::pkt_line(),

@@ -3,10 +3,12 @@
 
 mod config;
 mod file;
+mod note;
 mod run;
 mod telemetry;
 
 pub use config::{Config, ConfigError, Overrides, default_data_dir};
 pub use file::sign_with;
+pub use note::noted_server;
 pub use run::{RunError, run};
 pub use telemetry::start_telemetry;

@@ -8,12 +8,15 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, note::Note};
 use crate::{
     base::SystemClock,
     depot::{Depot, DepotError, Upkeep},
-    web::{self, Api, DepotHands, House, Options, Residents},
+    ledger::Ledger,
+    session::{Agents, Context},
+    web::{self, AgentDoors, Api, DepotHands, House, Options, ResidentWorkspaces, Residents},
     worker::{Lane, Workers},
 };
 
@@ -128,11 +131,18 @@ async fn serve(
         config.workspace_options(),
         &config.limits,
     ));
+    let agents = open_agents(config, &house, &depot, &workspaces).await;
+    let closed = CancellationToken::new();
     let api = Api {
         house: Arc::clone(&house),
         depot: Arc::clone(&depot),
         create: config.create_options(),
         workspaces: Arc::clone(&workspaces),
+        agents: agents.clone().map(|agents| AgentDoors {
+            agents,
+            port: local.port(),
+            closed: closed.clone(),
+        }),
     };
     let router = web::router(Arc::clone(&house)).merge(web::api_routes(Arc::new(api)));
 
@@ -143,8 +153,20 @@ async fn serve(
         }
     }
     sweep_beside(depot)?;
+    let note = Note::write(&config.data, local);
     announce(config, local);
     let closing = Arc::clone(&house);
+    let (begin, began) = tokio::sync::oneshot::channel::<()>();
+    let patience = config.limits.agent_drain;
+    let ending = tokio::spawn(async move {
+        // Beside the requests that may finish: both have their own time.
+        if began.await.is_ok()
+            && let Some(agents) = agents
+        {
+            agents.close(patience).await;
+        }
+        closed.cancel();
+    });
     let shutdown = async move {
         let name = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
@@ -152,6 +174,7 @@ async fn serve(
         };
         tracing::info!(signal = name, "closing; running requests may finish");
         closing.close();
+        let _ = begin.send(());
         // Whoever asks twice is in a hurry.
         tokio::spawn(async move {
             tokio::select! {
@@ -165,10 +188,47 @@ async fn serve(
     let tired = tokio::spawn(let_go_of_idle(Arc::clone(&house), Arc::clone(&workspaces)));
     let drain = web::serve(listener, router, &config.limits, shutdown).await;
     tired.abort();
+    let _ = ending.await;
+    drop(note);
     // What is acknowledged is on the disk before we end.
     let _ = house.workers.call(Lane::Short, None, move || workspaces.clear()).await;
     tracing::info!(finished = drain.finished, cut = drain.cut, "closed");
     Ok(())
+}
+
+/// The agents of this data directory. Without them everything else is served.
+async fn open_agents(
+    config: &Config,
+    house: &Arc<House>,
+    depot: &Arc<Depot>,
+    workspaces: &Arc<Residents>,
+) -> Option<Agents> {
+    let context = |ledger| Context {
+        ledger,
+        workers: house.workers.clone(),
+        limits: config.limits.clone(),
+        clock: Arc::clone(&house.clock),
+        workspaces: Arc::new(ResidentWorkspaces {
+            residents: Arc::clone(workspaces),
+            depot: Arc::clone(depot),
+            create: config.create_options(),
+            patience: config.limits.queue_wait,
+        }),
+        logs: config.data.join("logs"),
+        runs: config.data.join("run"),
+    };
+    let path = config.data.join("ledger.redb");
+    let opened = match Ledger::open(&path) {
+        Ok(ledger) => Agents::open(context(ledger)).map_err(anyhow::Error::from),
+        Err(error) => Err(error.into()),
+    };
+    match opened {
+        Ok(agents) => Some(agents),
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "no agents are run");
+            None
+        }
+    }
 }
 
 /// Closes workspaces that nobody has asked for lately.

@@ -23,6 +23,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    agents::{self, AgentDoors, agent_routes},
     house::{Caller, House, Peer},
     observe,
     residents::Residents,
@@ -50,6 +51,8 @@ pub struct Api {
     pub create: CreateOptions,
     /// The workspaces that are kept open.
     pub workspaces: Arc<Residents>,
+    /// The agents, where there are any.
+    pub agents: Option<AgentDoors>,
 }
 
 /// The routes, with paths from the root.
@@ -61,6 +64,7 @@ pub fn api_routes(api: Arc<Api>) -> Router {
             get(show).patch(change).delete(remove).fallback(wrong_method),
         )
         .merge(workspace_routes())
+        .merge(agent_routes())
         .route("/api", any(no_such_path))
         .route("/api/{*rest}", any(no_such_path))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), introduce))
@@ -174,6 +178,16 @@ impl ApiError {
             Decision::Forbidden => Self::new(StatusCode::FORBIDDEN, "forbidden", "not allowed"),
             Decision::NotFound | Decision::Allow => Self::not_found(),
         }
+    }
+
+    /// Whether the answer is that there is no such thing.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    /// Whether the answer is that one has to say who one is.
+    pub(super) fn asks_for_credentials(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
     }
 
     fn not_found() -> Self {
@@ -560,6 +574,7 @@ pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
         "/api/v1/repos" => "GET, HEAD, POST",
         "/api/v1/workspaces" => "GET, HEAD",
         path if path.starts_with("/api/v1/workspaces/") => methods_of(path),
+        path if path.starts_with("/api/v1/agents") => agents::methods_of(path),
         _ => "GET, HEAD, PATCH, DELETE",
     };
     response

@@ -4,6 +4,7 @@
 //! that executes something decides itself who may (`base::access` has the rules), from the path it will act on. Nothing here knows what is inside a
 //! repository, and no text of a client reaches a log or a terminal with its control characters.
 
+mod agents;
 mod api;
 mod depot_hands;
 mod git;
@@ -21,6 +22,7 @@ mod turn;
 mod views;
 mod workspaces;
 
+pub use agents::{AgentDoors, AgentView, ResidentWorkspaces};
 pub use api::{Api, RepositoryInfo, api_routes};
 pub use depot_hands::DepotHands;
 pub use hands::{Doors, Failure, Hands, Served};

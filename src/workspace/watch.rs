@@ -45,6 +45,16 @@ pub(super) struct Watch {
 #[derive(Debug, Default)]
 struct Seen(Mutex<Changes>);
 
+/// Called when something has been seen.
+#[derive(Clone)]
+struct Bell(Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Bell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bell")
+    }
+}
+
 #[derive(Debug, Default)]
 struct Changes {
     dirty: BTreeSet<BString>,
@@ -53,6 +63,7 @@ struct Changes {
     /// Whether there are directories that the system would not watch, and what it said.
     refused: Option<Errno>,
     watches: HashSet<i32>,
+    bell: Option<Bell>,
 }
 
 /// What has changed.
@@ -132,6 +143,11 @@ impl Watch {
         }
     }
 
+    /// Has `tell` called whenever something is seen, from whatever thread sees it and while others wait: it has to be quick, and must not ask for the workspace.
+    pub(super) fn on_change(&self, tell: Option<Arc<dyn Fn() + Send + Sync>>) {
+        locked(&self.seen.0).bell = tell.map(Bell);
+    }
+
     /// How many directories are watched.
     #[cfg(test)]
     fn directories(&self) -> usize {
@@ -206,7 +222,11 @@ impl Hub {
         let mut watches = locked(&self.watches);
         if events.contains(ReadFlags::QUEUE_OVERFLOW) {
             for seen in watches.values().flatten().filter_map(|one| one.seen.upgrade()) {
-                locked(&seen.0).lost = true;
+                let mut seen = locked(&seen.0);
+                seen.lost = true;
+                if let Some(Bell(tell)) = &seen.bell {
+                    tell();
+                }
             }
             return;
         }
@@ -246,6 +266,9 @@ impl Hub {
                 seen.dirty.insert(path);
             } else {
                 seen.lost = true;
+            }
+            if let Some(Bell(tell)) = &seen.bell {
+                tell();
             }
         }
         if events.contains(ReadFlags::IGNORED) {
@@ -305,6 +328,25 @@ mod tests {
         assert_eq!(paths(watch.take()), ["b"]);
         fs::write(dir.path().join("d/.gitignore"), "a").expect("written");
         assert_eq!(paths(watch.take()), ["d", "d/.gitignore"]);
+    }
+
+    #[test]
+    fn who_wants_to_know_is_told_that_something_has_changed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let watch = Watch::over(dir.path()).expect("a watch");
+        watch.enter("".into());
+        let (send, told) = std::sync::mpsc::channel();
+        watch.on_change(Some(Arc::new(move || {
+            let _ = send.send(());
+        })));
+        fs::write(dir.path().join("a"), "1").expect("written");
+        told.recv_timeout(std::time::Duration::from_secs(20))
+            .expect("it is told by itself");
+        watch.on_change(None);
+        fs::write(dir.path().join("b"), "1").expect("written");
+        assert_eq!(paths(watch.take()), ["a", "b"]);
+        while told.try_recv().is_ok() {}
+        assert!(told.recv().is_err(), "nobody can call any more");
     }
 
     #[test]

@@ -8,6 +8,8 @@
     reason = "a test that cannot go on says so by panicking, and it may start git"
 )]
 
+mod agents;
+mod agents_api;
 mod api;
 mod bitmaps;
 mod checkpoint;

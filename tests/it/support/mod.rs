@@ -3,6 +3,7 @@
 //! Tests may run git; the server may not. Every git here has a HOME of its own, no system or global configuration, a fixed identity and fixed dates.
 #![allow(dead_code, unused_imports)]
 
+pub mod agents;
 mod git;
 mod guard;
 mod server;

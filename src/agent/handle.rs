@@ -1,0 +1,227 @@
+use std::{io, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    launch::{Exit, ExitRecord, Launch, SpawnFailure},
+    output::{LogRing, SpoolBounds},
+    rules::{Rules, State, Watchdog},
+    spawn::Parent,
+    state::Cause,
+};
+use crate::{
+    base::Clock,
+    dialect::{self, Decision, Dialect},
+};
+
+/// The name of the environment variable that marks everything an incarnation starts.
+pub const RUN_MARK: &str = "GITSTEAD_RUN";
+
+/// A parent process that waits to be told what to start. Dropped, it ends by itself.
+#[derive(Debug)]
+pub struct Newborn(pub(super) Parent);
+
+/// Starts the parent process of an agent. Blocks for as long as it takes to fork.
+///
+/// # Errors
+/// When the system has no processes or descriptors left.
+pub fn spawn_parent() -> io::Result<Newborn> {
+    super::spawn::parent().map(Newborn)
+}
+
+/// What is needed to run an agent once.
+pub struct Prepared {
+    /// Its parent process.
+    pub newborn: Newborn,
+    /// What to start.
+    pub launch: Launch,
+    /// How it speaks.
+    pub dialect: Box<dyn Dialect>,
+}
+
+/// Who an agent works for. All of these are called from its task, and must return at once.
+pub trait Host: Send + 'static {
+    /// The agent is to be started; answer with [`Command::Prepared`].
+    fn prepare(&mut self, run: u32, agent: &Agent);
+    /// Something has happened.
+    fn told(&mut self, news: News<'_>);
+    /// Make the last checkpoint, and answer with [`Command::Recorded`].
+    fn record(&mut self, agent: &Agent);
+}
+
+/// What happens with an agent.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum News<'a> {
+    /// It is something else now.
+    Entered(&'a Status),
+    /// It says so in its protocol.
+    Said(Box<dialect::Event>),
+    /// Something lasts too long.
+    Warned(Watchdog),
+    /// Something is not as it should be, and goes on all the same.
+    Trouble(String),
+    /// Nothing of it is left.
+    Gone(&'a ExitRecord),
+}
+
+/// What an agent is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Its state.
+    pub state: State,
+    /// How many times it was started.
+    pub run: u32,
+    /// Its own process, while there is one.
+    pub pid: Option<i32>,
+    /// Its parent process and when the system started that, while there is one.
+    pub parent: Option<(i32, u64)>,
+    /// How it ended the last time.
+    pub exit: Option<Exit>,
+    /// Why it could not be started.
+    pub failure: Option<SpawnFailure>,
+    /// Why it was stopped.
+    pub cause: Option<Cause>,
+    /// How many processes it had left behind.
+    pub swept: usize,
+    /// What could not be killed.
+    pub stragglers: Vec<String>,
+}
+
+/// What an agent's task is asked to do.
+pub enum Command {
+    /// Run.
+    Start,
+    /// Stop; asked again, less gently.
+    Stop(Cause),
+    /// Stop at once.
+    Kill(Cause),
+    /// These bytes for its standard input.
+    Input(Vec<u8>, oneshot::Sender<Result<(), NotTaken>>),
+    /// The end of its standard input.
+    CloseInput,
+    /// A message.
+    Ask(String, oneshot::Sender<Result<(), NotTaken>>),
+    /// Stop what it is doing, in its protocol.
+    Interrupt(oneshot::Sender<Result<(), NotTaken>>),
+    /// The answer to a question for permission.
+    Permit(String, Decision),
+    /// The checkpoint that it waits for is made, or takes too long.
+    Release(String),
+    /// The answer to [`Host::prepare`].
+    Prepared(u32, Result<Box<Prepared>, SpawnFailure>),
+    /// The answer to [`Host::record`].
+    Recorded,
+    /// What was left of it without a parent process is gone; so many were killed.
+    Hunted(usize),
+    /// Of an agent that ran when an earlier Gitstead ended: how it ended, if that is known, and how many processes were left of it. Nothing is now.
+    Adopted(Option<Box<ExitRecord>>, usize),
+    /// Nobody will want anything of it any more.
+    Forget,
+}
+
+/// Why something was not given to an agent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotTaken {
+    /// It does not run.
+    #[error("the agent does not run")]
+    NotRunning,
+    /// Its standard input is closed.
+    #[error("the agent takes no more input")]
+    Closed,
+    /// It does not read what it was given.
+    #[error("the agent has not read what it was given before")]
+    Full,
+    /// Its dialect says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A remote control of one agent. Clones control the same one.
+#[derive(Clone)]
+pub struct Agent {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) status: watch::Receiver<Status>,
+    pub(super) log: Arc<LogRing>,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Agent").field(&self.status.borrow().state).finish()
+    }
+}
+
+impl Agent {
+    /// Sends a command. Says whether there is somebody who takes it.
+    pub async fn send(&self, command: Command) -> bool {
+        self.commands.send(command).await.is_ok()
+    }
+
+    /// What it is now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Tells of every change.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Its last lines.
+    pub fn log(&self) -> &Arc<LogRing> {
+        &self.log
+    }
+
+    /// Gives it a message.
+    ///
+    /// # Errors
+    /// When it cannot take one.
+    pub async fn ask(&self, message: String) -> Result<(), NotTaken> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Ask(message, reply)).await;
+        answer.await.unwrap_or(Err(NotTaken::NotRunning))
+    }
+
+    /// Stops what it is doing, in its protocol.
+    ///
+    /// # Errors
+    /// When it does nothing that can be stopped so.
+    pub async fn interrupt(&self) -> Result<(), NotTaken> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Interrupt(reply)).await;
+        answer.await.unwrap_or(Err(NotTaken::NotRunning))
+    }
+
+    /// Gives it bytes.
+    ///
+    /// # Errors
+    /// When it cannot take them.
+    pub async fn input(&self, bytes: Vec<u8>) -> Result<(), NotTaken> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Input(bytes, reply)).await;
+        answer.await.unwrap_or(Err(NotTaken::NotRunning))
+    }
+}
+
+/// How an agent is driven.
+pub struct Settings {
+    /// What is decided before it starts.
+    pub rules: Rules,
+    /// Where its output is kept.
+    pub spool: std::path::PathBuf,
+    /// How much of it.
+    pub spool_bounds: SpoolBounds,
+    /// Bytes of the longest line that its dialect is given.
+    pub line_bytes: usize,
+    /// Its last lines.
+    pub log: Arc<LogRing>,
+    /// What it was before, if it is an earlier one.
+    pub state: State,
+    /// How often it was started before.
+    pub runs: u32,
+    /// Spreads restarts.
+    pub seed: u64,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}

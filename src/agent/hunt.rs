@@ -1,0 +1,50 @@
+//! Processes of ours and of agents that are to be gone.
+
+use std::{process::Child, time::Duration};
+
+use tokio::time::Instant;
+
+use super::tree::{self, Process};
+
+/// How long a process of ours that has said its last word may take to end.
+const LAST_BREATH: Duration = Duration::from_secs(5);
+
+/// Kills every process of a run, found by what is in its environment, until there is none or it is clear that there will always be. Blocks. Says how many there were.
+pub fn hunt_down(mark: &str) -> usize {
+    let mut killed = std::collections::BTreeSet::new();
+    for _ in 0..100 {
+        let found = tree::marked(mark);
+        if found.is_empty() {
+            break;
+        }
+        for process in &found {
+            process.signal(rustix::process::Signal::STOP);
+        }
+        killed.extend(
+            found
+                .into_iter()
+                .filter(|process| process.signal(rustix::process::Signal::KILL)),
+        );
+    }
+    killed.len()
+}
+
+/// Whether a process is there that the system started at this time (in clock ticks since it booted itself).
+pub fn is_alive(pid: i32, started: u64) -> bool {
+    Process { pid, started }.is_alive()
+}
+
+/// Waits for a process of ours that ends by itself.
+pub(super) fn bury(mut child: Child) {
+    tokio::spawn(async move {
+        let until = Instant::now() + LAST_BREATH;
+        let mut pause = Duration::from_millis(1);
+        while matches!(child.try_wait(), Ok(None)) {
+            if Instant::now() >= until {
+                let _ = child.kill();
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    });
+}

@@ -1,0 +1,184 @@
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// One incarnation of an agent, as its parent process is told to start it. Secrets are in `env` only, which goes over a socket and never through arguments, logs or records.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Names this incarnation everywhere: in its record, in its environment (`GITSTEAD_RUN`).
+    pub run: String,
+    /// The program and its arguments. No shell sees them.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Where it works.
+    pub cwd: PathBuf,
+    /// Where the exit is recorded for a Gitstead that comes later.
+    pub record: PathBuf,
+    /// How it is stopped.
+    pub ladder: Ladder,
+    /// What the system allows it.
+    pub bounds: Bounds,
+}
+
+impl std::fmt::Debug for Launch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launch")
+            .field("run", &self.run)
+            .field("argv", &self.argv)
+            .field("cwd", &self.cwd)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long each step of stopping an agent may take before the next one follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ladder {
+    /// After an interrupt in the agent's own protocol.
+    pub interrupt: Duration,
+    /// After the end of its standard input.
+    pub end_of_input: Duration,
+    /// After SIGTERM.
+    pub terminate: Duration,
+    /// After SIGKILL to everything: what is still there then is reported.
+    pub verify: Duration,
+}
+
+impl Default for Ladder {
+    fn default() -> Self {
+        Ladder {
+            interrupt: Duration::from_secs(5),
+            end_of_input: Duration::from_secs(5),
+            terminate: Duration::from_secs(10),
+            verify: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What the system allows an agent and everything that it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Open files of each process (`RLIMIT_NOFILE`).
+    pub open_files: Option<u64>,
+    /// Bytes of address space of each process (`RLIMIT_AS`).
+    pub address_space: Option<u64>,
+    /// Processes of the user that it runs as, all of them (`RLIMIT_NPROC`).
+    pub processes: Option<u64>,
+    /// Whether it may become somebody else by executing a set-user-id file.
+    pub new_privileges: bool,
+    /// How much sooner than others the system ends it when memory is short: -1000 to 1000.
+    pub oom_score_adj: i16,
+    /// Which permissions new files do not get.
+    pub umask: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            open_files: None,
+            address_space: None,
+            processes: None,
+            new_privileges: false,
+            oom_score_adj: 200,
+            umask: 0o022,
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Exit {
+    /// What it returned, if it ended by itself.
+    pub code: Option<i32>,
+    /// What ended it otherwise.
+    pub signal: Option<i32>,
+    /// Whether the system has written its memory to a file.
+    pub core: bool,
+}
+
+impl Exit {
+    /// It returned this.
+    pub fn of_code(code: i32) -> Self {
+        Exit {
+            code: Some(code),
+            signal: None,
+            core: false,
+        }
+    }
+
+    /// Whether it said that all went well.
+    pub fn is_success(&self) -> bool {
+        self.code == Some(0)
+    }
+
+    /// From what `waitpid` fills in.
+    pub(super) fn of_wait(status: rustix::process::WaitStatus) -> Self {
+        Exit {
+            code: status.exit_status(),
+            signal: status.terminating_signal(),
+            core: status.signaled() && status.as_raw() & 0x80 != 0,
+        }
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exit code {code}"),
+            (None, Some(signal)) => write!(f, "signal {signal}{}", if self.core { ", core dumped" } else { "" }),
+            (None, None) => f.write_str("an unknown end"),
+        }
+    }
+}
+
+/// Why nothing could be executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpawnFault {
+    /// There is no such program.
+    Missing,
+    /// It is there, but may not be executed, or is none.
+    NotExecutable,
+    /// It begins with `#!` and a program that is not there, or wants a loader that is not there.
+    BadInterpreter,
+    /// The directory to work in is not there.
+    MissingDirectory,
+    /// The system refuses for another reason.
+    Other,
+}
+
+/// Why an agent did not come up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{text}")]
+pub struct SpawnFailure {
+    /// Which kind.
+    pub fault: SpawnFault,
+    /// What happened, with the program's name.
+    pub text: String,
+}
+
+/// What is left on disk when an incarnation has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// The format of this record.
+    pub version: u32,
+    /// Which incarnation.
+    pub run: String,
+    /// How the agent's own process ended; `None` when it never started.
+    pub exit: Option<Exit>,
+    /// Why it never started.
+    pub failure: Option<SpawnFailure>,
+    /// How many processes that it had left behind were killed.
+    pub swept: usize,
+    /// Processes that could not be killed, with their names.
+    pub stragglers: Vec<String>,
+    /// Whether nobody was there any more to be told.
+    pub orphaned: bool,
+    /// When, in seconds since 1970.
+    pub at: i64,
+}
+
+impl ExitRecord {
+    /// The present format.
+    pub const VERSION: u32 = 1;
+}

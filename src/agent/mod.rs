@@ -1,0 +1,27 @@
+//! `agent`: one supervised child, from its start until nothing of it is left.
+//!
+//! Promise: what is started is ended, all of it, on every way out: also what has put itself into sessions of its own, also when Gitstead is killed. How it came to its end is
+//! known or said to be unknown. What it writes is read at once and kept, however slow those are who look on. Decisions are a value ([`Machine`]); the only place
+//! that starts processes is `spawn.rs`. Knows nothing of git and nothing of HTTP.
+
+mod driver;
+mod handle;
+mod hunt;
+mod launch;
+mod output;
+mod parent;
+mod rules;
+mod spawn;
+mod state;
+mod tree;
+mod wire;
+
+pub use driver::drive;
+pub use handle::{Agent, Command, Host, Newborn, News, NotTaken, Prepared, RUN_MARK, Settings, Status, spawn_parent};
+pub use hunt::{hunt_down, is_alive};
+pub use launch::{Bounds, Exit, ExitRecord, Ladder, Launch, SpawnFailure, SpawnFault};
+pub use output::{LogLine, LogPage, LogRing, RingBounds, SpoolBounds, Stream, spooled_tail};
+pub use parent::run_parent;
+pub use rules::{Bound, Reaction, Restart, RestartMode, Rules, State, Watchdog, Watchdogs};
+pub use spawn::PARENT_COMMAND;
+pub use state::{Cause, Event, Machine, Order, Timer};

@@ -1,0 +1,350 @@
+//! The parent process of one agent: a small process of our own that the agent can neither outlive nor lose its children from.
+//!
+//! It leads a session of its own, adopts whatever the agent's processes leave behind, starts the agent, and ends when nothing below it is left. Gitstead tells it when to
+//! be gentle and when not. If Gitstead is gone, which it sees by the end of their socket, it stops the agent by itself and leaves a record of the exit.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::{
+        fd::AsFd as _,
+        unix::{fs::OpenOptionsExt as _, net::UnixStream as StdUnixStream},
+    },
+    path::Path,
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::{
+    fs::Mode,
+    process::{Resource, Rlimit, Signal, WaitOptions, getpid, set_child_subreaper, setrlimit, setsid, umask, wait},
+};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{UnixStream, unix::OwnedWriteHalf},
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    launch::{Bounds, Exit, ExitRecord, Launch, SpawnFailure, SpawnFault},
+    spawn::{self, Streams},
+    tree::{self, Process},
+    wire::{Lines, Order, Word, line},
+};
+
+/// How often a tree is killed anew that is not gone yet.
+const AGAIN: Duration = Duration::from_millis(20);
+/// How long a record may wait for processes that do not die (in a system call that cannot be interrupted).
+const GIVE_UP: Duration = Duration::from_secs(30);
+/// How long Gitstead may take to say what is to be started.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Is the parent process: what `gitstead agent-parent` does. Standard input is the socket to Gitstead.
+pub fn run_parent() -> ExitCode {
+    match parent() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(
+                io::stderr(),
+                "error: this is started by `gitstead serve` for each agent, and by nobody else: {error}"
+            );
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parent() -> io::Result<()> {
+    let control = StdUnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let streams = spawn::receive_streams(&control)?;
+    // Whatever Gitstead was started with is nothing for an agent.
+    close_fds::set_fds_cloexec(3, &[]);
+    setsid()?;
+    set_child_subreaper(Some(getpid()))?;
+    control.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(supervise(control, streams))
+}
+
+/// What this process knows of its agent.
+struct Care {
+    launch: Launch,
+    leader: Option<Process>,
+    exit: Option<Exit>,
+    failure: Option<SpawnFailure>,
+    swept: usize,
+    orphaned: bool,
+    phase: Phase,
+}
+
+/// What goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It runs.
+    Running,
+    /// Gitstead is gone; by this time the agent should have ended because its input has.
+    Left { until: Instant },
+    /// SIGTERM was sent because Gitstead is gone.
+    Asked { until: Instant },
+    /// Everything is being killed.
+    Sweeping { report: Instant, give_up: Instant },
+}
+
+async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
+    // Signals that are caught here are as the system has them by default in what is executed from here, whatever they were in Gitstead.
+    let mut child_ended = signal(SignalKind::child())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let _others: Vec<_> = [
+        SignalKind::quit(),
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+    ]
+    .into_iter()
+    .map(signal)
+    .collect::<io::Result<_>>()?;
+
+    let (read, mut write) = UnixStream::from_std(control)?.into_split();
+    let mut read = Lines::new(read);
+    let Ok(first) = timeout(PATIENCE, read.next()).await else {
+        return Ok(());
+    };
+    let Some(first) = first else { return Ok(()) };
+    let launch: Launch = serde_json::from_slice(&first).map_err(io::Error::other)?;
+    drop(first);
+
+    let mut care = Care {
+        launch,
+        leader: None,
+        exit: None,
+        failure: None,
+        swept: 0,
+        orphaned: false,
+        phase: Phase::Running,
+    };
+    match start(&care.launch, streams) {
+        Ok(pid) => {
+            care.leader = Process::of(pid);
+            say(&mut write, &Word::Up { pid }).await;
+        }
+        Err(failure) => {
+            say(&mut write, &Word::Failed(failure.clone())).await;
+            care.failure = Some(failure);
+            care.sweep();
+        }
+    }
+    // What is secret in it is where it belongs now.
+    care.launch.env = Vec::new();
+    let mut connected = true;
+    loop {
+        if care.reap(&mut write).await {
+            break;
+        }
+        let now = Instant::now();
+        let next = match care.phase {
+            Phase::Running => None,
+            Phase::Left { until } | Phase::Asked { until } => Some(until),
+            Phase::Sweeping { .. } => Some(now + AGAIN),
+        };
+        tokio::select! {
+            _ = child_ended.recv() => {}
+            _ = terminate.recv() => care.let_go(),
+            _ = interrupt.recv() => care.let_go(),
+            _ = hang_up.recv() => care.let_go(),
+            order = read.next(), if connected => match order {
+                Some(order) => match serde_json::from_slice(&order) {
+                    Ok(Order::Terminate) => care.terminate(),
+                    Ok(Order::Kill) => care.sweep(),
+                    // A Gitstead of another version; it kills what does not obey.
+                    Err(_) => {}
+                },
+                None => {
+                    connected = false;
+                    care.orphaned = true;
+                    care.let_go();
+                }
+            },
+            () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
+        }
+        if care.step() {
+            break;
+        }
+    }
+    let record = care.record();
+    // A record that cannot be written is still told to whoever is there.
+    let _ = write_record(&care.launch.record, &record);
+    say(&mut write, &Word::Gone(record)).await;
+    Ok(())
+}
+
+impl Care {
+    /// Waits for whoever has ended. Says whether nobody is left.
+    async fn reap(&mut self, write: &mut OwnedWriteHalf) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    let is_leader = self
+                        .leader
+                        .is_some_and(|leader| leader.pid == pid.as_raw_nonzero().get());
+                    if is_leader && (status.exited() || status.signaled()) {
+                        let exit = Exit::of_wait(status);
+                        self.exit = Some(exit);
+                        self.leader = None;
+                        say(write, &Word::Ended(exit)).await;
+                        // Whoever is left has nobody to work for.
+                        self.sweep();
+                    }
+                }
+                Ok(None) => return false,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Nobody tells us what to do any more: the agent is stopped, gently first.
+    fn let_go(&mut self) {
+        if self.phase == Phase::Running {
+            self.phase = Phase::Left {
+                until: Instant::now() + self.launch.ladder.end_of_input,
+            };
+        }
+    }
+
+    fn terminate(&mut self) {
+        if let Some(leader) = self.leader {
+            leader.signal(Signal::TERM);
+            // One that is stopped would not notice.
+            leader.signal(Signal::CONT);
+        }
+    }
+
+    fn sweep(&mut self) {
+        if !matches!(self.phase, Phase::Sweeping { .. }) {
+            let now = Instant::now();
+            self.phase = Phase::Sweeping {
+                report: now + self.launch.ladder.verify,
+                give_up: now + GIVE_UP.max(self.launch.ladder.verify),
+            };
+        }
+        self.kill_all();
+    }
+
+    fn kill_all(&mut self) {
+        let leader = self.leader;
+        let killed = tree::kill_below(getpid().as_raw_nonzero().get());
+        self.swept += killed.iter().filter(|process| Some(**process) != leader).count();
+    }
+
+    /// Does what is due. Says whether it is time to give up.
+    fn step(&mut self) -> bool {
+        let now = Instant::now();
+        match self.phase {
+            Phase::Running => {}
+            Phase::Left { until } if now >= until => {
+                self.terminate();
+                self.phase = Phase::Asked {
+                    until: now + self.launch.ladder.terminate,
+                };
+            }
+            Phase::Asked { until } if now >= until => self.sweep(),
+            Phase::Left { .. } | Phase::Asked { .. } => {}
+            Phase::Sweeping { report, give_up } => {
+                self.kill_all();
+                // Without a Gitstead that waits, the record can wait for the very last.
+                return now >= if self.orphaned { give_up } else { report };
+            }
+        }
+        false
+    }
+
+    fn record(&self) -> ExitRecord {
+        let left = tree::below(getpid().as_raw_nonzero().get());
+        ExitRecord {
+            version: ExitRecord::VERSION,
+            run: self.launch.run.clone(),
+            exit: self.exit,
+            failure: self.failure.clone(),
+            swept: self.swept,
+            stragglers: left.into_iter().map(Process::described).collect(),
+            orphaned: self.orphaned,
+            at: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX)),
+        }
+    }
+}
+
+/// Starts the agent in a thread of its own: what is taken from that thread for ever (new privileges) stays ours.
+fn start(launch: &Launch, streams: Streams) -> Result<i32, SpawnFailure> {
+    let other = |text: String| SpawnFailure {
+        fault: SpawnFault::Other,
+        text,
+    };
+    let bounds = launch.bounds;
+    set_bounds(&bounds).map_err(|error| other(format!("its limits cannot be set: {error}")))?;
+    let before = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    // As far as we may; it is a wish.
+    let _ = fs::write("/proc/self/oom_score_adj", bounds.oom_score_adj.to_string());
+    let result = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            if !bounds.new_privileges {
+                rustix::thread::set_no_new_privs(true)
+                    .map_err(|error| other(format!("its privileges cannot be bounded: {error}")))?;
+            }
+            spawn::leader(launch, streams)
+        });
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(other("the thread that starts it ended in a panic".to_owned())))
+    });
+    let _ = fs::write("/proc/self/oom_score_adj", before.trim());
+    result
+}
+
+/// Bounds of this process that its children have too. None of them is in our own way.
+fn set_bounds(bounds: &Bounds) -> io::Result<()> {
+    umask(Mode::from_raw_mode(bounds.umask & 0o777));
+    let most = |resource, value: u64| {
+        let hard = rustix::process::getrlimit(resource).maximum;
+        let value = hard.map_or(value, |hard| hard.min(value));
+        setrlimit(
+            resource,
+            Rlimit {
+                current: Some(value),
+                maximum: Some(value),
+            },
+        )
+    };
+    most(Resource::Core, 0)?;
+    if let Some(number) = bounds.open_files {
+        most(Resource::Nofile, number.max(16))?;
+    }
+    if let Some(bytes) = bounds.address_space {
+        most(Resource::As, bytes)?;
+    }
+    if let Some(number) = bounds.processes {
+        most(Resource::Nproc, number)?;
+    }
+    Ok(())
+}
+
+/// Tells Gitstead, if it is there.
+async fn say(write: &mut OwnedWriteHalf, word: &Word) {
+    let _ = timeout(PATIENCE, write.write_all(&line(word))).await;
+}
+
+/// Writes the record beside its place and renames it.
+fn write_record(path: &Path, record: &ExitRecord) -> io::Result<()> {
+    let beside = path.with_extension("tmp");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
+    file.write_all(&line(record))?;
+    file.sync_all()?;
+    fs::rename(&beside, path)
+}

@@ -1,0 +1,200 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::launch::Ladder;
+
+/// What an agent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Never started.
+    Created,
+    /// Its process is being started, or has not said yet that it is ready.
+    Starting,
+    /// It runs, and waits for its first message or needs none.
+    Ready,
+    /// It is at work on a message.
+    Busy,
+    /// It has finished one, and waits for the next.
+    Idle,
+    /// It wants to know whether it may do something.
+    WaitingPermission,
+    /// It was told to stop.
+    Stopping,
+    /// It has ended and will be started again in a moment.
+    Restarting,
+    /// It has ended because it was told to.
+    Stopped,
+    /// It has ended by itself, and well.
+    Exited,
+    /// It has ended by itself otherwise, or could not be started.
+    Failed,
+    /// It has ended so often that it is not started again.
+    CrashLooping,
+    /// Nobody saw how it ended.
+    Lost,
+}
+
+impl State {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Created => "created",
+            State::Starting => "starting",
+            State::Ready => "ready",
+            State::Busy => "busy",
+            State::Idle => "idle",
+            State::WaitingPermission => "waiting_permission",
+            State::Stopping => "stopping",
+            State::Restarting => "restarting",
+            State::Stopped => "stopped",
+            State::Exited => "exited",
+            State::Failed => "failed",
+            State::CrashLooping => "crash_looping",
+            State::Lost => "lost",
+        }
+    }
+
+    /// Whether it has come to an end; it can be started again.
+    pub fn is_over(self) -> bool {
+        matches!(
+            self,
+            State::Stopped | State::Exited | State::Failed | State::CrashLooping | State::Lost
+        )
+    }
+
+    /// Whether it can be talked to.
+    pub fn is_up(self) -> bool {
+        matches!(
+            self,
+            State::Ready | State::Busy | State::Idle | State::WaitingPermission
+        )
+    }
+}
+
+/// When an agent that has ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartMode {
+    /// Not by itself.
+    #[default]
+    Never,
+    /// When it has failed.
+    OnFailure,
+    /// Whenever nobody has stopped it.
+    Always,
+}
+
+/// How an agent that has ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// When at all.
+    pub mode: RestartMode,
+    /// The wait before the first restart; each further one is twice as long.
+    pub first: Duration,
+    /// The longest wait.
+    pub most: Duration,
+    /// Having run for so long, an agent counts as sound again.
+    pub stable: Duration,
+    /// So many ends within [`window`](Self::window), and it is not started again.
+    pub burst: usize,
+    /// See [`burst`](Self::burst).
+    pub window: Duration,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Restart {
+            mode: RestartMode::Never,
+            first: Duration::from_secs(1),
+            most: Duration::from_secs(60),
+            stable: Duration::from_secs(60),
+            burst: 5,
+            window: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What is done when something lasts too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reaction {
+    /// It is told.
+    Warn,
+    /// The agent is interrupted in its protocol, and goes on living.
+    Interrupt,
+    /// The agent is stopped.
+    Stop,
+}
+
+/// What may last too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watchdog {
+    /// From the start until it is ready.
+    Start,
+    /// At work, without a byte of output.
+    Silence,
+    /// A question for permission without an answer.
+    Permission,
+    /// One turn.
+    Turn,
+    /// From the start to the end.
+    Wall,
+}
+
+/// A bound on time and what follows.
+pub type Bound = Option<(Duration, Reaction)>;
+
+/// Bounds on how long things may last. Only the start has one unless somebody says so: how long a model thinks is nobody's to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "each field is the bound of the watchdog with its name")]
+pub struct Watchdogs {
+    pub start: Bound,
+    pub silence: Bound,
+    pub permission: Bound,
+    pub turn: Bound,
+    pub wall: Bound,
+}
+
+impl Default for Watchdogs {
+    fn default() -> Self {
+        Watchdogs {
+            start: Some((Duration::from_secs(120), Reaction::Stop)),
+            silence: None,
+            permission: None,
+            turn: None,
+            wall: None,
+        }
+    }
+}
+
+impl Watchdogs {
+    pub(super) fn of(&self, dog: Watchdog) -> Bound {
+        match dog {
+            Watchdog::Start => self.start,
+            Watchdog::Silence => self.silence,
+            Watchdog::Permission => self.permission,
+            Watchdog::Turn => self.turn,
+            Watchdog::Wall => self.wall,
+        }
+    }
+}
+
+/// Everything that is decided about an agent before it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rules {
+    /// How it is stopped.
+    pub ladder: Ladder,
+    /// Whether and how it is started again.
+    pub restart: Restart,
+    /// What may last how long.
+    pub watchdogs: Watchdogs,
+    /// Whether it says itself when it is ready.
+    pub handshake: bool,
+    /// Whether its protocol has an interrupt.
+    pub interrupt: bool,
+    /// How long the last checkpoint may hold up the end.
+    pub record: Duration,
+}

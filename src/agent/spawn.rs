@@ -1,0 +1,244 @@
+//! The one place where a process is started: an agent's own command, and this binary as its parent. Never anything of a repository's, and never git.
+
+use std::{
+    io,
+    io::{IoSlice, IoSliceMut, PipeReader, PipeWriter, Read as _},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+
+use super::launch::{Launch, SpawnFailure, SpawnFault};
+
+/// The hidden command of this binary that is an agent's parent process.
+pub const PARENT_COMMAND: &str = "agent-parent";
+/// Standard input, output and error of an agent.
+const STREAMS: usize = 3;
+
+/// A parent process that has been started and told nothing but its streams.
+#[derive(Debug)]
+pub(super) struct Parent {
+    pub(super) child: Child,
+    pub(super) control: UnixStream,
+    pub(super) stdin: PipeWriter,
+    pub(super) stdout: PipeReader,
+    pub(super) stderr: PipeReader,
+}
+
+/// The streams of an agent, on the side of its parent process.
+#[derive(Debug)]
+pub(super) struct Streams {
+    pub(super) stdin: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// Starts this binary as the parent process of an agent. Blocks for as long as it takes to fork.
+///
+/// # Errors
+/// When the system has no processes or descriptors left.
+pub(super) fn parent() -> io::Result<Parent> {
+    let (control, theirs) = UnixStream::pair()?;
+    let (child_stdin, stdin) = io::pipe()?;
+    let (stdout, child_stdout) = io::pipe()?;
+    let (stderr, child_stderr) = io::pipe()?;
+    // The binary that runs, also if another one has come to its path since.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the parent process of an agent: this binary itself"
+    )]
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command
+        .arg0("gitstead")
+        .arg(PARENT_COMMAND)
+        .env_clear()
+        .current_dir("/")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let child = command.spawn()?;
+    drop(command);
+    let fds = [child_stdin.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fits = ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    debug_assert!(fits, "the space is made for so many");
+    sendmsg(&control, &[IoSlice::new(b"s")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(Parent {
+        child,
+        control,
+        stdin,
+        stdout,
+        stderr,
+    })
+}
+
+/// The other end of [`parent`]: the streams that come over the socket.
+///
+/// # Errors
+/// When it is no socket, or nothing of that kind comes over it.
+pub(super) fn receive_streams(control: &UnixStream) -> io::Result<Streams> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0; 1];
+    recvmsg(
+        control,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(more) = message {
+            fds.extend(more);
+        }
+    }
+    let streams: Result<[OwnedFd; STREAMS], _> = fds.try_into();
+    let [stdin, stdout, stderr] =
+        streams.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "no streams came with it"))?;
+    Ok(Streams { stdin, stdout, stderr })
+}
+
+/// Starts the agent's own process, in the thread that calls: what that thread is not allowed, the agent is not allowed.
+pub(super) fn leader(launch: &Launch, streams: Streams) -> Result<i32, SpawnFailure> {
+    let fail = |fault, text: String| Err(SpawnFailure { fault, text });
+    let Some((name, rest)) = launch.argv.split_first() else {
+        return fail(SpawnFault::Missing, "there is no command".to_owned());
+    };
+    if !launch.cwd.is_dir() {
+        return fail(
+            SpawnFault::MissingDirectory,
+            "the directory that it works in is not there".to_owned(),
+        );
+    }
+    let search = launch.env.iter().find(|(key, _)| key == "PATH");
+    let program = find_program(name, search.map(|(_, value)| value.as_str()), &launch.cwd)?;
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the command of an agent, as somebody who may has asked"
+    )]
+    let mut command = std::process::Command::new(&program);
+    command
+        .arg0(name)
+        .args(rest)
+        .env_clear()
+        .envs(launch.env.iter().map(|(key, value)| (key, value)))
+        .current_dir(&launch.cwd)
+        .process_group(0)
+        .stdin(streams.stdin)
+        .stdout(streams.stdout)
+        .stderr(streams.stderr);
+    match command.spawn() {
+        // Whoever waits for all children waits for this one too.
+        Ok(child) => Ok(i32::try_from(child.id()).unwrap_or(0)),
+        Err(error) => {
+            let fault = match error.kind() {
+                io::ErrorKind::NotFound => SpawnFault::BadInterpreter,
+                io::ErrorKind::PermissionDenied => SpawnFault::NotExecutable,
+                _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+                    SpawnFault::NotExecutable
+                }
+                _ => SpawnFault::Other,
+            };
+            let text = match fault {
+                SpawnFault::BadInterpreter => {
+                    format!("'{name}' cannot be executed: {}", interpreter(&program))
+                }
+                _ => format!("'{name}' cannot be executed: {error}"),
+            };
+            fail(fault, text)
+        }
+    }
+}
+
+/// What a program wants that is not there.
+fn interpreter(program: &Path) -> String {
+    let mut head = [0; 256];
+    let read = std::fs::File::open(program).and_then(|mut file| file.read(&mut head));
+    let head = &head[..read.unwrap_or(0)];
+    let line = head
+        .strip_prefix(b"#!")
+        .and_then(|rest| rest.split(|&b| b == b'\n').next());
+    match line {
+        Some(line) => {
+            let line = String::from_utf8_lossy(line);
+            let word = line.split_whitespace().next().unwrap_or_default();
+            let word: String = word.chars().filter(|c| !c.is_control()).collect();
+            format!("its interpreter '{word}' is not there")
+        }
+        None => "the loader that it wants is not there".to_owned(),
+    }
+}
+
+/// The file that a name means: itself if it has a slash, else the first one in the directories of `search`.
+pub(super) fn find_program(name: &str, search: Option<&str>, cwd: &Path) -> Result<PathBuf, SpawnFailure> {
+    let mut denied = None;
+    let candidates: Vec<PathBuf> = if name.contains('/') {
+        vec![cwd.join(name)]
+    } else {
+        let dirs = search.unwrap_or_default().split(':');
+        // An empty entry would be the directory that it works in, which is not what anybody means.
+        dirs.filter(|dir| !dir.is_empty() && !name.is_empty())
+            .map(|dir| cwd.join(dir).join(name))
+            .collect()
+    };
+    for path in candidates {
+        match std::fs::metadata(&path) {
+            Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => return Ok(path),
+            Ok(found) => {
+                denied.get_or_insert(if found.is_dir() {
+                    "is a directory"
+                } else {
+                    "may not be executed"
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                denied.get_or_insert("may not be looked at");
+            }
+            Err(_) => {}
+        }
+    }
+    match denied {
+        Some(why) => Err(SpawnFailure {
+            fault: SpawnFault::NotExecutable,
+            text: format!("'{name}' {why}"),
+        }),
+        None => Err(SpawnFailure {
+            fault: SpawnFault::Missing,
+            text: format!("there is no program '{name}'"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_in_the_path_and_what_is_wrong_with_it_is_said() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cwd = dir.path();
+        std::fs::create_dir_all(cwd.join("a/tool")).expect("made");
+        std::fs::create_dir_all(cwd.join("b")).expect("made");
+        let tool = cwd.join("b/tool");
+        std::fs::write(&tool, "#!/nowhere/sh\n").expect("written");
+        let fault = |name: &str, search: &str| find_program(name, Some(search), cwd).map_err(|err| err.fault);
+        assert_eq!(fault("tool", "a:b"), Err(SpawnFault::NotExecutable));
+        assert_eq!(fault("tool", "::"), Err(SpawnFault::Missing));
+        assert_eq!(fault("", "a:b"), Err(SpawnFault::Missing));
+        std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).expect("changed");
+        assert_eq!(fault("tool", "a:b"), Ok(tool.clone()));
+        assert_eq!(fault("b/tool", ""), Ok(tool.clone()));
+        assert_eq!(fault("./c", ""), Err(SpawnFault::Missing));
+        assert!(interpreter(&tool).contains("/nowhere/sh"));
+    }
+}

@@ -1,0 +1,594 @@
+//! What an agent may be, and how it becomes something else: a value. Events go in, orders come out; it holds no clock and no process, and the same events at the same
+//! times give the same orders.
+
+use std::{collections::VecDeque, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    launch::Exit,
+    rules::{Reaction, Restart, RestartMode, Rules, State, Watchdog},
+};
+
+/// How long output may take to end once nothing is left that could write it: a descriptor can be passed to a stranger.
+const DRAIN: Duration = Duration::from_secs(2);
+/// What the parent process gets on top of its own patience before it is given up.
+const PARENT: Duration = Duration::from_secs(5);
+
+/// Why an agent is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Somebody asked for it.
+    Asked,
+    /// Somebody wants it to begin anew.
+    Restart,
+    /// Gitstead is closing.
+    Shutdown,
+    /// Gitstead was gone.
+    Orphaned,
+    /// Something lasted too long.
+    Watchdog(Watchdog),
+}
+
+/// What times the machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Timer {
+    /// The present step of stopping.
+    Rung,
+    /// The wait before a restart.
+    Backoff,
+    /// A watchdog.
+    Dog(Watchdog),
+}
+
+/// What happens to an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody wants it to run.
+    Start,
+    /// Its process runs.
+    Up,
+    /// Its process could not be started. Trying again is of use only if `passing`.
+    SpawnFailed {
+        /// Whether it may go better the next time.
+        passing: bool,
+    },
+    /// It says that it is ready.
+    SessionReady,
+    /// It has begun to work on a message.
+    TurnStarted,
+    /// It has finished that.
+    TurnEnded,
+    /// It wants to know whether it may do something.
+    PermissionAsked,
+    /// No such question is open any more.
+    PermissionsGone,
+    /// It has written something.
+    Output,
+    /// It is to stop. Asked again, the next step of the ladder is taken at once.
+    Stop(Cause),
+    /// It is to stop at once.
+    Kill(Cause),
+    /// A time has come.
+    Due(Timer),
+    /// Its own process has ended.
+    LeaderEnded(Exit),
+    /// Nothing of it is left.
+    TreeGone,
+    /// Its parent process is gone and has not said how the agent ended.
+    ParentLost,
+    /// It ran when an earlier Gitstead ended, and nothing of it is left.
+    Adopted {
+        /// How it ended, if that is known.
+        exit: Option<Exit>,
+        /// Whether it was ended because there was no Gitstead any more.
+        orphaned: bool,
+    },
+    /// Its output has ended.
+    OutputEnded,
+    /// The last checkpoint is made, or cannot be.
+    Recorded,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Start it.
+    Spawn,
+    /// Interrupt it in its protocol.
+    Interrupt,
+    /// End its standard input.
+    CloseInput,
+    /// SIGTERM to its own process.
+    Terminate,
+    /// SIGKILL to everything.
+    KillTree,
+    /// Find what is left of it without the help of its parent process, and kill that.
+    Hunt,
+    /// Send [`Event::Due`] after this time; an earlier time of that kind is forgotten.
+    Arm(Timer, Duration),
+    /// Forget that time.
+    Disarm(Timer),
+    /// Make the last checkpoint, then send [`Event::Recorded`].
+    Record,
+    /// Something lasts too long.
+    Warn(Watchdog),
+    /// It is something else now. Of those for which [`State::is_over`] there is one for each time that it ran.
+    Enter(State),
+}
+
+/// How far stopping is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rung {
+    /// Nobody stops it.
+    None,
+    Interrupted,
+    InputClosed,
+    Terminated,
+    /// Everything is being killed, or its own process has ended and the rest is.
+    Killed,
+    /// It ran in an earlier Gitstead, and is waited for.
+    Adopting,
+    /// Its parent process does not answer.
+    Hunted,
+    /// Nothing of it is left; its output is being read to its end.
+    Draining,
+    /// The last checkpoint is being made.
+    Recording,
+}
+
+/// An agent, as far as decisions go.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    rules: Rules,
+    state: State,
+    rung: Rung,
+    cause: Option<Cause>,
+    exit: Option<Exit>,
+    spawned: bool,
+    spawn_failed: Option<bool>,
+    output_ended: bool,
+    lost: bool,
+    /// When it was started the last time.
+    since: Duration,
+    /// When it ended without having been told to, lately.
+    ends: VecDeque<Duration>,
+    /// The restarts since it was last sound.
+    attempts: u32,
+    random: u64,
+}
+
+impl Machine {
+    /// An agent that was never started. `seed` spreads the restarts of many.
+    pub fn new(rules: Rules, seed: u64) -> Self {
+        Machine {
+            rules,
+            state: State::Created,
+            rung: Rung::None,
+            cause: None,
+            exit: None,
+            spawned: false,
+            spawn_failed: None,
+            output_ended: false,
+            lost: false,
+            since: Duration::ZERO,
+            ends: VecDeque::new(),
+            attempts: 0,
+            random: seed | 1,
+        }
+    }
+
+    /// An agent that was this at last, in an earlier Gitstead. What ran there is being stopped now; how that ended is told with [`Event::Adopted`].
+    pub fn at(rules: Rules, state: State, seed: u64) -> Self {
+        let (state, rung) = match state {
+            State::Created => (State::Created, Rung::None),
+            state if state.is_over() => (state, Rung::None),
+            _ => (State::Stopping, Rung::Adopting),
+        };
+        Machine {
+            state,
+            rung,
+            output_ended: true,
+            ..Self::new(rules, seed)
+        }
+    }
+
+    /// What it is.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// How its own process ended the last time, if that is known.
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit
+    }
+
+    /// Why it was stopped, if it was.
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause
+    }
+
+    /// What `event` at `now` (of a clock that only goes on) makes necessary, in this order.
+    pub fn on(&mut self, event: Event, now: Duration) -> Vec<Order> {
+        let mut out = Vec::new();
+        match event {
+            Event::Start => self.start(now, &mut out),
+            Event::Stop(cause) => self.stop(cause, false, &mut out),
+            Event::Kill(cause) => self.stop(cause, true, &mut out),
+            Event::Due(Timer::Backoff) if self.state == State::Restarting => self.spawn(now, &mut out),
+            Event::Due(Timer::Backoff) => {}
+            // Nothing else concerns an agent that does not run.
+            _ if self.state == State::Created || self.state == State::Restarting || self.state.is_over() => {}
+            Event::Up => self.up(&mut out),
+            Event::SpawnFailed { passing } => {
+                self.spawn_failed = Some(passing);
+                self.end(now, &mut out);
+            }
+            Event::SessionReady if self.state == State::Starting && self.spawned && self.rung == Rung::None => {
+                self.become_ready(&mut out)
+            }
+            Event::SessionReady => {}
+            Event::TurnStarted if self.rung == Rung::None => self.turn_started(&mut out),
+            Event::TurnStarted => {}
+            Event::TurnEnded => self.turn_ended(&mut out),
+            Event::PermissionAsked => {
+                if self.state.is_up() && self.state != State::WaitingPermission {
+                    self.enter(State::WaitingPermission, &mut out);
+                    self.watch(Watchdog::Permission, &mut out);
+                    out.push(Order::Disarm(Timer::Dog(Watchdog::Silence)));
+                }
+            }
+            Event::PermissionsGone => {
+                if self.state == State::WaitingPermission {
+                    out.push(Order::Disarm(Timer::Dog(Watchdog::Permission)));
+                    self.enter(State::Busy, &mut out);
+                    self.watch(Watchdog::Silence, &mut out);
+                }
+            }
+            Event::Output => {
+                if self.state == State::Busy {
+                    self.watch(Watchdog::Silence, &mut out);
+                }
+            }
+            Event::Due(Timer::Rung) => self.next_rung(now, &mut out),
+            Event::Due(Timer::Dog(dog)) => self.bark(dog, &mut out),
+            Event::LeaderEnded(exit) => {
+                self.exit.get_or_insert(exit);
+                if self.rung < Rung::Killed {
+                    self.rung = Rung::Killed;
+                    // Its parent process kills the rest by itself.
+                    out.push(Order::Arm(Timer::Rung, self.rules.ladder.verify + PARENT));
+                }
+            }
+            Event::TreeGone => self.tree_gone(&mut out),
+            Event::ParentLost => {
+                if self.rung < Rung::Adopting {
+                    self.hunt(&mut out);
+                }
+            }
+            Event::Adopted { exit, orphaned } => {
+                if self.rung == Rung::Adopting {
+                    self.exit = exit;
+                    if orphaned {
+                        self.cause.get_or_insert(Cause::Orphaned);
+                    }
+                    self.tree_gone(&mut out);
+                }
+            }
+            Event::OutputEnded => {
+                self.output_ended = true;
+                if self.rung == Rung::Draining {
+                    self.record(&mut out);
+                }
+            }
+            Event::Recorded => {
+                if self.rung == Rung::Recording {
+                    self.end(now, &mut out);
+                }
+            }
+        }
+        out
+    }
+
+    fn enter(&mut self, state: State, out: &mut Vec<Order>) {
+        if self.state != state {
+            self.state = state;
+            out.push(Order::Enter(state));
+        }
+    }
+
+    fn watch(&self, dog: Watchdog, out: &mut Vec<Order>) {
+        if let Some((after, _)) = self.rules.watchdogs.of(dog) {
+            out.push(Order::Arm(Timer::Dog(dog), after));
+        }
+    }
+
+    fn start(&mut self, now: Duration, out: &mut Vec<Order>) {
+        match self.state {
+            State::Created => self.spawn(now, out),
+            State::Restarting => {
+                out.push(Order::Disarm(Timer::Backoff));
+                self.spawn(now, out);
+            }
+            state if state.is_over() => {
+                self.attempts = 0;
+                self.ends.clear();
+                self.spawn(now, out);
+            }
+            _ => {}
+        }
+    }
+
+    fn spawn(&mut self, now: Duration, out: &mut Vec<Order>) {
+        self.rung = Rung::None;
+        self.cause = None;
+        self.exit = None;
+        self.spawned = false;
+        self.spawn_failed = None;
+        self.output_ended = false;
+        self.lost = false;
+        self.since = now;
+        out.push(Order::Spawn);
+        self.enter(State::Starting, out);
+        self.watch(Watchdog::Start, out);
+        self.watch(Watchdog::Wall, out);
+    }
+
+    fn up(&mut self, out: &mut Vec<Order>) {
+        if self.spawned {
+            return;
+        }
+        self.spawned = true;
+        if self.rung != Rung::None {
+            // Told to stop before it ran.
+            self.climb(out);
+        } else if !self.rules.handshake {
+            self.become_ready(out);
+        }
+    }
+
+    fn become_ready(&mut self, out: &mut Vec<Order>) {
+        out.push(Order::Disarm(Timer::Dog(Watchdog::Start)));
+        self.enter(State::Ready, out);
+    }
+
+    fn turn_started(&mut self, out: &mut Vec<Order>) {
+        if self.state == State::Starting && self.spawned {
+            self.become_ready(out);
+        }
+        if matches!(self.state, State::Ready | State::Idle) {
+            self.enter(State::Busy, out);
+            self.watch(Watchdog::Turn, out);
+            self.watch(Watchdog::Silence, out);
+        }
+    }
+
+    fn turn_ended(&mut self, out: &mut Vec<Order>) {
+        for dog in [Watchdog::Turn, Watchdog::Silence, Watchdog::Permission] {
+            out.push(Order::Disarm(Timer::Dog(dog)));
+        }
+        if self.state.is_up() {
+            self.enter(State::Idle, out);
+        } else if self.rung == Rung::Interrupted {
+            // It has heard.
+            self.close_input(out);
+        }
+    }
+
+    fn stop(&mut self, cause: Cause, at_once: bool, out: &mut Vec<Order>) {
+        match self.state {
+            State::Created => {}
+            state if state.is_over() => {}
+            State::Restarting => {
+                out.push(Order::Disarm(Timer::Backoff));
+                self.cause = Some(cause);
+                self.enter(State::Stopped, out);
+            }
+            _ => {
+                let first = self.rung == Rung::None;
+                // A restart that becomes a stop is a stop.
+                if self.cause.is_none() || self.cause == Some(Cause::Restart) {
+                    // Unless it has ended by itself already.
+                    if self.rung < Rung::Killed || self.cause.is_some() {
+                        self.cause = Some(cause);
+                    }
+                }
+                if self.rung < Rung::Killed {
+                    self.enter(State::Stopping, out);
+                }
+                if at_once {
+                    self.kill(out);
+                } else if first && self.rules.interrupt && self.spawned {
+                    self.rung = Rung::Interrupted;
+                    self.rung_begins(Order::Interrupt, self.rules.ladder.interrupt, out);
+                } else {
+                    self.escalate(out);
+                }
+            }
+        }
+    }
+
+    /// The next step of the ladder, if there is one that is ours to take.
+    fn escalate(&mut self, out: &mut Vec<Order>) {
+        match self.rung {
+            Rung::None | Rung::Interrupted => self.close_input(out),
+            Rung::InputClosed => self.terminate(out),
+            Rung::Terminated => self.kill(out),
+            _ => {}
+        }
+    }
+
+    /// What the present step says, of an agent that was not there when it was taken.
+    fn climb(&mut self, out: &mut Vec<Order>) {
+        match self.rung {
+            rung if rung >= Rung::Killed => out.push(Order::KillTree),
+            Rung::Terminated => out.push(Order::Terminate),
+            _ => self.terminate(out),
+        }
+    }
+
+    /// A step that may take no time is followed by the next one at once.
+    fn rung_begins(&mut self, order: Order, time: Duration, out: &mut Vec<Order>) {
+        out.push(order);
+        if time.is_zero() {
+            self.escalate(out);
+        } else {
+            out.push(Order::Arm(Timer::Rung, time));
+        }
+    }
+
+    fn close_input(&mut self, out: &mut Vec<Order>) {
+        self.rung = Rung::InputClosed;
+        self.rung_begins(Order::CloseInput, self.rules.ladder.end_of_input, out);
+    }
+
+    fn terminate(&mut self, out: &mut Vec<Order>) {
+        self.rung = Rung::Terminated;
+        self.rung_begins(Order::Terminate, self.rules.ladder.terminate, out);
+    }
+
+    fn kill(&mut self, out: &mut Vec<Order>) {
+        if self.rung < Rung::Killed {
+            self.rung = Rung::Killed;
+            out.push(Order::KillTree);
+            out.push(Order::Arm(Timer::Rung, self.rules.ladder.verify + PARENT));
+        }
+    }
+
+    fn hunt(&mut self, out: &mut Vec<Order>) {
+        self.lost = true;
+        self.rung = Rung::Hunted;
+        out.push(Order::Hunt);
+        out.push(Order::Arm(Timer::Rung, self.rules.ladder.verify + PARENT));
+    }
+
+    fn tree_gone(&mut self, out: &mut Vec<Order>) {
+        if self.rung >= Rung::Draining {
+            return;
+        }
+        self.rung = Rung::Draining;
+        if self.output_ended {
+            self.record(out);
+        } else {
+            out.push(Order::Arm(Timer::Rung, DRAIN));
+        }
+    }
+
+    fn record(&mut self, out: &mut Vec<Order>) {
+        self.rung = Rung::Recording;
+        out.push(Order::Record);
+        out.push(Order::Arm(Timer::Rung, self.rules.record));
+    }
+
+    fn next_rung(&mut self, now: Duration, out: &mut Vec<Order>) {
+        match self.rung {
+            Rung::None | Rung::Adopting => {}
+            Rung::Interrupted | Rung::InputClosed | Rung::Terminated => self.escalate(out),
+            Rung::Killed => self.hunt(out),
+            Rung::Hunted => self.tree_gone(out),
+            Rung::Draining => self.record(out),
+            Rung::Recording => self.end(now, out),
+        }
+    }
+
+    fn bark(&mut self, dog: Watchdog, out: &mut Vec<Order>) {
+        let concerns = match dog {
+            Watchdog::Start => self.state == State::Starting,
+            Watchdog::Silence => self.state == State::Busy,
+            Watchdog::Permission => self.state == State::WaitingPermission,
+            Watchdog::Turn => matches!(self.state, State::Busy | State::WaitingPermission),
+            Watchdog::Wall => self.state.is_up() || self.state == State::Starting,
+        };
+        let Some((_, reaction)) = self.rules.watchdogs.of(dog) else {
+            return;
+        };
+        if !concerns || self.rung != Rung::None {
+            return;
+        }
+        out.push(Order::Warn(dog));
+        match reaction {
+            Reaction::Warn => {}
+            Reaction::Interrupt if self.rules.interrupt => out.push(Order::Interrupt),
+            Reaction::Interrupt | Reaction::Stop => self.stop(Cause::Watchdog(dog), false, out),
+        }
+    }
+
+    /// Nothing of it is left and everything is recorded.
+    fn end(&mut self, now: Duration, out: &mut Vec<Order>) {
+        out.push(Order::Disarm(Timer::Rung));
+        for dog in [
+            Watchdog::Start,
+            Watchdog::Silence,
+            Watchdog::Permission,
+            Watchdog::Turn,
+            Watchdog::Wall,
+        ] {
+            if self.rules.watchdogs.of(dog).is_some() {
+                out.push(Order::Disarm(Timer::Dog(dog)));
+            }
+        }
+        self.rung = Rung::None;
+        let ended = match (self.cause, self.exit) {
+            (Some(Cause::Watchdog(_)), _) => State::Failed,
+            (Some(_), _) => State::Stopped,
+            _ if self.spawn_failed.is_some() => State::Failed,
+            (None, Some(exit)) if exit.is_success() => State::Exited,
+            (None, Some(_)) => State::Failed,
+            (None, None) => State::Lost,
+        };
+        if self.cause == Some(Cause::Restart) {
+            self.attempts = 0;
+            self.ends.clear();
+            self.enter(State::Restarting, out);
+            self.spawn(now, out);
+            return;
+        }
+        let again = match self.rules.restart.mode {
+            RestartMode::Never => false,
+            RestartMode::OnFailure => matches!(ended, State::Failed | State::Lost),
+            RestartMode::Always => ended != State::Stopped,
+        };
+        if !again || self.spawn_failed == Some(false) {
+            self.enter(ended, out);
+            return;
+        }
+        let Restart {
+            first,
+            most,
+            stable,
+            burst,
+            window,
+            ..
+        } = self.rules.restart;
+        if now.saturating_sub(self.since) >= stable {
+            self.attempts = 0;
+        }
+        self.ends.push_back(now);
+        while self.ends.front().is_some_and(|&end| now.saturating_sub(end) > window) {
+            self.ends.pop_front();
+        }
+        if self.ends.len() >= burst.max(1) {
+            self.enter(State::CrashLooping, out);
+            return;
+        }
+        let wait = first
+            .saturating_mul(2u32.saturating_pow(self.attempts.min(20)))
+            .min(most);
+        self.attempts += 1;
+        self.enter(State::Restarting, out);
+        out.push(Order::Arm(Timer::Backoff, wait + wait.mul_f64(self.jitter())));
+    }
+
+    /// Up to a quarter.
+    fn jitter(&mut self) -> f64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        f64::from(u32::try_from(self.random >> 40).unwrap_or(0)) / f64::from(1u32 << 24) / 4.0
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

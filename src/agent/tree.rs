@@ -1,0 +1,187 @@
+//! Everything below a process, and how it is ended.
+//!
+//! The caller is a subreaper (`PR_SET_CHILD_SUBREAPER`): whatever its descendants do (sessions of their own, double forks), they stay its descendants. So a process tree
+//! is empty exactly when the caller has no child any more, which `waitpid` says; `/proc` is only asked whom to kill next.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Passes over a tree that grows while it is stopped.
+const PASSES: usize = 64;
+
+/// A process, told from later ones with its number by the time it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) started: u64,
+}
+
+/// What `/proc/<pid>/stat` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stat {
+    name: String,
+    state: char,
+    parent: i32,
+    started: u64,
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The name is in parentheses and may hold any character, parentheses and line ends too.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let open = text.find('(')?;
+    let close = text.rfind(')')?;
+    let name = text.get(open + 1..close)?.to_owned();
+    let mut fields = text.get(close + 1..)?.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    // Counted from 1, the name is field 2 and the start time field 22.
+    let started = fields.nth(17)?.parse().ok()?;
+    Some(Stat {
+        name,
+        state,
+        parent,
+        started,
+    })
+}
+
+impl Process {
+    /// The process with this number now.
+    pub(super) fn of(pid: i32) -> Option<Self> {
+        let started = stat(pid)?.started;
+        Some(Process { pid, started })
+    }
+
+    /// Whether it is there; one that has ended and was not waited for is not.
+    pub(super) fn is_alive(self) -> bool {
+        stat(self.pid).is_some_and(|now| now.started == self.started && now.state != 'Z' && now.state != 'X')
+    }
+
+    /// Sends a signal to this process and to no later one with its number. Says whether it was there.
+    pub(super) fn signal(self, signal: Signal) -> bool {
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return false;
+        };
+        let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else {
+            return false;
+        };
+        // If it is still the one, it was the one when the descriptor was made.
+        self.is_alive() && pidfd_send_signal(&fd, signal).is_ok()
+    }
+
+    /// `name (pid)`, for people.
+    pub(super) fn described(self) -> String {
+        let name = stat(self.pid).map_or_else(|| "?".to_owned(), |now| now.name);
+        let name: String = name.chars().filter(|c| !c.is_control()).collect();
+        format!("{name} ({})", self.pid)
+    }
+}
+
+/// Everything below `root` that has not ended, nearest first.
+pub(super) fn below(root: i32) -> Vec<Process> {
+    let mut children: BTreeMap<i32, Vec<(i32, Stat)>> = BTreeMap::new();
+    let Ok(all) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    for entry in all.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        if let Some(pid) = pid
+            && let Some(stat) = stat(pid)
+        {
+            children.entry(stat.parent).or_default().push((pid, stat));
+        }
+    }
+    let mut found = Vec::new();
+    let mut seen = HashSet::from([root]);
+    let mut next = vec![root];
+    while let Some(at) = next.pop() {
+        for (pid, stat) in children.get(&at).into_iter().flatten() {
+            if seen.insert(*pid) {
+                next.push(*pid);
+                if !matches!(stat.state, 'Z' | 'X') {
+                    let (pid, started) = (*pid, stat.started);
+                    found.push(Process { pid, started });
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Stops everything below `root`, so that nothing is born while it dies, and kills it. Returns what was killed; those that were born meanwhile are found the next time.
+pub(super) fn kill_below(root: i32) -> Vec<Process> {
+    let mut frozen: HashSet<Process> = HashSet::new();
+    for _ in 0..PASSES {
+        let fresh: Vec<_> = below(root)
+            .into_iter()
+            .filter(|process| !frozen.contains(process))
+            .collect();
+        if fresh.is_empty() {
+            break;
+        }
+        for process in fresh {
+            process.signal(Signal::STOP);
+            frozen.insert(process);
+        }
+    }
+    let mut killed: Vec<_> = frozen.into_iter().collect();
+    killed.retain(|process| process.signal(Signal::KILL));
+    killed.sort_unstable();
+    killed
+}
+
+/// Processes whose environment has this entry: those of an incarnation whose parent process is gone. What belongs to other users cannot be read and is none of ours.
+pub(super) fn marked(entry: &str) -> Vec<Process> {
+    let Ok(all) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let pids = all
+        .flatten()
+        .filter_map(|found| found.file_name().to_str()?.parse::<i32>().ok());
+    let has_mark = |pid: &i32| {
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|bytes| bytes.split(|&b| b == 0).any(|one| one == entry.as_bytes()))
+    };
+    pids.filter(|&pid| pid != own)
+        .filter(has_mark)
+        .filter_map(Process::of)
+        .filter(|process| process.is_alive())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let text = "42 (a) R 1 (b\n) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9001 123 45";
+        let stat = parse_stat(text).expect("it is whole");
+        assert_eq!((stat.name.as_str(), stat.state), ("a) R 1 (b\n", 'S'));
+        assert_eq!((stat.parent, stat.started), (7, 9001));
+        for cut in ["", "42", "42 (sh", "42 (sh) S 7 1 2"] {
+            assert_eq!(parse_stat(cut), None, "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_with_its_number() {
+        let pid = i32::try_from(std::process::id()).expect("small");
+        let me = Process::of(pid).expect("we are there");
+        assert!(me.is_alive());
+        let earlier = Process {
+            started: me.started - 1,
+            ..me
+        };
+        assert!(!earlier.is_alive());
+        assert!(!earlier.signal(Signal::KILL), "we are not the one");
+        assert_eq!(Process::of(0), None);
+    }
+}

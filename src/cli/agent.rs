@@ -1,0 +1,560 @@
+//! Agents on the command line: everything is done by the server of the data directory, since they live as long as that.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+
+use super::{
+    args::Place,
+    client::{Client, harmless},
+};
+use crate::{
+    base::{RepoName, WorkspaceName},
+    server::{self, Config, ConfigError, noted_server},
+};
+
+/// A command that has run for so long counts as started; one that ends before is waited for, and how it ended is told.
+const STARTED_MS: u64 = 1_500;
+/// The longest that one request waits.
+const WAIT_MS: u64 = 30_000;
+
+#[derive(Debug, Args)]
+pub(super) struct Agent {
+    #[command(flatten)]
+    place: Place,
+    /// The server [default: the one that runs on the data directory]
+    #[arg(long, value_name = "URL", env = "GITSTEAD_SERVER", global = true)]
+    server: Option<String>,
+    /// A token of that server
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "GITSTEAD_TOKEN",
+        global = true,
+        hide_env_values = true
+    )]
+    token: Option<String>,
+    /// Print JSON, as the HTTP API does
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: AgentCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AgentCommand {
+    /// Start a command in a workspace, which is made if it is not there; or an agent that has ended.
+    ///
+    /// gitstead agent start --workspace demo -- sh -c 'echo hi > report.md'
+    Start(Box<Start>),
+    /// Stop an agent: gently first, then all of its processes; at last a checkpoint is made. Asked again meanwhile, it goes faster.
+    Stop {
+        /// The agent
+        name: String,
+        /// Do not wait until it has ended
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Kill all processes of an agent at once.
+    Kill {
+        /// The agent
+        name: String,
+    },
+    /// Stop an agent and start it again.
+    Restart {
+        /// The agent
+        name: String,
+    },
+    /// List agents: name, state, workspace, command.
+    List {
+        /// Those of one repository
+        #[arg(long, value_name = "REPO")]
+        repository: Option<String>,
+    },
+    /// Show one agent.
+    Show {
+        /// The agent
+        name: String,
+    },
+    /// Print what an agent writes.
+    Logs {
+        /// The agent
+        name: String,
+        /// Go on until it has ended
+        #[arg(long, short)]
+        follow: bool,
+        /// How many of the last lines
+        #[arg(long, short = 'n', value_name = "LINES", default_value_t = 200)]
+        lines: usize,
+    },
+    /// Print what happens with an agent, one JSON value a line.
+    Events {
+        /// The agent
+        name: String,
+        /// Go on until it has ended
+        #[arg(long, short)]
+        follow: bool,
+        /// Those after this number
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        after: u64,
+    },
+    /// Write to the standard input of an agent: a line, or without one all of our own.
+    Input {
+        /// The agent
+        name: String,
+        /// The line
+        text: Option<String>,
+        /// End its input afterwards
+        #[arg(long)]
+        close: bool,
+    },
+    /// Give an agent a message.
+    Ask {
+        /// The agent
+        name: String,
+        /// The message
+        message: String,
+        /// Wait until it has finished, and print what it says
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Forget an agent that has ended, with its output and events. Its checkpoints stay.
+    Rm {
+        /// The agent
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Start {
+    /// An agent that is there already, to be started again
+    #[arg(value_name = "NAME", conflicts_with_all = ["workspace", "name", "argv"], required_unless_present = "workspace")]
+    again: Option<String>,
+    /// Where it works: a repository (its workspace 'main'), or REPO/WORKSPACE; made if it is not there
+    #[arg(long, short, value_name = "REPO[/WORKSPACE]")]
+    workspace: Option<String>,
+    /// What it is called [default: after its program]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// How it speaks
+    #[arg(long, value_name = "DIALECT", default_value = "plain")]
+    dialect: String,
+    /// A variable of its environment; it gets few others
+    #[arg(long, short, value_name = "KEY=VALUE")]
+    env: Vec<String>,
+    /// A variable whose value is in a file, which is read when it starts and kept nowhere
+    #[arg(long, value_name = "KEY=FILE")]
+    secret: Vec<String>,
+    /// A variable that it gets from the server's environment
+    #[arg(long, value_name = "KEY")]
+    inherit: Vec<String>,
+    /// The directory in the workspace where it begins
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// What the workspace is for, if it has to be made
+    #[arg(long, value_name = "TEXT")]
+    task: Option<String>,
+    /// Its first message
+    #[arg(long, short, value_name = "TEXT")]
+    message: Option<String>,
+    /// When it is started again after it has ended
+    #[arg(long, value_name = "WHEN", default_value = "never")]
+    restart: RestartWord,
+    /// Wait until it has ended
+    #[arg(long, conflicts_with = "follow")]
+    wait: bool,
+    /// Print what it writes until it has ended
+    #[arg(long, short)]
+    follow: bool,
+    /// The command
+    #[arg(last = true, value_name = "COMMAND", required_unless_present = "again")]
+    argv: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RestartWord {
+    /// Not by itself
+    Never,
+    /// When it has failed
+    OnFailure,
+    /// Whenever nobody has stopped it, also with the server
+    Always,
+}
+
+impl Agent {
+    fn client(&self) -> anyhow::Result<Client> {
+        server::start_telemetry(self.place.log.as_deref().unwrap_or("warn"))?;
+        let url = match &self.server {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => {
+                let config = match Config::load(&self.place.overrides()) {
+                    Ok(config) => Some(config),
+                    Err(ConfigError::NoHome) => None,
+                    Err(error) => return Err(error.into()),
+                };
+                let data = config.map(|config| config.data);
+                match data.as_deref().and_then(noted_server) {
+                    Some(url) => url,
+                    None => {
+                        let place = data.map_or_else(String::new, |data| format!(" on {}", data.display()));
+                        bail!(
+                            "no server runs{place}: agents live next to one. Start it with `gitstead serve`, or say where it is with --server"
+                        );
+                    }
+                }
+            }
+        };
+        Client::new(&url, self.token.clone())
+    }
+}
+
+pub(super) fn run(wanted: &Agent) -> anyhow::Result<()> {
+    let client = wanted.client()?;
+    let show = |agent: &Value| match wanted.json {
+        true => super::print_json(agent),
+        false => super::print(&told(agent)),
+    };
+    let act = |name: &str, what: &str| client.ask("POST", &path(name, what), None);
+    match &wanted.command {
+        AgentCommand::Start(start) => begin(&client, start, wanted.json),
+        AgentCommand::Stop { name, no_wait } => {
+            let agent = act(name, "/stop")?;
+            let agent = if *no_wait { agent } else { ended(&client, name)? };
+            show(&agent)
+        }
+        AgentCommand::Kill { name } => {
+            act(name, "/kill")?;
+            show(&ended(&client, name)?)
+        }
+        AgentCommand::Restart { name } => {
+            let before = client.ask("GET", &path(name, ""), None)?["run"].as_u64();
+            act(name, "/restart")?;
+            // It may take as long as stopping does.
+            loop {
+                let agent = client.ask("GET", &path(name, "/wait?until=ready&timeout_ms=200"), None)?;
+                let fresh = agent["run"].as_u64() > before;
+                if fresh || agent["ended"] == true {
+                    return show(&agent);
+                }
+            }
+        }
+        AgentCommand::List { repository } => {
+            let query = repository
+                .as_deref()
+                .map_or_else(String::new, |name| format!("?repository={}", name.replace('/', "%2F")));
+            let list = client.ask("GET", &format!("/api/v1/agents{query}"), None)?;
+            if wanted.json {
+                return super::print_json(&list);
+            }
+            let mut text = String::new();
+            for agent in list["agents"].as_array().into_iter().flatten() {
+                text.push_str(&listed(agent));
+            }
+            super::print(&text)
+        }
+        AgentCommand::Show { name } => {
+            let agent = client.ask("GET", &path(name, ""), None)?;
+            match wanted.json {
+                true => super::print_json(&agent),
+                false => super::print(&shown(&agent)),
+            }
+        }
+        AgentCommand::Logs { name, follow, lines } => logs(&client, name, *follow, *lines, wanted.json),
+        AgentCommand::Events { name, follow, after } => {
+            let ends = if *follow { "&until_ended=true" } else { "" };
+            let target = path(name, &format!("/events?after={after}{ends}"));
+            if *follow {
+                return client
+                    .send("GET", &target, None, "text/event-stream")?
+                    .events(|_, event| super::print(&format!("{event}\n")).map(|()| true));
+            }
+            let page = client.ask("GET", &target, None)?;
+            let mut text = String::new();
+            for event in page["events"].as_array().into_iter().flatten() {
+                text.push_str(&format!("{event}\n"));
+            }
+            super::print(&text)
+        }
+        AgentCommand::Input { name, text, close } => input(&client, name, text.as_deref(), *close),
+        AgentCommand::Ask { name, message, wait } => ask(&client, name, message, *wait),
+        AgentCommand::Rm { name } => client.ask("DELETE", &path(name, ""), None).map(drop),
+    }
+}
+
+fn path(name: &str, what: &str) -> String {
+    // What is no name is no agent's; it must only not become another path.
+    let name: String = name
+        .chars()
+        .map(|c| match c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
+            true => c,
+            false => '!',
+        })
+        .collect();
+    format!("/api/v1/agents/{name}{what}")
+}
+
+/// Waits until it has ended.
+fn ended(client: &Client, name: &str) -> anyhow::Result<Value> {
+    loop {
+        let target = path(name, &format!("/wait?until=ended&timeout_ms={WAIT_MS}"));
+        let agent = client.ask("GET", &target, None)?;
+        if agent["ended"] == true {
+            return Ok(agent);
+        }
+    }
+}
+
+fn pairs(texts: &[String], what: &str) -> anyhow::Result<Map<String, Value>> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), json!(value))),
+        None => bail!("--{what} wants KEY=…, not '{text}'"),
+    };
+    texts.iter().map(pair).collect()
+}
+
+fn begin(client: &Client, wanted: &Start, as_json: bool) -> anyhow::Result<()> {
+    let agent = match (&wanted.again, &wanted.workspace) {
+        (Some(name), _) => client.ask("POST", &path(name, "/start"), None)?,
+        (None, Some(workspace)) => create(client, wanted, workspace)?,
+        (None, None) => bail!("say where it works with --workspace"),
+    };
+    let name = agent["name"].as_str().context("the server names no agent")?.to_owned();
+    if wanted.follow {
+        if !as_json {
+            let _ = writeln!(io::stderr(), "{name} started in {}", place(&agent));
+        }
+        logs(client, &name, true, 1_000, as_json)?;
+    }
+    let agent = if wanted.wait || wanted.follow {
+        ended(client, &name)?
+    } else {
+        let target = path(&name, &format!("/wait?until=ended&timeout_ms={STARTED_MS}"));
+        client.ask("GET", &target, None)?
+    };
+    match as_json {
+        true => super::print_json(&agent)?,
+        false if wanted.follow => {
+            let _ = write!(io::stderr(), "{}", told(&agent));
+        }
+        false => super::print(&told(&agent))?,
+    }
+    if let Some(failure) = agent["failure"].as_str() {
+        bail!("{}", harmless(failure));
+    }
+    Ok(())
+}
+
+fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Value> {
+    let (repository, workspace) = match workspace.rsplit_once('/') {
+        Some((repository, workspace)) => (repository, workspace),
+        None => (workspace, "main"),
+    };
+    RepoName::parse(repository)?;
+    WorkspaceName::parse(workspace)?;
+    let mut secrets = pairs(&wanted.secret, "secret")?;
+    for file in secrets.values_mut() {
+        let typed = PathBuf::from(file.as_str().unwrap_or_default());
+        let whole = std::path::absolute(&typed).context("find the file of a secret")?;
+        *file = json!(whole);
+    }
+    let restart = match wanted.restart {
+        RestartWord::Never => "never",
+        RestartWord::OnFailure => "on-failure",
+        RestartWord::Always => "always",
+    };
+    let body = json!({
+        "name": wanted.name,
+        "repository": repository,
+        "workspace": workspace,
+        "dialect": wanted.dialect,
+        "argv": wanted.argv,
+        "env": pairs(&wanted.env, "env")?,
+        "secrets": secrets,
+        "inherit": wanted.inherit,
+        "cwd": wanted.cwd,
+        "task": wanted.task,
+        "message": wanted.message,
+        "restart": restart,
+    });
+    client.ask("POST", "/api/v1/agents", Some(&body))
+}
+
+fn logs(client: &Client, name: &str, follow: bool, lines: usize, as_json: bool) -> anyhow::Result<()> {
+    if !follow {
+        let page = client.ask("GET", &path(name, &format!("/logs?lines={lines}")), None)?;
+        if as_json {
+            return super::print_json(&page);
+        }
+        for line in page["lines"].as_array().into_iter().flatten() {
+            print_line(line)?;
+        }
+        return Ok(());
+    }
+    let target = path(name, &format!("/logs?follow=true&lines={lines}"));
+    let answer = client.send("GET", &target, None, "text/event-stream")?;
+    answer.events(|kind, data| {
+        match kind {
+            "line" if as_json => super::print(&format!("{data}\n"))?,
+            "line" => print_line(data)?,
+            "missed" => {
+                let _ = writeln!(io::stderr(), "({} lines were missed)", data["lines"]);
+            }
+            "end" => return Ok(false),
+            _ => {}
+        }
+        Ok(true)
+    })
+}
+
+/// What it wrote to standard error goes to ours.
+fn print_line(line: &Value) -> anyhow::Result<()> {
+    let text = format!("{}\n", line["text"].as_str().unwrap_or_default());
+    if line["stream"] == "stderr" {
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+        return Ok(());
+    }
+    super::print(&text)
+}
+
+fn input(client: &Client, name: &str, text: Option<&str>, close: bool) -> anyhow::Result<()> {
+    let target = path(name, "/input");
+    if let Some(text) = text {
+        let body = json!({ "text": format!("{text}\n"), "close": close });
+        return client.ask("POST", &target, Some(&body)).map(drop);
+    }
+    let mut stdin = io::stdin().lock();
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        let read = stdin.read(&mut buffer).context("read standard input")?;
+        if read == 0 {
+            break;
+        }
+        use base64::Engine as _;
+        let text = base64::engine::general_purpose::STANDARD.encode(&buffer[..read]);
+        client.ask("POST", &target, Some(&json!({ "base64": text })))?;
+    }
+    if close {
+        client.ask("POST", &target, Some(&json!({ "close": true })))?;
+    }
+    Ok(())
+}
+
+fn ask(client: &Client, name: &str, message: &str, wait: bool) -> anyhow::Result<()> {
+    let seen = match wait {
+        true => client.ask("GET", &path(name, "/events?after=0"), None)?["cursor"]
+            .as_u64()
+            .unwrap_or(0),
+        false => 0,
+    };
+    client.ask("POST", &path(name, "/ask"), Some(&json!({ "message": message })))?;
+    if !wait {
+        return Ok(());
+    }
+    let target = path(name, &format!("/events?after={seen}&until_ended=true"));
+    let mut failed = None;
+    client
+        .send("GET", &target, None, "text/event-stream")?
+        .events(|kind, event| {
+            match kind {
+                "said" => super::print(&format!(
+                    "{}\n",
+                    harmless_lines(event["text"].as_str().unwrap_or_default())
+                ))?,
+                "turn_ended" => {
+                    if event["outcome"] != "completed" {
+                        failed = Some(event["outcome"].as_str().unwrap_or("failed").to_owned());
+                    }
+                    return Ok(false);
+                }
+                _ => {}
+            }
+            Ok(true)
+        })?;
+    match failed {
+        Some(how) => bail!("the turn ended: {how}"),
+        None => Ok(()),
+    }
+}
+
+fn harmless_lines(text: &str) -> String {
+    text.lines().map(harmless).collect::<Vec<_>>().join("\n")
+}
+
+fn place(agent: &Value) -> String {
+    let text = |key: &str| agent[key].as_str().unwrap_or_default();
+    format!("{}/{}", text("repository"), text("workspace"))
+}
+
+/// `sh-1 exited in demo/main: exit code 0, 1 checkpoint`
+fn told(agent: &Value) -> String {
+    let text = |key: &str| harmless(agent[key].as_str().unwrap_or_default());
+    let mut line = format!("{} {} in {}", text("name"), text("state"), place(agent));
+    let mut more = Vec::new();
+    if let Some(failure) = agent["failure"].as_str() {
+        more.push(harmless(failure));
+    } else if agent["ended"] == true {
+        if let Some(code) = agent["exit_code"].as_i64() {
+            more.push(format!("exit code {code}"));
+        } else if let Some(signal) = agent["signal"].as_i64() {
+            more.push(format!("signal {signal}"));
+        }
+    } else if let Some(pid) = agent["pid"].as_i64() {
+        more.push(format!("process {pid}"));
+    }
+    match agent["checkpoints"].as_u64() {
+        Some(0) | None => {}
+        Some(1) => more.push("1 checkpoint".to_owned()),
+        Some(n) => more.push(format!("{n} checkpoints")),
+    }
+    if let Some(swept) = agent["swept"].as_u64().filter(|swept| *swept > 0) {
+        more.push(format!("{swept} left behind and killed"));
+    }
+    if !more.is_empty() {
+        line.push_str(": ");
+        line.push_str(&more.join(", "));
+    }
+    line.push('\n');
+    line
+}
+
+fn listed(agent: &Value) -> String {
+    let text = |key: &str| harmless(agent[key].as_str().unwrap_or_default());
+    let argv: Vec<_> = agent["argv"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let argv = harmless(&argv.join(" "));
+    format!("{}\t{}\t{}\t{argv}\n", text("name"), text("state"), place(agent))
+}
+
+fn shown(agent: &Value) -> String {
+    let mut text = String::new();
+    for (key, value) in agent.as_object().into_iter().flatten() {
+        let value = match value {
+            Value::Null => continue,
+            Value::Array(items) if items.is_empty() => continue,
+            Value::Array(items) => {
+                let items = items
+                    .iter()
+                    .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
+                items.collect::<Vec<_>>().join(" ")
+            }
+            Value::String(text) if text.is_empty() => continue,
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        text.push_str(&format!(
+            "{:<14}{}\n",
+            format!("{}:", key.replace('_', " ")),
+            harmless(&value)
+        ));
+    }
+    text
+}

@@ -1,0 +1,72 @@
+use super::{AgentName, State, Trouble};
+use crate::{agent::NotTaken, base::Fault, ledger::LedgerError, worker::CallError};
+
+/// Why something was not done with an agent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// There is none of that name.
+    #[error("there is no agent '{name}'")]
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// There is one of that name.
+    #[error("there is an agent '{name}' already")]
+    Exists {
+        /// The name.
+        name: AgentName,
+    },
+    /// What was asked for makes no sense.
+    #[error("{why}")]
+    Invalid {
+        /// Why.
+        why: String,
+    },
+    /// It runs, and what was asked for is for one that does not.
+    #[error("agent '{name}' is {state}: stop it first", state = state.as_str())]
+    Running {
+        /// The name.
+        name: AgentName,
+        /// What it is.
+        state: State,
+    },
+    /// There are as many as there may be.
+    #[error("there are {most} agents, and no more are allowed")]
+    TooMany {
+        /// How many.
+        most: usize,
+    },
+    /// Gitstead is about to end.
+    #[error("gitstead is closing")]
+    Closing,
+    /// It was not taken.
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
+    /// The workspace cannot be had.
+    #[error("{0}")]
+    Workspace(Trouble),
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// There is no room for the work now.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+impl SessionError {
+    /// Whose move it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            SessionError::NotFound { .. } => Fault::NotFound,
+            SessionError::Exists { .. }
+            | SessionError::Invalid { .. }
+            | SessionError::Running { .. }
+            | SessionError::NotTaken(NotTaken::NotRunning | NotTaken::Closed | NotTaken::Refused(_)) => Fault::Client,
+            SessionError::TooMany { .. } | SessionError::Closing | SessionError::NotTaken(_) => Fault::Busy,
+            SessionError::Workspace(trouble) => trouble.fault,
+            SessionError::Ledger(error) => error.fault(),
+            SessionError::Call(error) => error.fault(),
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! Who an agent works for: turns what happens with it into events, records and checkpoints.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::{
+    AgentRecord, AgentSpec, EventLog, Place, State,
+    trail::{Job, Trail},
+};
+use crate::{
+    agent::{
+        Agent, Command, ExitRecord, Host, Launch, News, Prepared, RUN_MARK, SpawnFailure, SpawnFault, Status,
+        spawn_parent,
+    },
+    base::{Clock, Limits},
+    dialect::{Bounds, Event, Options, Permission, ToolFinished},
+    ledger::{Ledger, Shelf},
+    worker::{Lane, Workers},
+};
+
+/// Bytes of a text in an event.
+const TEXT_BYTES: usize = 16 << 10;
+
+/// What an agent's host and everybody else knows of it.
+pub(super) struct Shared {
+    pub(super) record: Mutex<AgentRecord>,
+    pub(super) spec: Arc<AgentSpec>,
+    pub(super) events: Arc<EventLog>,
+    pub(super) ledger: Ledger,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Questions for permission that wait for an answer.
+    pub(super) questions: Mutex<Vec<Permission>>,
+}
+
+impl Shared {
+    pub(super) fn record(&self) -> MutexGuard<'_, AgentRecord> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn questions(&self) -> MutexGuard<'_, Vec<Permission>> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the record, and keeps it.
+    pub(super) fn change(&self, change: impl FnOnce(&mut AgentRecord)) {
+        let mut record = self.record();
+        change(&mut record);
+        if let Err(error) = self.ledger.put(Shelf::Agents, record.name.as_str(), &*record) {
+            tracing::error!(agent = %record.name, %error, "an agent is not in the ledger");
+        }
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The host of one agent.
+pub(super) struct Desk {
+    pub(super) shared: Arc<Shared>,
+    pub(super) place: Place,
+    pub(super) trail: Trail,
+    pub(super) workers: Workers,
+    pub(super) limits: Limits,
+    pub(super) workspaces: Arc<dyn super::Workspaces>,
+    /// Where records of exits are.
+    pub(super) runs: PathBuf,
+    pub(super) agent: Option<Agent>,
+    pub(super) turn: u64,
+    /// Calls that are named by the next checkpoint.
+    pub(super) late: Vec<String>,
+}
+
+impl Host for Desk {
+    fn prepare(&mut self, run: u32, agent: &Agent) {
+        self.agent = Some(agent.clone());
+        self.turn = 0;
+        let agent = agent.clone();
+        let name = self.shared.record().name.clone();
+        let run_name = self.shared.record().run_name(run);
+        let resume = self.shared.record().session.clone();
+        let preparation = Preparation {
+            spec: Arc::clone(&self.shared.spec),
+            place: self.place.clone(),
+            fixed: vec![
+                ("GITSTEAD_AGENT", name.to_string()),
+                (RUN_MARK, run_name.clone()),
+                ("GITSTEAD_WORKSPACE", self.place.to_string()),
+            ],
+            run: run_name,
+            record: self.runs.join(format!("{name}.exit")),
+            bounds: Bounds::from(&self.limits),
+            resume,
+        };
+        let (workers, workspaces, trail) = (self.workers.clone(), Arc::clone(&self.workspaces), self.trail.clone());
+        tokio::spawn(async move {
+            let prepared = preparation.run(&workers, workspaces, &trail).await;
+            agent.send(Command::Prepared(run, prepared)).await;
+        });
+    }
+
+    fn told(&mut self, news: News<'_>) {
+        match news {
+            News::Entered(status) => self.entered(status),
+            News::Said(event) => self.said(*event),
+            News::Warned(dog) => {
+                self.shared.events.push("watchdog", json!({ "watchdog": dog }));
+            }
+            News::Trouble(text) => {
+                self.shared.events.push("trouble", json!({ "text": cut(&text) }));
+            }
+            News::Gone(record) => self.gone(record),
+        }
+    }
+
+    fn record(&mut self, agent: &Agent) {
+        self.agent = Some(agent.clone());
+        if self.trail.give(Job::Last(agent.clone())).is_err() {
+            let text = "there is no last checkpoint: too many others wait";
+            self.shared.events.push("checkpoint_failed", json!({ "text": text }));
+            self.send(Command::Recorded);
+        }
+    }
+}
+
+impl Desk {
+    fn send(&self, command: Command) {
+        if let Some(agent) = self.agent.clone() {
+            // From its own task one must not wait for it.
+            tokio::spawn(async move { agent.send(command).await });
+        }
+    }
+
+    fn entered(&mut self, status: &Status) {
+        let now = self.shared.now();
+        self.shared.change(|record| record.follow(status, now));
+        let mut data = json!({ "run": status.run });
+        let mut add = |key: &str, value: Value| data[key] = value;
+        if let Some(pid) = status.pid {
+            add("pid", json!(pid));
+        }
+        let over = status.state.is_over();
+        if over || status.state == State::Restarting {
+            self.shared.questions().clear();
+            if let Some(exit) = status.exit {
+                add("exit_code", json!(exit.code));
+                add("signal", json!(exit.signal));
+            }
+            if let Some(failure) = &status.failure {
+                add("failure", json!(failure));
+            }
+            add("swept", json!(status.swept));
+            add("stragglers", json!(status.stragglers));
+        }
+        if let Some(cause) = status.cause {
+            add("cause", json!(cause));
+        }
+        let kind = match status.state {
+            State::Starting => "started",
+            state => state.as_str(),
+        };
+        let name = self.shared.record().name.clone();
+        tracing::info!(agent = %name, run = status.run, "{kind}");
+        self.shared.events.push(kind, data);
+        if status.state == State::Ready
+            && let (Some(message), Some(agent)) = (self.shared.spec.message.clone(), self.agent.clone())
+        {
+            let shared = Arc::clone(&self.shared);
+            tokio::spawn(async move {
+                if let Err(error) = agent.ask(message).await {
+                    shared.events.push(
+                        "trouble",
+                        json!({ "text": format!("its first message was not taken: {error}") }),
+                    );
+                }
+            });
+        }
+    }
+
+    fn said(&mut self, event: Event) {
+        match event {
+            Event::Ready | Event::Log { .. } => {}
+            Event::Session { id, model } => {
+                self.shared.change(|record| record.session = Some(id.clone()));
+                self.shared
+                    .events
+                    .push("session", json!({ "session": id, "model": model }));
+            }
+            Event::TurnStarted { turn } => {
+                self.turn = turn;
+                self.shared.events.push("turn_started", json!({ "turn": turn }));
+            }
+            Event::TurnEnded(ended) => {
+                self.shared.events.push(
+                    "turn_ended",
+                    json!({
+                        "turn": ended.turn,
+                        "outcome": ended.outcome.as_str(),
+                        "text": ended.text.as_deref().map(cut),
+                        "usage": {
+                            "input_tokens": ended.usage.input_tokens,
+                            "cached_tokens": ended.usage.cached_tokens,
+                            "output_tokens": ended.usage.output_tokens,
+                            "cost_microusd": ended.usage.cost_microusd,
+                            "model_turns": ended.usage.model_turns,
+                        },
+                    }),
+                );
+            }
+            Event::ToolStarted(tool) => {
+                self.shared.events.push(
+                    "tool_started",
+                    json!({
+                        "call": tool.call,
+                        "tool": tool.tool,
+                        "summary": tool.summary,
+                        "parent": tool.parent,
+                        "background": tool.background,
+                    }),
+                );
+            }
+            Event::ToolFinished(tool) => self.tool_finished(tool),
+            Event::Settled { calls: _, barrier } => self.settled(barrier),
+            Event::Said {
+                text,
+                partial,
+                thought,
+                parent,
+            } => {
+                // What plain commands write is in the log already, and pieces come again as a whole.
+                if !partial && self.shared.spec.nature().tells_turns {
+                    self.shared.events.push(
+                        "said",
+                        json!({ "text": cut(&text), "thought": thought, "parent": parent }),
+                    );
+                }
+            }
+            Event::Permission(permission) => {
+                self.shared.events.push(
+                    "permission",
+                    json!({
+                        "request": permission.request,
+                        "call": permission.call,
+                        "tool": permission.tool,
+                        "summary": permission.summary,
+                    }),
+                );
+                let mut questions = self.shared.questions();
+                if questions.len() < self.limits.agent_pending {
+                    questions.push(permission);
+                }
+            }
+            Event::PermissionGone { request } => {
+                self.shared.questions().retain(|question| question.request != request);
+                self.shared
+                    .events
+                    .push("permission_gone", json!({ "request": request }));
+            }
+            Event::Trouble { text } => {
+                self.shared.events.push("trouble", json!({ "text": cut(&text) }));
+            }
+            Event::Failed { text } => {
+                self.shared.events.push("agent_failed", json!({ "text": cut(&text) }));
+            }
+        }
+    }
+
+    fn tool_finished(&mut self, mut tool: ToolFinished) {
+        self.shared.events.push(
+            "tool_finished",
+            json!({
+                "call": tool.call,
+                "with": tool.with,
+                "tool": tool.tool,
+                "summary": tool.summary,
+                "outcome": tool.outcome.as_str(),
+                "background": tool.background,
+                "exit_code": tool.exit_code,
+                "duration_ms": tool.duration.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+                "parent": tool.parent,
+                "concurrent": tool.concurrent,
+                "paths": tool.paths,
+                "barrier": tool.barrier.is_some(),
+                "source": tool.source.as_str(),
+            }),
+        );
+        let barrier = tool.barrier.clone();
+        if !tool.outcome.may_have_changed() {
+            if let Some(barrier) = barrier {
+                self.send(Command::Release(barrier));
+            }
+            return;
+        }
+        tool.with.append(&mut self.late);
+        let Some(agent) = self.agent.clone() else { return };
+        if let Err(Job::Tool(tool, ..)) = self.trail.give(Job::Tool(Box::new(tool), self.turn, agent)) {
+            let text = "checkpoints fall behind: the next one stands for this call too";
+            self.shared
+                .events
+                .push("checkpoint_late", json!({ "text": text, "calls": [tool.call] }));
+            self.late.extend(tool.with);
+            self.late.push(tool.call);
+            self.late.truncate(1_000);
+            if let Some(barrier) = barrier {
+                self.send(Command::Release(barrier));
+            }
+        }
+    }
+
+    fn settled(&mut self, barrier: Option<String>) {
+        let Some(agent) = self.agent.clone() else { return };
+        if self
+            .trail
+            .give(Job::Settled(barrier.clone(), self.turn, agent))
+            .is_err()
+            && let Some(barrier) = barrier
+        {
+            self.send(Command::Release(barrier));
+        }
+    }
+
+    fn gone(&mut self, record: &ExitRecord) {
+        if record.swept > 0 || !record.stragglers.is_empty() {
+            self.shared.events.push(
+                "swept",
+                json!({ "killed": record.swept, "stragglers": record.stragglers }),
+            );
+        }
+    }
+}
+
+/// Bytes as an event may hold them.
+fn cut(text: &str) -> String {
+    let mut end = text.len().min(TEXT_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    match end < text.len() {
+        true => format!("{}…", &text[..end]),
+        false => text.to_owned(),
+    }
+}
+
+/// What has to be there before an agent starts.
+struct Preparation {
+    spec: Arc<AgentSpec>,
+    place: Place,
+    fixed: Vec<(&'static str, String)>,
+    run: String,
+    record: PathBuf,
+    bounds: Bounds,
+    resume: Option<String>,
+}
+
+impl Preparation {
+    async fn run(
+        self,
+        workers: &Workers,
+        workspaces: Arc<dyn super::Workspaces>,
+        trail: &Trail,
+    ) -> Result<Box<Prepared>, SpawnFailure> {
+        let other = |text: String| SpawnFailure {
+            fault: SpawnFault::Other,
+            text,
+        };
+        let (place, task) = (self.place.clone(), self.task());
+        let root = workers
+            .call(Lane::Short, None, move || workspaces.ensure(&place, &task))
+            .await
+            .map_err(|busy| other(busy.to_string()))?
+            .map_err(|trouble| other(trouble.public))?;
+        let (done, before) = oneshot::channel();
+        if trail.give(Job::Before(done)).is_ok() {
+            let _ = before.await;
+        }
+        workers
+            .call(Lane::Short, None, move || self.start(root))
+            .await
+            .map_err(|busy| other(busy.to_string()))?
+    }
+
+    fn task(&self) -> String {
+        match (&self.spec.task, &self.spec.message) {
+            (Some(task), _) => task.clone(),
+            (None, Some(message)) => message.clone(),
+            (None, None) => self.spec.argv.join(" "),
+        }
+    }
+
+    /// Blocks.
+    fn start(self, root: PathBuf) -> Result<Box<Prepared>, SpawnFailure> {
+        let other = |text: String| SpawnFailure {
+            fault: SpawnFault::Other,
+            text,
+        };
+        let env = super::env::build(
+            &self.spec,
+            &self.fixed,
+            |name| std::env::var_os(name),
+            std::env::vars_os(),
+        )
+        .map_err(other)?;
+        // Of an earlier run; whoever finds one later takes it for this one's.
+        match std::fs::remove_file(&self.record) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(other(format!(
+                    "the record of an earlier exit cannot be removed: {error}"
+                )));
+            }
+            _ => {}
+        }
+        let kind = self.spec.kind().map_err(|error| other(error.to_string()))?;
+        let mut options = Options::new(&root);
+        options.bounds = self.bounds;
+        options.resume = self.resume;
+        let newborn = spawn_parent().map_err(|error| other(format!("no process can be started: {error}")))?;
+        let cwd = root.join(&self.spec.cwd);
+        // A link could lead out of it.
+        let cwd = match cwd.canonicalize() {
+            Ok(real) if real.starts_with(root.canonicalize().unwrap_or_else(|_| root.clone())) => real,
+            _ => {
+                return Err(SpawnFailure {
+                    fault: SpawnFault::MissingDirectory,
+                    text: "the directory that it works in is not there, or not in the workspace".to_owned(),
+                });
+            }
+        };
+        Ok(Box::new(Prepared {
+            newborn,
+            launch: Launch {
+                run: self.run,
+                argv: self.spec.argv.clone(),
+                env,
+                cwd,
+                record: self.record,
+                ladder: self.spec.rules().ladder,
+                bounds: self.spec.bounds,
+            },
+            dialect: kind.speaker(options),
+        }))
+    }
+}

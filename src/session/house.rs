@@ -1,0 +1,501 @@
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    AgentName, AgentRecord, AgentSpec, EventLog, SessionError, Workspaces,
+    host::{Desk, Shared},
+    trail::{self, Trail},
+};
+use crate::{
+    agent::{
+        self, Agent, Cause, Command, ExitRecord, LogRing, RUN_MARK, RingBounds, Settings, SpoolBounds, State, Status,
+    },
+    base::{Clock, Limits},
+    dialect::{Decision, Permission},
+    ledger::{Ledger, Shelf},
+    worker::{Lane, Workers},
+};
+
+/// How often it is looked whether a process of an earlier Gitstead is gone.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What agents are run with.
+pub struct Context {
+    /// What outlives a restart.
+    pub ledger: Ledger,
+    /// The threads that do the work.
+    pub workers: Workers,
+    /// Bounds.
+    pub limits: Limits,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Where workspaces are.
+    pub workspaces: Arc<dyn Workspaces>,
+    /// Where output is kept.
+    pub logs: PathBuf,
+    /// Where exits are recorded.
+    pub runs: PathBuf,
+}
+
+/// All agents of a house. A clone is another handle to the same ones.
+#[derive(Clone)]
+pub struct Agents {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    context: Context,
+    agents: RwLock<BTreeMap<AgentName, Arc<Entry>>>,
+    /// Held while the list changes, so that names are given once.
+    changing: Mutex<()>,
+    closing: AtomicBool,
+}
+
+/// One agent of a house.
+pub struct Entry {
+    shared: Arc<Shared>,
+    agent: Agent,
+    logs: PathBuf,
+}
+
+impl std::fmt::Debug for Agents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agents").finish_non_exhaustive()
+    }
+}
+
+impl Entry {
+    /// What the ledger knows of it.
+    pub fn record(&self) -> AgentRecord {
+        self.shared.record().clone()
+    }
+
+    /// What happens with it.
+    pub fn events(&self) -> &Arc<EventLog> {
+        &self.shared.events
+    }
+
+    /// Its last lines.
+    pub fn log(&self) -> &Arc<LogRing> {
+        self.agent.log()
+    }
+
+    /// Where its output is on disk.
+    pub fn logs(&self) -> &PathBuf {
+        &self.logs
+    }
+
+    /// What it wants to be allowed.
+    pub fn questions(&self) -> Vec<Permission> {
+        self.shared.questions().clone()
+    }
+
+    /// What it is.
+    pub fn state(&self) -> State {
+        self.agent.status().state
+    }
+
+    /// Waits until `is` holds, or the time is over. Says what it is then.
+    pub async fn wait(&self, deadline: Instant, mut is: impl FnMut(&Status) -> bool) -> Status {
+        let mut watch = self.agent.watch();
+        let _ = timeout_at(deadline, watch.wait_for(|status| is(status))).await;
+        self.agent.status()
+    }
+
+    /// Has it stopped, gently; asked again, less so.
+    pub async fn stop(&self, cause: Cause) {
+        self.agent.send(Command::Stop(cause)).await;
+    }
+
+    /// Has it stopped at once.
+    pub async fn kill(&self) {
+        self.agent.send(Command::Kill(Cause::Asked)).await;
+    }
+
+    /// Gives it bytes.
+    ///
+    /// # Errors
+    /// When it cannot take them.
+    pub async fn input(&self, bytes: Vec<u8>) -> Result<(), SessionError> {
+        Ok(self.agent.input(bytes).await?)
+    }
+
+    /// Ends its input.
+    pub async fn close_input(&self) {
+        self.agent.send(Command::CloseInput).await;
+    }
+
+    /// Gives it a message.
+    ///
+    /// # Errors
+    /// When it cannot take one.
+    pub async fn ask(&self, message: String) -> Result<(), SessionError> {
+        Ok(self.agent.ask(message).await?)
+    }
+
+    /// Stops what it is doing, in its protocol.
+    ///
+    /// # Errors
+    /// When there is nothing to stop so.
+    pub async fn interrupt(&self) -> Result<(), SessionError> {
+        Ok(self.agent.interrupt().await?)
+    }
+
+    /// Answers a question for permission. Says whether it was still open.
+    pub async fn permit(&self, request: &str, decision: Decision, by: Option<&str>) -> bool {
+        let known = {
+            let mut questions = self.shared.questions();
+            let before = questions.len();
+            questions.retain(|question| question.request != request);
+            questions.len() < before
+        };
+        if known {
+            let word = match decision {
+                Decision::Deny { .. } => "denied",
+                _ => "allowed",
+            };
+            self.shared.events.push(
+                "permission_decided",
+                json!({ "request": request, "decision": word, "by": by }),
+            );
+            self.agent.send(Command::Permit(request.to_owned(), decision)).await;
+        }
+        known
+    }
+}
+
+impl Agents {
+    /// Those that the ledger knows. What ran when an earlier Gitstead ended is looked after: it is waited for, or ended, and what became of it is told. Blocks, and
+    /// must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn open(context: Context) -> Result<Self, SessionError> {
+        let known: Vec<(String, AgentRecord)> = context.ledger.all(Shelf::Agents)?;
+        if let Err(error) = std::fs::create_dir_all(&context.runs) {
+            tracing::error!(%error, path = %context.runs.display(), "exits of agents cannot be recorded");
+        }
+        let agents = Agents {
+            inner: Arc::new(Inner {
+                context,
+                agents: RwLock::default(),
+                changing: Mutex::default(),
+                closing: AtomicBool::new(false),
+            }),
+        };
+        for (key, record) in known {
+            if record.version != AgentRecord::VERSION || record.name.as_str() != key {
+                tracing::error!(agent = key, "an agent of the ledger is not understood, and left alone");
+                continue;
+            }
+            let before = record.state;
+            let entry = match agents.entry(record, true) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    tracing::error!(agent = key, %error, "an agent of the ledger cannot be taken up");
+                    continue;
+                }
+            };
+            let name = entry.record().name;
+            agents.write().insert(name, Arc::clone(&entry));
+            if before == State::Created || before.is_over() {
+                continue;
+            }
+            let agents = agents.clone();
+            tokio::spawn(async move { agents.take_up(&entry).await });
+        }
+        Ok(agents)
+    }
+
+    /// Puts together what an agent needs.
+    fn entry(&self, record: AgentRecord, known: bool) -> Result<Arc<Entry>, SessionError> {
+        let context = &self.inner.context;
+        let place = record.spec.place()?;
+        record.spec.kind()?;
+        let spec = Arc::new(record.spec.clone());
+        let name = record.name.clone();
+        let logs = context.logs.join(name.as_str());
+        let (state, runs, seed) = (record.state, record.run, record.created);
+        let events = Arc::new(EventLog::new(
+            context.ledger.clone(),
+            name.as_str(),
+            Arc::clone(&context.clock),
+            known,
+        ));
+        let shared = Arc::new(Shared {
+            record: Mutex::new(record),
+            spec: Arc::clone(&spec),
+            events: Arc::clone(&events),
+            ledger: context.ledger.clone(),
+            clock: Arc::clone(&context.clock),
+            questions: Mutex::default(),
+        });
+        let (of_made, of_session) = (Arc::clone(&shared), Arc::clone(&shared));
+        let trail = Trail::start(trail::Desk {
+            name,
+            place: place.clone(),
+            spec: Arc::clone(&spec),
+            workers: context.workers.clone(),
+            workspaces: Arc::clone(&context.workspaces),
+            events,
+            made: Box::new(move |commit| {
+                of_made.change(|record| {
+                    record.checkpoint = Some(commit.to_owned());
+                    record.checkpoints += 1;
+                });
+            }),
+            session: Box::new(move || of_session.record().session.clone()),
+        });
+        let host = Desk {
+            shared: Arc::clone(&shared),
+            place,
+            trail,
+            workers: context.workers.clone(),
+            limits: context.limits.clone(),
+            workspaces: Arc::clone(&context.workspaces),
+            runs: context.runs.clone(),
+            agent: None,
+            turn: 0,
+            late: Vec::new(),
+        };
+        let settings = Settings {
+            rules: spec.rules(),
+            spool: logs.clone(),
+            spool_bounds: SpoolBounds::default(),
+            line_bytes: context.limits.agent_line_bytes,
+            log: Arc::new(LogRing::new(RingBounds::default())),
+            state,
+            runs,
+            seed,
+            clock: Arc::clone(&context.clock),
+        };
+        let agent = agent::drive(settings, host);
+        Ok(Arc::new(Entry { shared, agent, logs }))
+    }
+
+    /// Finds out what became of an agent that ran when an earlier Gitstead ended.
+    async fn take_up(&self, entry: &Entry) {
+        let record = entry.record();
+        let ladder = record.spec.rules().ladder;
+        let patience = ladder.end_of_input + ladder.terminate + ladder.verify;
+        let deadline = Instant::now() + patience;
+        // Its parent process has seen that Gitstead is gone, and stops it.
+        if let Some((pid, started)) = record.parent {
+            while agent::is_alive(pid, started) && Instant::now() < deadline {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        let mark = format!("{RUN_MARK}={}", record.run_name(record.run));
+        let path = self.inner.context.runs.join(format!("{}.exit", record.name));
+        let run = record.run_name(record.run);
+        let found = self
+            .inner
+            .context
+            .workers
+            .call(Lane::Short, None, move || {
+                // Whoever is still there has nobody to look after him.
+                let killed = agent::hunt_down(&mark);
+                let read = std::fs::read(&path).ok();
+                let exit: Option<ExitRecord> = read.and_then(|json| serde_json::from_slice(&json).ok());
+                (exit.filter(|exit| exit.run == run), killed)
+            })
+            .await;
+        let (exit, killed) = found.unwrap_or((None, 0));
+        entry.agent.send(Command::Adopted(exit.map(Box::new), killed)).await;
+    }
+
+    /// Makes an agent; it does not run yet. Without a name it is called after its program. When this returns, the ledger has it on disk.
+    ///
+    /// # Errors
+    /// When the description is wrong, the name is taken, or there are too many.
+    pub async fn create(
+        &self,
+        name: Option<AgentName>,
+        spec: AgentSpec,
+        owner: Option<String>,
+    ) -> Result<Arc<Entry>, SessionError> {
+        spec.check()?;
+        if self.inner.closing.load(Ordering::Relaxed) {
+            return Err(SessionError::Closing);
+        }
+        let entry = self.add(name, spec, owner)?;
+        let ledger = self.inner.context.ledger.clone();
+        self.inner
+            .context
+            .workers
+            .call(Lane::Short, None, move || ledger.flush())
+            .await??;
+        Ok(entry)
+    }
+
+    fn add(&self, name: Option<AgentName>, spec: AgentSpec, owner: Option<String>) -> Result<Arc<Entry>, SessionError> {
+        let _one_at_a_time = self.changing();
+        let most = self.inner.context.limits.agents;
+        let name = {
+            let agents = self.read();
+            if agents.len() >= most {
+                return Err(SessionError::TooMany { most });
+            }
+            match name {
+                Some(name) if agents.contains_key(&name) => return Err(SessionError::Exists { name }),
+                Some(name) => name,
+                None => free_name(spec.program(), |name| agents.contains_key(name)),
+            }
+        };
+        let now = u64::try_from(self.inner.context.clock.now().as_millis()).unwrap_or(u64::MAX);
+        let entry = self.entry(AgentRecord::new(name.clone(), spec, owner, now), false)?;
+        entry.shared.change(|_| ());
+        let record = entry.record();
+        entry.shared.events.push(
+            "created",
+            json!({ "repository": record.spec.repository, "workspace": record.spec.workspace, "dialect": record.spec.dialect }),
+        );
+        self.write().insert(name, Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    /// Lets an agent run, unless it does.
+    ///
+    /// # Errors
+    /// When Gitstead is closing.
+    pub async fn start(&self, entry: &Entry) -> Result<(), SessionError> {
+        if self.inner.closing.load(Ordering::Relaxed) {
+            return Err(SessionError::Closing);
+        }
+        // Whoever asks what it is after this is told that it starts.
+        let before = entry.agent.status().run;
+        let over = entry.state() == State::Created || entry.state().is_over();
+        entry.agent.send(Command::Start).await;
+        if over {
+            let soon = Instant::now() + Duration::from_secs(5);
+            entry.wait(soon, |status| status.run > before).await;
+        }
+        Ok(())
+    }
+
+    /// The agent of that name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, name: &str) -> Result<Arc<Entry>, SessionError> {
+        let missing = || SessionError::NotFound {
+            name: name.chars().filter(|c| !c.is_control()).take(80).collect(),
+        };
+        let parsed = AgentName::parse(name).map_err(|_| missing())?;
+        self.read().get(&parsed).cloned().ok_or_else(missing)
+    }
+
+    /// All of them, in the order of their names.
+    pub fn list(&self) -> Vec<Arc<Entry>> {
+        self.read().values().cloned().collect()
+    }
+
+    /// Forgets an agent that does not run, its output and its events. Its checkpoints stay.
+    ///
+    /// # Errors
+    /// When it runs, or there is none.
+    pub async fn remove(&self, name: &str) -> Result<(), SessionError> {
+        let entry = self.get(name)?;
+        let name = entry.record().name;
+        {
+            let _one_at_a_time = self.changing();
+            let state = entry.state();
+            if state != State::Created && !state.is_over() {
+                return Err(SessionError::Running { name, state });
+            }
+            self.write().remove(&name);
+        }
+        entry.agent.send(Command::Forget).await;
+        let ledger = self.inner.context.ledger.clone();
+        let (logs, exit) = (entry.logs.clone(), self.inner.context.runs.join(format!("{name}.exit")));
+        self.inner
+            .context
+            .workers
+            .call(Lane::Short, None, move || {
+                ledger.remove(Shelf::Agents, name.as_str());
+                ledger.remove_journal(name.as_str());
+                let _ = std::fs::remove_file(exit);
+                if let Err(error) = std::fs::remove_dir_all(&logs)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    tracing::warn!(path = %logs.display(), %error, "the output of an agent is not removed");
+                }
+                ledger.flush()
+            })
+            .await??;
+        Ok(())
+    }
+
+    /// Stops all, side by side, and waits until they have ended and their last checkpoints are made, or until the time is over: then what is left is killed. Nothing is
+    /// started any more from now on.
+    pub async fn close(&self, patience: Duration) {
+        self.inner.closing.store(true, Ordering::Relaxed);
+        let running: Vec<_> = self
+            .list()
+            .into_iter()
+            .filter(|entry| !matches!(entry.state(), State::Created) && !entry.state().is_over())
+            .collect();
+        for entry in &running {
+            entry.stop(Cause::Shutdown).await;
+        }
+        let deadline = Instant::now() + patience;
+        for entry in &running {
+            let status = entry.wait(deadline, |status| status.state.is_over()).await;
+            if !status.state.is_over() {
+                tracing::warn!(agent = %entry.record().name, "did not stop in time, and is killed");
+                entry.agent.send(Command::Kill(Cause::Shutdown)).await;
+            }
+        }
+        let last = Instant::now() + Duration::from_secs(10);
+        for entry in &running {
+            entry.wait(last, |status| status.state.is_over()).await;
+        }
+        let ledger = self.inner.context.ledger.clone();
+        let flushed = self
+            .inner
+            .context
+            .workers
+            .call(Lane::Short, None, move || ledger.flush())
+            .await;
+        if let Ok(Err(error)) = flushed {
+            tracing::error!(%error, "the ledger was not written to its end");
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<AgentName, Arc<Entry>>> {
+        self.inner.agents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<AgentName, Arc<Entry>>> {
+        self.inner.agents.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.inner.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name that is free, made from that of a program: `sh-1`.
+fn free_name(program: &str, taken: impl Fn(&AgentName) -> bool) -> AgentName {
+    let stem: String = program
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .take(40)
+        .collect();
+    let stem = if stem.is_empty() { "agent" } else { &stem };
+    (1u64..)
+        .filter_map(|n| AgentName::parse(&format!("{stem}-{n}")).ok())
+        .find(|name| !taken(name))
+        .expect("there are more numbers than agents")
+}

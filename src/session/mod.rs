@@ -1,0 +1,25 @@
+//! `session`: an agent at work in a workspace.
+//!
+//! Promise: what an agent does becomes checkpoints: one when a tool has finished, before the agent goes on wherever it can be made to wait, and for commands that tell of no
+//! tools when their files have come to rest; and a last one when nothing of it is left, before it counts as ended. Every change of an agent is an event with a number, and is in
+//! the ledger. After a restart nothing that ran is claimed to run still.
+
+mod env;
+mod error;
+mod events;
+mod host;
+mod house;
+mod record;
+mod spec;
+mod trail;
+
+pub use crate::agent::{
+    Cause, Exit, LogLine, LogPage, NotTaken, Reaction, Restart, RestartMode, State, Stream, Watchdog, Watchdogs,
+    spooled_tail,
+};
+pub use error::SessionError;
+pub use events::{EventLog, EventPage};
+pub use house::{Agents, Context, Entry};
+pub use record::AgentRecord;
+pub use spec::{AgentName, AgentNameError, AgentSpec, Place};
+pub use trail::{Trouble, Turn, Workspaces};

@@ -1,0 +1,101 @@
+use serde::{Deserialize, Serialize};
+
+use super::{AgentName, AgentSpec, State};
+use crate::agent::{Cause, Exit, SpawnFailure, Status};
+
+/// What the ledger knows of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    /// The format of this record.
+    pub version: u32,
+    /// Its name.
+    pub name: AgentName,
+    /// What it is.
+    pub spec: AgentSpec,
+    /// Who has made it, if that is known.
+    pub owner: Option<String>,
+    /// What it was at last.
+    pub state: State,
+    /// How often it was started.
+    pub run: u32,
+    /// Its parent process and when the system started that.
+    pub parent: Option<(i32, u64)>,
+    /// Its own process.
+    pub pid: Option<i32>,
+    /// How it ended the last time.
+    pub exit: Option<Exit>,
+    /// Why it could not be started.
+    pub failure: Option<SpawnFailure>,
+    /// Why it was stopped.
+    pub cause: Option<Cause>,
+    /// How many processes it had left behind.
+    pub swept: usize,
+    /// What could not be killed.
+    pub stragglers: Vec<String>,
+    /// When it was made, in milliseconds since 1970.
+    pub created: u64,
+    /// When it was started the last time.
+    pub started: Option<u64>,
+    /// When it ended the last time.
+    pub ended: Option<u64>,
+    /// Its own name of its session, which resumes it.
+    pub session: Option<String>,
+    /// The last checkpoint of it.
+    pub checkpoint: Option<String>,
+    /// How many there are.
+    pub checkpoints: u64,
+}
+
+impl AgentRecord {
+    /// The present format.
+    pub const VERSION: u32 = 1;
+
+    /// One that was never started.
+    pub(super) fn new(name: AgentName, spec: AgentSpec, owner: Option<String>, now: u64) -> Self {
+        AgentRecord {
+            version: Self::VERSION,
+            name,
+            spec,
+            owner,
+            state: State::Created,
+            run: 0,
+            parent: None,
+            pid: None,
+            exit: None,
+            failure: None,
+            cause: None,
+            swept: 0,
+            stragglers: Vec::new(),
+            created: now,
+            started: None,
+            ended: None,
+            session: None,
+            checkpoint: None,
+            checkpoints: 0,
+        }
+    }
+
+    pub(super) fn follow(&mut self, status: &Status, now: u64) {
+        if status.state == State::Starting {
+            self.started = Some(now);
+            self.ended = None;
+        }
+        if status.state.is_over() || status.state == State::Restarting {
+            self.ended = Some(now);
+        }
+        self.state = status.state;
+        self.run = status.run;
+        self.parent = status.parent;
+        self.pid = status.pid;
+        self.exit = status.exit;
+        self.failure.clone_from(&status.failure);
+        self.cause = status.cause;
+        self.swept = status.swept;
+        self.stragglers.clone_from(&status.stragglers);
+    }
+
+    /// The name of a run, in the environment of everything that it starts.
+    pub(super) fn run_name(&self, run: u32) -> String {
+        format!("{}-{}-{run}", self.name, self.created)
+    }
+}

@@ -1,0 +1,332 @@
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::SessionError;
+use crate::{
+    agent::{Bounds, Ladder, Restart, Rules, Watchdogs},
+    base::{RepoName, WorkspaceName},
+    dialect::{Asks, Kind, Nature, Options},
+};
+
+/// Bytes of one argument, and of all of them; the system takes not much more.
+const ARG_BYTES: usize = 128 << 10;
+const ARGS_BYTES: usize = 1 << 20;
+/// Variables of an environment.
+const VARIABLES: usize = 256;
+
+/// The name of an agent: letters, digits, `.`, `_` and `-`, as that of a workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AgentName(String);
+
+/// Why a text is not the name of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{text}' cannot be the name of an agent: up to 64 letters, digits, '.', '_' and '-', beginning with a letter or a digit"
+)]
+pub struct AgentNameError {
+    text: String,
+}
+
+impl AgentName {
+    /// The longest name accepted, in bytes.
+    pub const MAX_BYTES: usize = 64;
+
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// If the text does not follow the grammar that the error names.
+    pub fn parse(text: &str) -> Result<Self, AgentNameError> {
+        let begins = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let consists = text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if begins && consists && text.len() <= Self::MAX_BYTES && !text.contains("..") {
+            Ok(AgentName(text.to_owned()))
+        } else {
+            let text = text.chars().filter(|c| !c.is_control()).take(80).collect();
+            Err(AgentNameError { text })
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AgentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for AgentName {
+    type Error = AgentNameError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<AgentName> for String {
+    fn from(name: AgentName) -> Self {
+        name.0
+    }
+}
+
+/// A workspace, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Its repository.
+    pub repository: RepoName,
+    /// The workspace of it.
+    pub workspace: WorkspaceName,
+}
+
+impl Place {
+    /// `REPOSITORY/WORKSPACE`.
+    ///
+    /// # Errors
+    /// When these are no names.
+    pub fn parse(repository: &str, workspace: &str) -> Result<Self, SessionError> {
+        let invalid = |why: String| SessionError::Invalid { why };
+        Ok(Place {
+            repository: RepoName::parse(repository).map_err(|err| invalid(err.to_string()))?,
+            workspace: WorkspaceName::parse(workspace).map_err(|err| invalid(err.to_string()))?,
+        })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.repository.canonical(), self.workspace)
+    }
+}
+
+/// Everything that is said about an agent before it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentSpec {
+    /// The repository of its workspace.
+    pub repository: String,
+    /// The workspace in which it works.
+    pub workspace: String,
+    /// How it speaks, as [`Kind::from_name`] knows it.
+    pub dialect: String,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Variables of its environment beside the usual ones.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Variables whose values are in files, read when it starts and kept nowhere.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, PathBuf>,
+    /// Variables of Gitstead's own environment that it gets beside the usual ones.
+    #[serde(default)]
+    pub inherit: Vec<String>,
+    /// The directory in the workspace where it begins.
+    #[serde(default)]
+    pub cwd: String,
+    /// What the workspace is for, if it has to be made.
+    #[serde(default)]
+    pub task: Option<String>,
+    /// Its first message, given when it is ready.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// What people call it.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// How it is stopped, where not as usual.
+    #[serde(default)]
+    pub ladder: Option<Ladder>,
+    /// Whether it is started again.
+    #[serde(default)]
+    pub restart: Restart,
+    /// What may last how long.
+    #[serde(default)]
+    pub watchdogs: Watchdogs,
+    /// What the system allows it.
+    #[serde(default)]
+    pub bounds: Bounds,
+    /// How long files of a command that tells of no tools have to be left alone before there is a checkpoint.
+    #[serde(default = "quiet")]
+    pub quiet: Duration,
+    /// How long an agent waits for a checkpoint before it goes on without it.
+    #[serde(default = "patience")]
+    pub patience: Duration,
+}
+
+fn quiet() -> Duration {
+    Duration::from_millis(500)
+}
+
+fn patience() -> Duration {
+    Duration::from_secs(10)
+}
+
+impl AgentSpec {
+    /// A command in a workspace, and everything else as usual.
+    pub fn new(place: &Place, argv: Vec<String>) -> Self {
+        AgentSpec {
+            repository: place.repository.canonical().to_owned(),
+            workspace: place.workspace.as_str().to_owned(),
+            dialect: Kind::Plain.as_str().to_owned(),
+            argv,
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            inherit: Vec::new(),
+            cwd: String::new(),
+            task: None,
+            message: None,
+            label: None,
+            ladder: None,
+            restart: Restart::default(),
+            watchdogs: Watchdogs::default(),
+            bounds: Bounds::default(),
+            quiet: quiet(),
+            patience: patience(),
+        }
+    }
+
+    /// The workspace that is meant.
+    ///
+    /// # Errors
+    /// When the names are none.
+    pub fn place(&self) -> Result<Place, SessionError> {
+        Place::parse(&self.repository, &self.workspace)
+    }
+
+    /// How it speaks.
+    ///
+    /// # Errors
+    /// When there is no such dialect.
+    pub fn kind(&self) -> Result<Kind, SessionError> {
+        Kind::from_name(&self.dialect).ok_or_else(|| {
+            let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+            SessionError::Invalid {
+                why: format!("there is no dialect '{}'; there are {}", self.dialect, known.join(", ")),
+            }
+        })
+    }
+
+    /// Checks what can be checked before it runs.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), SessionError> {
+        let invalid = |why: String| Err(SessionError::Invalid { why });
+        self.place()?;
+        self.kind()?;
+        if self.argv.first().is_none_or(String::is_empty) {
+            return invalid("there is no command".to_owned());
+        }
+        let total: usize = self.argv.iter().map(String::len).sum();
+        if total > ARGS_BYTES || self.argv.iter().any(|arg| arg.len() >= ARG_BYTES) {
+            return invalid(format!(
+                "the command is longer than {ARGS_BYTES} bytes, or an argument than {ARG_BYTES}"
+            ));
+        }
+        if self.argv.iter().any(|arg| arg.contains('\0')) {
+            return invalid("an argument has a NUL in it".to_owned());
+        }
+        if self.env.len() + self.secrets.len() + self.inherit.len() > VARIABLES {
+            return invalid(format!("there are more than {VARIABLES} variables"));
+        }
+        for name in self.env.keys().chain(self.secrets.keys()).chain(&self.inherit) {
+            super::env::check_name(name)?;
+        }
+        if self
+            .env
+            .values()
+            .any(|value| value.contains('\0') || value.len() >= ARG_BYTES)
+        {
+            return invalid("a variable has a NUL in it, or is too long".to_owned());
+        }
+        if let Some(path) = self.secrets.values().find(|path| !path.is_absolute()) {
+            return invalid(format!("'{}' is not an absolute path", path.display()));
+        }
+        let sound = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+        if !self.cwd.is_empty() && !self.cwd.split('/').all(sound) {
+            return invalid("'cwd' is not a path in the workspace".to_owned());
+        }
+        if self.bounds.oom_score_adj.unsigned_abs() > 1_000 {
+            return invalid("'oom_score_adj' is between -1000 and 1000".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The name of its program, without directories.
+    pub fn program(&self) -> &str {
+        let name = self.argv.first().map_or("", String::as_str);
+        let last = name.rsplit('/').next().unwrap_or_default();
+        if last.is_empty() { "command" } else { last }
+    }
+
+    /// What can be asked of it.
+    pub(super) fn nature(&self) -> Nature {
+        let kind = self.kind().unwrap_or(Kind::Plain);
+        kind.speaker(Options::new("/")).nature()
+    }
+
+    /// How one that speaks so is stopped when nobody says otherwise.
+    pub fn usual_ladder(&self) -> Ladder {
+        match self.nature().asks {
+            // Most commands do not care whether their input is open: there is nothing to wait for.
+            Asks::Lines => Ladder {
+                end_of_input: Duration::ZERO,
+                ..Ladder::default()
+            },
+            _ => Ladder::default(),
+        }
+    }
+
+    /// What its machine is told.
+    pub(super) fn rules(&self) -> Rules {
+        let nature = self.nature();
+        Rules {
+            ladder: self.ladder.unwrap_or_else(|| self.usual_ladder()),
+            restart: self.restart,
+            watchdogs: self.watchdogs,
+            handshake: true,
+            interrupt: nature.interrupts,
+            record: Duration::from_secs(60),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_run_is_refused_before() {
+        let place = Place::parse("team/demo", "main").expect("names");
+        let sound = AgentSpec::new(&place, vec!["sh".to_owned(), "-c".to_owned(), "true".to_owned()]);
+        assert!(sound.check().is_ok());
+        let wrong = |change: fn(&mut AgentSpec)| {
+            let mut spec = sound.clone();
+            change(&mut spec);
+            spec.check().expect_err("it is wrong").to_string()
+        };
+        assert_eq!(wrong(|spec| spec.argv.clear()), "there is no command");
+        assert!(wrong(|spec| spec.argv[2] = "a\0b".to_owned()).contains("NUL"));
+        assert!(wrong(|spec| spec.dialect = "klingon".to_owned()).contains("plain"));
+        assert!(wrong(|spec| spec.cwd = "../x".to_owned()).contains("cwd"));
+        assert!(wrong(|spec| spec.workspace = "..".to_owned()).contains("workspace"));
+        let preload = |spec: &mut AgentSpec| drop(spec.env.insert("LD_PRELOAD".to_owned(), "x".to_owned()));
+        assert!(wrong(preload).contains("LD_PRELOAD"));
+        let relative = |spec: &mut AgentSpec| drop(spec.secrets.insert("KEY".to_owned(), "key".into()));
+        assert!(wrong(relative).contains("absolute"));
+        assert_eq!(sound.program(), "sh");
+    }
+
+    #[test]
+    fn names_of_agents_are_one_segment_of_a_path() {
+        for name in ["a", "sh-1", "9", "a.b_c"] {
+            assert!(AgentName::parse(name).is_ok(), "{name}");
+        }
+        for name in ["", ".a", "-a", "a/b", "a..b", "a b", "ä", &"a".repeat(65)] {
+            assert!(AgentName::parse(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The checkpoints of one agent, one after another.
+
+use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
+
+use bstr::ByteSlice as _;
+
+use serde_json::json;
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::{AgentName, AgentSpec, EventLog, Place};
+use crate::{
+    agent::{Agent, Command},
+    base::Fault,
+    checkpoint::{ChangeKind, Checkpoint, FileChange, Outcome, ToolOutcome, compose, subject_of},
+    dialect::{self, ToolFinished},
+    worker::{Lane, Permit, Workers},
+    workspace::{Held, Workspace},
+};
+
+/// Checkpoints that wait. What comes then is named by the next one.
+const QUEUE: usize = 1_024;
+/// How often a checkpoint is tried for which there was no room.
+const TRIES: u32 = 20;
+/// While files are being written all the time, there is a checkpoint this many quiet times after the first change.
+const RESTLESS: u32 = 10;
+/// Files that a subject names.
+const NAMED: usize = 3;
+/// Files that are counted for a subject.
+const LISTED: usize = 10_000;
+
+/// Why a workspace cannot be had, in words for whoever asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{public}")]
+pub struct Trouble {
+    /// Whose move it is.
+    pub fault: Fault,
+    /// Without paths and causes; those are in the log.
+    pub public: String,
+}
+
+/// The right to be the one who changes a workspace.
+pub type Turn = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
+
+/// Where workspaces are, as a session sees it.
+pub trait Workspaces: Send + Sync + 'static {
+    /// Makes sure that the workspace is there, and its repository. Says where its files are. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn ensure(&self, place: &Place, task: &str) -> Result<PathBuf, Trouble>;
+
+    /// The workspace, open and watched. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    fn open(&self, place: &Place) -> Result<Arc<Workspace>, Trouble>;
+
+    /// Waits until nobody else changes it.
+    fn turn(&self, place: &Place) -> Turn;
+}
+
+/// What is to be recorded, and who is told when it is.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// What was there before the agent began.
+    Before(oneshot::Sender<()>),
+    /// A tool has finished.
+    Tool(Box<ToolFinished>, u64, Agent),
+    /// Several have, and perhaps nothing has changed since the checkpoints of each.
+    Settled(Option<String>, u64, Agent),
+    /// Nothing of the agent is left.
+    Last(Agent),
+}
+
+/// Whoever has something to record.
+#[derive(Clone)]
+pub(super) struct Trail {
+    jobs: mpsc::Sender<Job>,
+}
+
+/// What the task knows.
+pub(super) struct Desk {
+    pub(super) name: AgentName,
+    pub(super) place: Place,
+    pub(super) spec: Arc<AgentSpec>,
+    pub(super) workers: Workers,
+    pub(super) workspaces: Arc<dyn Workspaces>,
+    pub(super) events: Arc<EventLog>,
+    /// Told of every checkpoint: its commit.
+    pub(super) made: Box<dyn Fn(&str) + Send + Sync>,
+    /// The agent's own name of its session.
+    pub(super) session: Box<dyn Fn() -> Option<String> + Send + Sync>,
+}
+
+impl Trail {
+    /// Starts the task. It ends when nobody can have anything to record any more.
+    pub(super) fn start(desk: Desk) -> Self {
+        let (jobs, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(desk.work(waiting));
+        Trail { jobs }
+    }
+
+    /// Hands it over, unless too many wait.
+    pub(super) fn give(&self, job: Job) -> Result<(), Job> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job) => job,
+        })
+    }
+}
+
+/// A checkpoint that was made.
+struct Made {
+    outcome: Outcome,
+    subject: String,
+}
+
+/// What says of changed files how they are recorded.
+type Say = Box<dyn FnOnce(&[FileChange]) -> Checkpoint + Send>;
+
+impl Desk {
+    async fn work(self, mut jobs: mpsc::Receiver<Job>) {
+        let bell = Arc::new(Notify::new());
+        // When files were last left alone for long enough, and when that is not waited for any more.
+        let mut quiet: Option<(tokio::time::Instant, tokio::time::Instant)> = None;
+        let mut watched: Option<Arc<Workspace>> = None;
+        loop {
+            let due = quiet.map(|(rest, late)| rest.min(late));
+            tokio::select! {
+                job = jobs.recv() => match job {
+                    None => break,
+                    Some(Job::Before(done)) => {
+                        let program = self.name.to_string();
+                        let say: Say = Box::new(move |changes| {
+                            Checkpoint::message(format!("Before {program} began: {}", summary(changes)))
+                        });
+                        self.note(self.if_changed(say).await, &[], false);
+                        if !self.spec.nature().tells_tools && watched.is_none() {
+                            watched = self.listen(&bell).await;
+                        }
+                        let _ = done.send(());
+                    }
+                    Some(Job::Tool(tool, turn, agent)) => self.tool(*tool, turn, agent).await,
+                    Some(Job::Settled(barrier, turn, agent)) => {
+                        let say = self.say(turn);
+                        let work = self.if_changed(say);
+                        self.before_release(work, barrier, &[], &agent).await;
+                    }
+                    Some(Job::Last(agent)) => {
+                        quiet = None;
+                        self.unlisten(watched.take()).await;
+                        let say = self.say(0);
+                        self.note(self.if_changed(say).await, &[], false);
+                        agent.send(Command::Recorded).await;
+                    }
+                },
+                () = bell.notified(), if watched.is_some() => {
+                    let now = tokio::time::Instant::now();
+                    let late = quiet.map_or(now + self.spec.quiet * RESTLESS, |(_, late)| late);
+                    quiet = Some((now + self.spec.quiet, late));
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {
+                    quiet = None;
+                    let say = self.say(0);
+                    self.note(self.if_changed(say).await, &[], false);
+                }
+            }
+        }
+        self.unlisten(watched).await;
+    }
+
+    async fn unlisten(&self, watched: Option<Arc<Workspace>>) {
+        if let Some(workspace) = watched {
+            // Without room now, the bell is rung for nobody.
+            let unlisten = move || {
+                workspace.on_change(None);
+            };
+            let _ = self.workers.call(Lane::Short, None, unlisten).await;
+        }
+    }
+
+    /// Has the bell rung when files change.
+    async fn listen(&self, bell: &Arc<Notify>) -> Option<Arc<Workspace>> {
+        let (workspaces, place, bell) = (Arc::clone(&self.workspaces), self.place.clone(), Arc::clone(bell));
+        let opened = self
+            .workers
+            .call(Lane::Short, None, move || {
+                let workspace = workspaces.open(&place)?;
+                let rings = workspace.on_change(Some(Arc::new(move || bell.notify_one())));
+                Ok::<_, Trouble>(rings.then_some(workspace))
+            })
+            .await;
+        match opened {
+            Ok(Ok(Some(workspace))) => Some(workspace),
+            _ => {
+                let text = "files are not watched: there is a checkpoint only when the command has ended";
+                self.events.push("trouble", json!({ "text": text }));
+                None
+            }
+        }
+    }
+
+    /// How changes are told that no tool has told of.
+    fn say(&self, turn: u64) -> Say {
+        let (program, name) = (self.spec.program().to_owned(), self.name.to_string());
+        let session = (self.session)();
+        Box::new(move |changes| {
+            let mut checkpoint = Checkpoint::after(program, summary(changes)).agent(name);
+            if let Some(session) = session {
+                checkpoint = checkpoint.session(session);
+            }
+            if turn > 0 {
+                checkpoint = checkpoint.turn(turn);
+            }
+            checkpoint.trailer("Source", "files")
+        })
+    }
+
+    async fn tool(&self, tool: ToolFinished, turn: u64, agent: Agent) {
+        let mut calls = vec![tool.call.clone()];
+        calls.extend(tool.with.iter().cloned());
+        calls.retain(|call| !call.is_empty());
+        let barrier = tool.barrier.clone();
+        let checkpoint = self.checkpoint_of(&tool, &calls, turn);
+        let work = self.record(move |_| Ok(Some(checkpoint)));
+        self.before_release(work, barrier, &calls, &agent).await;
+    }
+
+    fn checkpoint_of(&self, tool: &ToolFinished, calls: &[String], turn: u64) -> Checkpoint {
+        let mut checkpoint = Checkpoint::after(tool.tool.as_str(), tool.summary.as_str()).agent(self.name.as_str());
+        if let Some(session) = (self.session)() {
+            checkpoint = checkpoint.session(session);
+        }
+        if turn > 0 {
+            checkpoint = checkpoint.turn(turn);
+        }
+        for call in calls {
+            checkpoint = checkpoint.tool_use(call.as_str());
+        }
+        checkpoint = match tool.outcome {
+            dialect::Outcome::Ok => checkpoint.outcome(ToolOutcome::Ok),
+            dialect::Outcome::Interrupted => checkpoint.outcome(ToolOutcome::Interrupted),
+            dialect::Outcome::BackgroundStarted => checkpoint.trailer("Background", "started"),
+            _ => checkpoint.outcome(ToolOutcome::Failed),
+        };
+        if tool.background {
+            checkpoint = checkpoint.trailer("Background", "ended");
+        }
+        if let Some(duration) = tool.duration {
+            checkpoint = checkpoint.duration(duration);
+        }
+        if let Some(code) = tool.exit_code {
+            checkpoint = checkpoint.trailer("Exit-Code", code.to_string());
+        }
+        if let Some(server) = &tool.server {
+            checkpoint = checkpoint.trailer("Server", server.as_str());
+        }
+        if let Some(parent) = &tool.parent {
+            checkpoint = checkpoint.trailer("Parent-Call", parent.as_str());
+        }
+        for other in &tool.concurrent {
+            checkpoint = checkpoint.trailer("Concurrent-With", other.as_str());
+        }
+        checkpoint
+            .trailer("Source", tool.source.as_str())
+            .paths(tool.paths.iter().map(String::as_str))
+    }
+
+    /// Lets the agent go on when the work is done, or when it has waited long enough: then it is told that the checkpoint came late.
+    async fn before_release(
+        &self,
+        work: impl Future<Output = Result<Option<Made>, Trouble>>,
+        barrier: Option<String>,
+        calls: &[String],
+        agent: &Agent,
+    ) {
+        let mut work = std::pin::pin!(work);
+        let Some(barrier) = barrier else {
+            self.note(work.await, calls, false);
+            return;
+        };
+        let result = tokio::time::timeout(self.spec.patience, &mut work).await;
+        agent.send(Command::Release(barrier)).await;
+        match result {
+            Ok(result) => self.note(result, calls, false),
+            Err(_) => {
+                let text = "a checkpoint takes longer than the agent waits for it";
+                self.events
+                    .push("checkpoint_late", json!({ "text": text, "calls": calls }));
+                self.note(work.await, calls, true);
+            }
+        }
+    }
+
+    /// Tells what became of a checkpoint.
+    fn note(&self, result: Result<Option<Made>, Trouble>, calls: &[String], late: bool) {
+        match result {
+            Ok(None) => {}
+            Ok(Some(Made { outcome, subject })) => {
+                let commit = outcome.commit.map(|id| id.to_string());
+                if let Some(commit) = &commit {
+                    (self.made)(commit);
+                }
+                let skipped: Vec<_> = outcome
+                    .skipped
+                    .iter()
+                    .take(20)
+                    .map(|(path, why)| json!({ "path": path.to_string(), "why": why.text() }))
+                    .collect();
+                let took = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
+                self.events.push(
+                    "checkpoint",
+                    json!({
+                        "commit": commit,
+                        "subject": subject,
+                        "changed": outcome.changed,
+                        "skipped": skipped,
+                        "calls": calls,
+                        "took_ms": took,
+                        "late": late,
+                    }),
+                );
+            }
+            Err(trouble) => {
+                tracing::warn!(agent = %self.name, workspace = %self.place, error = %trouble.public, "no checkpoint");
+                let text = trouble.public;
+                self.events
+                    .push("checkpoint_failed", json!({ "text": text, "calls": calls }));
+            }
+        }
+    }
+
+    /// Makes a checkpoint if files differ from the last one.
+    async fn if_changed(&self, say: Say) -> Result<Option<Made>, Trouble> {
+        self.record(move |held| {
+            let changes = held.unsaved(LISTED).map_err(|error| trouble(&error, error.fault()))?;
+            Ok((!changes.is_empty()).then(|| say(&changes)))
+        })
+        .await
+    }
+
+    /// Makes the checkpoint that `decide` wants, when there is room for it.
+    async fn record(
+        &self,
+        decide: impl FnOnce(&mut Held<'_>) -> Result<Option<Checkpoint>, Trouble> + Send + 'static,
+    ) -> Result<Option<Made>, Trouble> {
+        let Some(turn) = self.turn().await else {
+            return Err(Trouble {
+                fault: Fault::Busy,
+                public: "others are at work in the workspace for too long".to_owned(),
+            });
+        };
+        let permit = self.permit().await?;
+        let (workspaces, place) = (Arc::clone(&self.workspaces), self.place.clone());
+        let made = self
+            .workers
+            .call_under(permit, move || {
+                let workspace = workspaces.open(&place)?;
+                let mut held = workspace.lock().map_err(|error| trouble(&error, error.fault()))?;
+                let Some(checkpoint) = decide(&mut held)? else {
+                    return Ok(None);
+                };
+                let subject = subject_of(compose(&checkpoint).as_bstr());
+                let outcome = held
+                    .checkpoint(checkpoint)
+                    .map_err(|error| trouble(&error, error.fault()))?;
+                Ok(Some(Made { outcome, subject }))
+            })
+            .await;
+        drop(turn);
+        made.unwrap_or_else(|error| Err(trouble(&error, error.fault())))
+    }
+
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        for _ in 0..TRIES {
+            if let Some(turn) = self.workspaces.turn(&self.place).await {
+                return Some(turn);
+            }
+        }
+        None
+    }
+
+    async fn permit(&self) -> Result<Permit, Trouble> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            match self.workers.admit(Lane::Short, None).await {
+                Ok(permit) => return Ok(permit),
+                Err(busy) => {
+                    tokio::time::sleep(busy.retry_after).await;
+                    last = Some(busy);
+                }
+            }
+        }
+        Err(Trouble {
+            fault: Fault::Busy,
+            public: last.map_or_else(String::new, |busy| busy.to_string()),
+        })
+    }
+}
+
+/// What is told of an error; the whole of it goes to the log.
+fn trouble(error: &dyn std::error::Error, fault: Fault) -> Trouble {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    tracing::warn!(error = %text, "a checkpoint of an agent was not made");
+    let public = match fault {
+        Fault::Busy => "the workspace is in use",
+        Fault::NotFound => "the workspace is gone",
+        _ => "the workspace cannot be recorded; the log says why",
+    };
+    Trouble {
+        fault,
+        public: public.to_owned(),
+    }
+}
+
+/// What has changed, in a line.
+fn summary(changes: &[FileChange]) -> String {
+    let verb = |kind: &ChangeKind| match kind {
+        ChangeKind::Added => "Created",
+        ChangeKind::Deleted => "Removed",
+        ChangeKind::Renamed { .. } => "Moved",
+        _ => "Updated",
+    };
+    let Some(first) = changes.first() else {
+        return "Nothing changed".to_owned();
+    };
+    let same = changes.iter().all(|change| verb(&change.kind) == verb(&first.kind));
+    let verb = if same { verb(&first.kind) } else { "Changed" };
+    if changes.len() > NAMED {
+        let more = if changes.len() >= LISTED { "at least " } else { "" };
+        return format!("{verb} {more}{} files", changes.len());
+    }
+    let names: Vec<_> = changes.iter().map(|change| change.path.to_string()).collect();
+    format!("{verb} {}", names.join(", "))
+}

@@ -1,0 +1,196 @@
+//! The control API over agents, `/api/v1/agents`.
+//!
+//! An agent belongs to the repository of its workspace: who may manage that may manage the agent and see what it says; who may look at it may see that there is one. To start an
+//! agent is to start a program of one's choice as the user who runs Gitstead. Where nothing is configured that tells friend from stranger, it is therefore asked whose
+//! connection it is ([`peer`]): another user of this machine may use the git server, and may not start programs.
+
+mod hands;
+mod manage;
+mod peer;
+mod stream;
+mod talk;
+mod views;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Path, rejection::PathRejection},
+    http::StatusCode,
+    routing::{get, post},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    api::{Api, ApiError, chain, wrong_method},
+    house::{Caller, Peer},
+};
+use crate::{
+    base::{Fault, Principal, RepoName, Route},
+    session::{Agents, Entry, NotTaken, SessionError},
+};
+
+pub use hands::ResidentWorkspaces;
+pub use views::AgentView;
+
+/// The agents of a house, as its doors need them.
+#[derive(Debug, Clone)]
+pub struct AgentDoors {
+    /// The agents.
+    pub agents: Agents,
+    /// The port that this server listens on.
+    pub port: u16,
+    /// Cancelled when the house has closed: whoever still follows is let go.
+    pub closed: CancellationToken,
+}
+
+pub(in crate::web) fn agent_routes() -> Router<Arc<Api>> {
+    let of_one = |rest: &str| format!("/api/v1/agents/{{agent}}{rest}");
+    Router::new()
+        .route(
+            "/api/v1/agents",
+            get(manage::list).post(manage::create).fallback(wrong_method),
+        )
+        .route(
+            &of_one(""),
+            get(manage::show).delete(manage::remove).fallback(wrong_method),
+        )
+        .route(&of_one("/start"), post(manage::start).fallback(wrong_method))
+        .route(&of_one("/stop"), post(manage::stop).fallback(wrong_method))
+        .route(&of_one("/kill"), post(manage::kill).fallback(wrong_method))
+        .route(&of_one("/restart"), post(manage::restart).fallback(wrong_method))
+        .route(&of_one("/wait"), get(manage::wait).fallback(wrong_method))
+        .route(&of_one("/input"), post(talk::input).fallback(wrong_method))
+        .route(&of_one("/ask"), post(talk::ask).fallback(wrong_method))
+        .route(&of_one("/interrupt"), post(talk::interrupt).fallback(wrong_method))
+        .route(&of_one("/permissions"), get(talk::permissions).fallback(wrong_method))
+        .route(
+            &of_one("/permissions/{request}"),
+            post(talk::permit).fallback(wrong_method),
+        )
+        .route(&of_one("/logs"), get(stream::logs).fallback(wrong_method))
+        .route(&of_one("/events"), get(stream::events).fallback(wrong_method))
+}
+
+/// The methods of a path below `/api/v1/agents`, for `Allow`.
+pub(in crate::web) fn methods_of(path: &str) -> &'static str {
+    // "", "api", "v1", "agents", agent, what
+    let mut parts = path.split('/').skip(4);
+    match (parts.next(), parts.next(), parts.next()) {
+        (None, ..) => "GET, HEAD, POST",
+        (_, None, _) => "GET, HEAD, DELETE",
+        (_, Some("logs" | "events" | "wait"), _) | (_, Some("permissions"), None) => "GET, HEAD",
+        _ => "POST",
+    }
+}
+
+type At = Result<Path<String>, PathRejection>;
+
+impl From<SessionError> for ApiError {
+    fn from(error: SessionError) -> Self {
+        let text = error.to_string();
+        match error {
+            SessionError::NotFound { .. } => ApiError::new(StatusCode::NOT_FOUND, "not_found", text),
+            SessionError::Exists { .. } => ApiError::new(StatusCode::CONFLICT, "exists", text),
+            SessionError::Invalid { .. } => ApiError::bad_request(text),
+            SessionError::Running { .. } => ApiError::new(StatusCode::CONFLICT, "running", text),
+            SessionError::NotTaken(NotTaken::Full) => ApiError::busy(text),
+            SessionError::NotTaken(_) => ApiError::new(StatusCode::CONFLICT, "not_taken", text),
+            SessionError::Call(error) => error.into(),
+            other => match other.fault() {
+                Fault::Busy => ApiError::busy(text),
+                Fault::NotFound => ApiError::new(StatusCode::NOT_FOUND, "not_found", text),
+                Fault::Client => ApiError::new(StatusCode::CONFLICT, "conflict", text),
+                _ => {
+                    tracing::error!(error = %chain(&other), "a request about an agent failed");
+                    ApiError::new(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        "internal",
+                        "internal error; the log says why",
+                    )
+                }
+            },
+        }
+    }
+}
+
+/// The agents, if this server has any.
+fn doors(api: &Api) -> Result<&AgentDoors, ApiError> {
+    api.agents.as_ref().ok_or_else(|| {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_agents",
+            "this server runs no agents; its log says why",
+        )
+    })
+}
+
+/// Somebody who makes a request, and from where.
+#[derive(Clone)]
+struct Who {
+    caller: Caller,
+    peer: Option<Peer>,
+}
+
+/// What is meant to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deed {
+    /// Only to see that it is there.
+    Look,
+    /// To see what it does, or to have it do something.
+    Manage,
+}
+
+impl Deed {
+    fn route(self) -> Route {
+        match self {
+            Deed::Look => Route::Inspect,
+            Deed::Manage => Route::Manage,
+        }
+    }
+}
+
+/// Whether somebody may; on a worker thread.
+fn authorise(api: &Api, who: &Who, repository: &RepoName, deed: Deed, creating: bool) -> Result<(), ApiError> {
+    api.authorise(&who.caller, repository, deed.route(), creating)?;
+    if deed == Deed::Manage && who.caller.principal == Ok(Principal::Anonymous) {
+        peer::same_user(who.peer, doors(api)?.port)?;
+    }
+    Ok(())
+}
+
+/// The agent of that name, for somebody who may. Who may not look at its repository learns nothing of it.
+async fn entry(api: &Arc<Api>, who: &Who, at: At, deed: Deed) -> Result<Arc<Entry>, ApiError> {
+    let name = at?.0;
+    let found = doors(api)?.agents.get(&name);
+    let who = who.clone();
+    api.work(move |api| {
+        let entry = match found {
+            Ok(entry) => entry,
+            Err(error) => {
+                // As if there were one that nobody may see.
+                let any = RepoName::parse("any").expect("the word is a name");
+                return match api.authorise(&who.caller, &any, Route::Inspect, true) {
+                    Ok(()) => Err(error.into()),
+                    Err(refused) if who.caller.principal == Ok(Principal::Anonymous) => Err(refused),
+                    Err(_) => Err(error.into()),
+                };
+            }
+        };
+        let repository = entry.place_of()?;
+        let allowed = authorise(api, &who, &repository, deed, true);
+        match allowed {
+            Ok(()) => Ok(entry),
+            Err(refused) if refused.is_not_found() => Err(SessionError::NotFound { name }.into()),
+            Err(refused) => Err(refused),
+        }
+    })
+    .await
+}
+
+impl Entry {
+    /// The repository that says who may.
+    fn place_of(&self) -> Result<RepoName, ApiError> {
+        Ok(self.record().spec.place()?.repository)
+    }
+}

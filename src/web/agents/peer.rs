@@ -1,0 +1,111 @@
+//! Whose connection it is, on this machine.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+};
+
+use axum::http::StatusCode;
+
+use crate::web::{api::ApiError, house::Peer};
+
+/// Refuses whoever is not the user that runs this server (or the superuser), by what the system says of the other end of a connection over loopback.
+pub(super) fn same_user(peer: Option<Peer>, port: u16) -> Result<(), ApiError> {
+    let refuse = |why: &str| {
+        let message = format!("agents are started by the user who runs this server, or with a token: {why}");
+        Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message))
+    };
+    let Some(Peer(peer)) = peer else {
+        return refuse("it is not known where this request comes from");
+    };
+    let table = match peer.ip().to_canonical() {
+        IpAddr::V4(_) => "/proc/net/tcp",
+        IpAddr::V6(_) => "/proc/net/tcp6",
+    };
+    // Both tables: a socket for both protocols is in the second one.
+    let mut tables = fs::read_to_string(table).unwrap_or_default();
+    tables.push_str(&fs::read_to_string("/proc/net/tcp6").unwrap_or_default());
+    match uid_of(&tables, peer, port) {
+        Some(uid) if uid == 0 || uid == rustix::process::geteuid().as_raw() => Ok(()),
+        Some(_) => refuse("this is another user"),
+        None => refuse("it is not known who this is"),
+    }
+}
+
+/// The user of the socket that is connected from `local` to `port`, in what `/proc/net/tcp` says.
+fn uid_of(table: &str, local: SocketAddr, port: u16) -> Option<u32> {
+    table.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (from, to, state) = (fields.nth(1)?, fields.next()?, fields.next()?);
+        let (from, to) = (address(from)?, address(to)?);
+        // Established, or closed by one side only.
+        let is_open = matches!(state, "01" | "04" | "05" | "08");
+        let same = from.ip().to_canonical() == local.ip().to_canonical() && from.port() == local.port();
+        if !is_open || !same || to.port() != port {
+            return None;
+        }
+        // "tx_queue:rx_queue", "tr:tm->when", "retrnsmt", uid
+        fields.nth(3)?.parse().ok()
+    })
+}
+
+/// `0100007F:1F90`: words in the byte order of the machine.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| {
+        let hex = ip.get(at..at + 8)?;
+        Some(u32::from_str_radix(hex, 16).ok()?.to_ne_bytes())
+    };
+    let ip = match ip.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => {
+            let mut bytes = [0; 16];
+            for n in 0..4 {
+                bytes[n * 4..n * 4 + 4].copy_from_slice(&word(n * 8)?);
+            }
+            IpAddr::from(bytes)
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn the_user_of_a_connection_is_known() {
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(at) else { continue };
+            let port = listener.local_addr().expect("bound").port();
+            let stream = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+            let peer = stream.local_addr().expect("connected");
+            assert!(same_user(Some(Peer(peer)), port).is_ok(), "{at}");
+            assert!(same_user(Some(Peer(peer)), port.wrapping_add(1)).is_err());
+            let other = SocketAddr::new(peer.ip(), peer.port().wrapping_add(1));
+            assert!(same_user(Some(Peer(other)), port).is_err());
+        }
+        assert!(same_user(None, 1).is_err());
+    }
+
+    #[test]
+    fn a_table_is_read_as_the_system_writes_it() {
+        let bytes = u32::from_ne_bytes([127, 0, 0, 1]);
+        let table = format!(
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+             0: {bytes:08X}:D431 {bytes:08X}:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 1 1 0 20 4 30 10 -1\n"
+        );
+        let local = "127.0.0.1:54321".parse().expect("an address");
+        assert_eq!(uid_of(&table, local, 8080), Some(1000));
+        assert_eq!(uid_of(&table, local, 8081), None);
+        assert_eq!(
+            uid_of(&table.replace(" 01 ", " 06 "), local, 8080),
+            None,
+            "only waiting to be forgotten"
+        );
+    }
+}

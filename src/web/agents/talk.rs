@@ -1,0 +1,163 @@
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::{Path, Request, State, rejection::PathRejection},
+    http::StatusCode,
+    response::IntoResponse as _,
+};
+use base64::Engine as _;
+use serde::Deserialize;
+use serde_json::json as value;
+
+use super::{At, Deed, entry, manage::who};
+use crate::{
+    dialect::Decision,
+    web::{
+        api::{Answer, Api, ApiError, json},
+        house::{Caller, Peer},
+    },
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InputBody {
+    text: Option<String>,
+    base64: Option<String>,
+    #[serde(default)]
+    close: bool,
+}
+
+pub(super) async fn input(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
+    at: At,
+    request: Request,
+) -> Answer {
+    let (parts, body) = request.into_parts();
+    let wanted: InputBody = api.body(&parts.headers, body).await?;
+    let bytes = match (wanted.text, wanted.base64) {
+        (Some(text), None) => text.into_bytes(),
+        (None, Some(text)) => base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .map_err(|_| ApiError::bad_request("'base64' is none"))?,
+        (None, None) if wanted.close => Vec::new(),
+        _ => return Err(ApiError::bad_request("give 'text' or 'base64', or only 'close'")),
+    };
+    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+    if !bytes.is_empty() {
+        entry.input(bytes).await?;
+    }
+    if wanted.close {
+        entry.close_input().await;
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AskBody {
+    message: String,
+}
+
+pub(super) async fn ask(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
+    at: At,
+    request: Request,
+) -> Answer {
+    let (parts, body) = request.into_parts();
+    let wanted: AskBody = api.body(&parts.headers, body).await?;
+    if wanted.message.is_empty() {
+        return Err(ApiError::bad_request("'message' is empty"));
+    }
+    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+    entry.ask(wanted.message).await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+pub(super) async fn interrupt(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
+    at: At,
+) -> Answer {
+    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+    entry.interrupt().await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+pub(super) async fn permissions(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
+    at: At,
+) -> Answer {
+    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+    let open: Vec<_> = entry
+        .questions()
+        .into_iter()
+        .map(|question| {
+            value!({
+                "request": question.request,
+                "call": question.call,
+                "tool": question.tool,
+                "summary": question.summary,
+                "input": question.input,
+                "remembers": question.remembers,
+            })
+        })
+        .collect();
+    Ok(json(StatusCode::OK, &value!({ "permissions": open })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PermitBody {
+    decision: Word,
+    /// Told to the agent with a refusal.
+    message: Option<String>,
+    /// Whether a refusal ends the turn.
+    #[serde(default)]
+    stop: bool,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Allow,
+    Always,
+    Deny,
+}
+
+pub(super) async fn permit(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
+    at: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Answer {
+    let (parts, body) = request.into_parts();
+    let wanted: PermitBody = api.body(&parts.headers, body).await?;
+    let Path((agent, question)) = at?;
+    let who = who(caller, peer);
+    let entry = entry(&api, &who, Ok(Path(agent)), Deed::Manage).await?;
+    let decision = match wanted.decision {
+        Word::Allow => Decision::Allow,
+        Word::Always => Decision::AllowAlways,
+        Word::Deny => Decision::Deny {
+            reason: wanted.message.unwrap_or_default(),
+            stop: wanted.stop,
+        },
+    };
+    match entry.permit(&question, decision, who.caller.user()).await {
+        true => Ok(StatusCode::NO_CONTENT.into_response()),
+        false => Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "this question is not open (any more)",
+        )),
+    }
+}

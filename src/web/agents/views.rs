@@ -1,0 +1,235 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    session::{AgentRecord, AgentSpec, Cause, Reaction, Restart, RestartMode, Watchdogs},
+    web::views::rfc3339,
+};
+
+/// An agent, as the API and `gitstead agent … --json` show it. Values of variables are in none of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(
+    missing_docs,
+    reason = "each field is the one of `AgentRecord` or `AgentSpec` with its name"
+)]
+pub struct AgentView {
+    pub name: String,
+    pub label: Option<String>,
+    pub repository: String,
+    pub workspace: String,
+    pub dialect: String,
+    pub argv: Vec<String>,
+    pub cwd: String,
+    /// Names only.
+    pub env: Vec<String>,
+    /// Names only.
+    pub secrets: Vec<String>,
+    pub owner: Option<String>,
+    pub restart: RestartMode,
+    pub state: String,
+    /// Whether it has come to an end.
+    pub ended: bool,
+    pub run: u32,
+    pub pid: Option<i32>,
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    /// Why it could not be started.
+    pub failure: Option<String>,
+    /// Why it was stopped.
+    pub cause: Option<String>,
+    /// Processes it had left behind, which were killed.
+    pub swept: usize,
+    /// Processes that could not be killed.
+    pub stragglers: Vec<String>,
+    pub session: Option<String>,
+    /// The last checkpoint.
+    pub checkpoint: Option<String>,
+    pub checkpoints: u64,
+    pub created_at: String,
+    pub started_at: Option<String>,
+    pub ended_at: Option<String>,
+}
+
+impl From<&AgentRecord> for AgentView {
+    fn from(record: &AgentRecord) -> Self {
+        let spec = &record.spec;
+        let time = |millis: u64| rfc3339(i64::try_from(millis / 1_000).unwrap_or(i64::MAX), 0);
+        AgentView {
+            name: record.name.to_string(),
+            label: spec.label.clone(),
+            repository: spec.repository.clone(),
+            workspace: spec.workspace.clone(),
+            dialect: spec.dialect.clone(),
+            argv: spec.argv.clone(),
+            cwd: spec.cwd.clone(),
+            env: spec.env.keys().cloned().collect(),
+            secrets: spec.secrets.keys().cloned().collect(),
+            owner: record.owner.clone(),
+            restart: spec.restart.mode,
+            state: record.state.as_str().to_owned(),
+            ended: record.state.is_over(),
+            run: record.run,
+            pid: record.pid,
+            exit_code: record.exit.and_then(|exit| exit.code),
+            signal: record.exit.and_then(|exit| exit.signal),
+            failure: record.failure.as_ref().map(|failure| failure.text.clone()),
+            cause: record.cause.map(|cause| {
+                match cause {
+                    Cause::Asked => "asked",
+                    Cause::Restart => "restart",
+                    Cause::Shutdown => "shutdown",
+                    Cause::Orphaned => "orphaned",
+                    Cause::Watchdog(_) => "watchdog",
+                }
+                .to_owned()
+            }),
+            swept: record.swept,
+            stragglers: record.stragglers.clone(),
+            session: record.session.clone(),
+            checkpoint: record.checkpoint.clone(),
+            checkpoints: record.checkpoints,
+            created_at: time(record.created),
+            started_at: record.started.map(time),
+            ended_at: record.ended.map(time),
+        }
+    }
+}
+
+/// What a request says of an agent.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateBody {
+    pub name: Option<String>,
+    pub repository: String,
+    pub workspace: Option<String>,
+    pub argv: Vec<String>,
+    pub dialect: Option<String>,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    #[serde(default)]
+    pub secrets: BTreeMap<String, std::path::PathBuf>,
+    #[serde(default)]
+    pub inherit: Vec<String>,
+    pub cwd: Option<String>,
+    pub task: Option<String>,
+    pub message: Option<String>,
+    pub label: Option<String>,
+    pub restart: Option<RestartMode>,
+    /// Milliseconds.
+    pub restart_first_ms: Option<u64>,
+    pub restart_burst: Option<usize>,
+    pub quiet_ms: Option<u64>,
+    pub patience_ms: Option<u64>,
+    #[serde(default)]
+    pub ladder: LadderBody,
+    #[serde(default)]
+    pub watchdogs: BTreeMap<String, WatchdogBody>,
+    #[serde(default)]
+    pub bounds: BoundsBody,
+    /// Whether it is started at once.
+    #[serde(default = "yes")]
+    pub start: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Milliseconds.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LadderBody {
+    interrupt_ms: Option<u64>,
+    end_of_input_ms: Option<u64>,
+    terminate_ms: Option<u64>,
+    verify_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WatchdogBody {
+    after_ms: u64,
+    action: Reaction,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BoundsBody {
+    open_files: Option<u64>,
+    address_space: Option<u64>,
+    processes: Option<u64>,
+    new_privileges: Option<bool>,
+    oom_score_adj: Option<i16>,
+    umask: Option<u32>,
+}
+
+impl CreateBody {
+    /// What it says, laid over what is usual.
+    pub(super) fn spec(self, place: &crate::session::Place) -> Result<AgentSpec, String> {
+        let ms = Duration::from_millis;
+        let mut spec = AgentSpec::new(place, self.argv);
+        if let Some(dialect) = self.dialect {
+            spec.dialect = dialect;
+        }
+        (spec.env, spec.secrets, spec.inherit) = (self.env, self.secrets, self.inherit);
+        spec.cwd = self.cwd.unwrap_or_default();
+        (spec.task, spec.message, spec.label) = (self.task, self.message, self.label);
+        spec.restart = rules_of(self.restart, self.restart_first_ms, self.restart_burst);
+        if let Some(time) = self.quiet_ms {
+            spec.quiet = ms(time);
+        }
+        if let Some(time) = self.patience_ms {
+            spec.patience = ms(time);
+        }
+        let mut ladder = spec.usual_ladder();
+        for (told, slot) in [
+            (self.ladder.interrupt_ms, &mut ladder.interrupt),
+            (self.ladder.end_of_input_ms, &mut ladder.end_of_input),
+            (self.ladder.terminate_ms, &mut ladder.terminate),
+            (self.ladder.verify_ms, &mut ladder.verify),
+        ] {
+            if let Some(told) = told {
+                // A day is longer than anybody waits.
+                *slot = ms(told.min(86_400_000));
+            }
+        }
+        spec.ladder = Some(ladder);
+        for (name, WatchdogBody { after_ms, action }) in self.watchdogs {
+            let slot = slot_of(&mut spec.watchdogs, &name).ok_or_else(|| {
+                format!("there is no watchdog '{name}'; there are start, silence, permission, turn and wall")
+            })?;
+            *slot = Some((ms(after_ms.max(1)), action));
+        }
+        let bounds = &mut spec.bounds;
+        bounds.open_files = self.bounds.open_files;
+        bounds.address_space = self.bounds.address_space;
+        bounds.processes = self.bounds.processes;
+        bounds.new_privileges = self.bounds.new_privileges.unwrap_or(bounds.new_privileges);
+        bounds.oom_score_adj = self.bounds.oom_score_adj.unwrap_or(bounds.oom_score_adj);
+        bounds.umask = self.bounds.umask.unwrap_or(bounds.umask);
+        Ok(spec)
+    }
+}
+
+fn slot_of<'a>(dogs: &'a mut Watchdogs, name: &str) -> Option<&'a mut Option<(Duration, Reaction)>> {
+    match name {
+        "start" => Some(&mut dogs.start),
+        "silence" => Some(&mut dogs.silence),
+        "permission" => Some(&mut dogs.permission),
+        "turn" => Some(&mut dogs.turn),
+        "wall" => Some(&mut dogs.wall),
+        _ => None,
+    }
+}
+
+/// When it is started again, with what is usual for what nobody says.
+fn rules_of(mode: Option<RestartMode>, first_ms: Option<u64>, burst: Option<usize>) -> Restart {
+    let usual = Restart::default();
+    Restart {
+        mode: mode.unwrap_or(usual.mode),
+        first: first_ms.map_or(usual.first, Duration::from_millis),
+        burst: burst.unwrap_or(usual.burst),
+        ..usual
+    }
+}

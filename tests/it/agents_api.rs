@@ -1,0 +1,301 @@
+//! The API over agents: shapes, statuses, rights, streams; and the command line, which speaks to it.
+
+use std::process::Command;
+
+use gitstead::base::TokenHash;
+use serde_json::{Value, json};
+
+use crate::support::{ServerOptions, agents::House, wire::eventually};
+
+#[test]
+fn agents_are_made_listed_shown_and_removed() {
+    let house = House::start();
+    assert_eq!(house.get(""), json!({ "agents": [] }));
+    let body = json!({ "repository": "team/app", "workspace": "w", "argv": ["/bin/sh", "-c", "sleep 1000"], "start": false, "env": { "TOKEN": "abc" } });
+    let made = house.ask("POST", "", Some(&body)).is(201);
+    assert_eq!(
+        (&made["name"], &made["state"], &made["run"]),
+        (&json!("sh-1"), &json!("created"), &json!(0))
+    );
+    assert_eq!(made["env"], json!(["TOKEN"]), "names only");
+    let second = house.ask("POST", "", Some(&body)).is(201);
+    assert_eq!(second["name"], "sh-2");
+    let names = |list: Value| -> Vec<String> {
+        let list = list["agents"].as_array().unwrap().clone();
+        list.iter()
+            .map(|agent| agent["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(house.get("")), ["sh-1", "sh-2"]);
+    assert_eq!(names(house.get("?repository=team%2Fapp")), ["sh-1", "sh-2"]);
+    assert_eq!(names(house.get("?repository=other")), [""; 0]);
+    house.post("/sh-1/start");
+    assert_eq!(house.get("/sh-1/wait?until=ready")["state"], "ready");
+    let refused = house.ask("DELETE", "/sh-1", None);
+    assert_eq!(refused.is(409)["error"]["code"], "running");
+    house.post("/sh-1/kill");
+    house.ended("sh-1");
+    house.ask("DELETE", "/sh-1", None).is(204);
+    house.ask("DELETE", "/sh-2", None).is(204);
+    assert_eq!(
+        house.ask("GET", "/sh-1", None).is(404)["error"]["message"],
+        "there is no agent 'sh-1'"
+    );
+    assert_eq!(names(house.get("")), [""; 0]);
+    // Also for the next server.
+    let data = house.kill();
+    let house = House::on(data, ServerOptions::default());
+    assert_eq!(names(house.get("")), [""; 0]);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_a_reason() {
+    let house = House::start();
+    let refused = |change: Value| {
+        let mut body = json!({ "repository": "demo", "argv": ["true"] });
+        for (key, value) in change.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        let answer = house.ask("POST", "", Some(&body));
+        assert_eq!(answer.status, 400, "{change} {}", answer.body);
+        answer.body["error"]["message"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(refused(json!({ "argv": [] })), "there is no command");
+    assert!(refused(json!({ "name": "../x" })).contains("cannot be the name of an agent"));
+    assert!(refused(json!({ "repository": "../x" })).contains("segment"));
+    assert!(refused(json!({ "workspace": "a/b" })).contains("a/b"));
+    assert!(refused(json!({ "dialect": "klingon" })).contains("plain"));
+    assert!(refused(json!({ "env": { "LD_PRELOAD": "x" } })).contains("LD_PRELOAD"));
+    assert!(refused(json!({ "cwd": "../.." })).contains("cwd"));
+    assert!(refused(json!({ "watchdogs": { "cat": { "after_ms": 1, "action": "stop" } } })).contains("cat"));
+    assert!(refused(json!({ "nonsense": 1 })).contains("nonsense"));
+    house.run("it", "true", json!({}));
+    let again = house.ask(
+        "POST",
+        "",
+        Some(&json!({ "name": "it", "repository": "demo", "argv": ["true"] })),
+    );
+    assert_eq!(again.is(409)["error"]["code"], "exists");
+    assert_eq!(house.ask("PATCH", "/it", None).status, 405);
+    assert_eq!(
+        house.ask("POST", "/it/ask", Some(&json!({ "message": "" }))).status,
+        400
+    );
+}
+
+#[test]
+fn who_may_manage_a_repository_may_manage_its_agents() {
+    let (write, read) = ("w".repeat(40), "r".repeat(40));
+    let hash = |token: &str| TokenHash::of(token).to_string();
+    let config = format!(
+        "[[tokens]]\nname = \"writer\"\nhash = \"{}\"\naccess = \"write\"\nrepos = [\"demo\"]\n[[tokens]]\nname = \"reader\"\nhash = \"{}\"\nrepos = [\"demo\"]\n",
+        hash(&write),
+        hash(&read)
+    );
+    let house = House::with(ServerOptions {
+        config: Some(config),
+        ..ServerOptions::default()
+    });
+    let body = json!({ "name": "it", "repository": "demo", "argv": ["sh", "-c", "while :; do sleep 1; done"] });
+    assert_eq!(house.ask("POST", "", Some(&body)).status, 401);
+    assert_eq!(house.ask_as(Some(&read), "POST", "", Some(&body)).status, 403);
+    let mut other = body.clone();
+    other["repository"] = json!("other");
+    assert_eq!(house.ask_as(Some(&write), "POST", "", Some(&other)).status, 404);
+    let made = house.ask_as(Some(&write), "POST", "", Some(&body)).is(201);
+    assert_eq!(made["owner"], "writer");
+    assert_eq!(house.ask("GET", "/it", None).status, 401);
+    assert_eq!(house.ask("GET", "/nobody", None).status, 401, "as if there were one");
+    assert_eq!(house.ask_as(Some(&read), "GET", "/it", None).is(200)["name"], "it");
+    assert_eq!(
+        house.ask_as(Some(&read), "GET", "", None).is(200)["agents"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    for (method, path) in [
+        ("GET", "/it/logs"),
+        ("GET", "/it/events"),
+        ("POST", "/it/stop"),
+        ("POST", "/it/kill"),
+        ("DELETE", "/it"),
+    ] {
+        assert_eq!(
+            house.ask_as(Some(&read), method, path, None).status,
+            403,
+            "{method} {path}"
+        );
+    }
+    assert_eq!(house.ask_as(Some(&write), "POST", "/it/kill", None).status, 202);
+}
+
+#[test]
+fn events_have_numbers_and_come_again_from_any_of_them() {
+    let house = House::start();
+    house.run("it", "read x; echo 1 > a; exit 0", json!({}));
+    let live = std::thread::scope(|scope| {
+        let follower = scope.spawn(|| house.follow("/it/events?until_ended=true", |_| false));
+        house.ask("POST", "/it/input", Some(&json!({ "text": "go\n" }))).is(204);
+        follower.join().unwrap()
+    });
+    let kinds: Vec<_> = live.iter().map(|(_, kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["created", "started", "ready", "checkpoint", "exited"]);
+    for (id, kind, data) in &live {
+        assert_eq!(
+            (*id, Some(kind.as_str())),
+            (data["seq"].as_u64(), data["type"].as_str())
+        );
+    }
+    let third = live[2].0.unwrap();
+    let rest = house.follow(&format!("/it/events?until_ended=true&after={third}"), |_| false);
+    assert_eq!(rest, live[3..]);
+    let page = house.get(&format!("/it/events?after={third}&limit=1"));
+    assert_eq!(page["events"][0], live[3].2);
+    assert_eq!(page["cursor"], json!(live[3].0));
+    // Also when another server has to read them from the ledger.
+    let data = house.kill();
+    let house = House::on(data, ServerOptions::default());
+    let again = house.follow("/it/events?until_ended=true", |_| false);
+    assert_eq!(again, live);
+}
+
+#[test]
+fn logs_are_followed_to_the_end() {
+    let house = House::start();
+    house.run("it", "echo one; read x; echo two; echo three >&2", json!({}));
+    let lines = std::thread::scope(|scope| {
+        let follower = scope.spawn(|| house.follow("/it/logs?follow=true", |(_, kind, _)| kind == "end"));
+        house.ask("POST", "/it/input", Some(&json!({ "text": "go\n" }))).is(204);
+        follower.join().unwrap()
+    });
+    let mut texts: Vec<_> = lines
+        .iter()
+        .filter(|(_, kind, _)| kind == "line")
+        .map(|(_, _, data)| data["text"].as_str().unwrap())
+        .collect();
+    texts.sort_unstable();
+    assert_eq!(texts, ["one", "three", "two"]);
+    let page = house.get("/it/logs?lines=2");
+    assert_eq!(page["lines"].as_array().unwrap().len(), 2);
+    let cursor = house.get("/it/logs?after=0")["lines"][0]["seq"].clone();
+    assert_eq!(
+        house.get(&format!("/it/logs?after={cursor}"))["lines"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    // The next server has them from the disk.
+    let data = house.kill();
+    let house = House::on(data, ServerOptions::default());
+    assert_eq!(house.get("/it/logs")["lines"].as_array().unwrap().len(), 3);
+}
+
+fn cli(house: &House, args: &[&str]) -> (bool, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_gitstead"))
+        .env_clear()
+        .env("HOME", house.server.data())
+        .arg("agent")
+        .arg("--data")
+        .arg(house.server.data())
+        .args(args)
+        .output()
+        .unwrap();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+#[test]
+fn one_command_shows_it() {
+    let house = House::start();
+    let args = ["start", "--workspace", "demo", "--", "sh", "-c", "echo hi > report.md"];
+    let (ok, out, err) = cli(&house, &args);
+    assert!(ok, "{err}");
+    assert_eq!(out, "sh-1 exited in demo/main: exit code 0, 1 checkpoint\n");
+    let (ok, out, _) = cli(
+        &house,
+        &[
+            "start",
+            "-w",
+            "demo/other",
+            "--name",
+            "echo",
+            "-f",
+            "--",
+            "sh",
+            "-c",
+            "echo out; echo err >&2; exit 3",
+        ],
+    );
+    assert!(ok);
+    assert_eq!(out, "out\n");
+    let (_, out, _) = cli(&house, &["list"]);
+    assert_eq!(
+        out,
+        "echo\tfailed\tdemo/other\tsh -c echo out; echo err >&2; exit 3\nsh-1\texited\tdemo/main\tsh -c echo hi > report.md\n"
+    );
+    let (_, out, err) = cli(&house, &["logs", "echo"]);
+    assert_eq!((out.as_str(), err.as_str()), ("out\n", "err\n"));
+    let (ok, _, err) = cli(
+        &house,
+        &["start", "-w", "demo", "--name", "bad", "--", "no-such-program"],
+    );
+    assert!(!ok && err.contains("there is no program 'no-such-program'"), "{err}");
+    let (ok, out, err) = cli(&house, &["start", "echo"]);
+    assert!(
+        ok && out.starts_with("echo failed in demo/other: exit code 3"),
+        "{out}{err}"
+    );
+    let (ok, out, _) = cli(&house, &["show", "echo", "--json"]);
+    assert!(ok);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["run"], 2);
+    assert!(cli(&house, &["rm", "echo"]).0);
+    let (ok, _, err) = cli(&house, &["show", "echo"]);
+    assert!(!ok && err.contains("there is no agent 'echo'"), "{err}");
+}
+
+#[test]
+fn an_agent_is_talked_to_and_stopped_from_the_command_line() {
+    let house = House::start();
+    let script = "while read x; do echo \"got $x\"; done; while :; do sleep 1; done";
+    let (ok, out, err) = cli(
+        &house,
+        &["start", "-w", "demo", "--name", "it", "--", "sh", "-c", script],
+    );
+    assert!(ok && out.starts_with("it ready in demo/main: process "), "{out}{err}");
+    assert!(cli(&house, &["input", "it", "hello"]).0);
+    eventually("it answers", || cli(&house, &["logs", "it"]).1 == "got hello\n");
+    let (ok, out, err) = cli(&house, &["restart", "it"]);
+    assert!(ok && out.starts_with("it ready"), "{out}{err}");
+    let (ok, out, err) = cli(&house, &["stop", "it"]);
+    assert!(
+        ok && out.starts_with("it stopped in demo/main: signal 15"),
+        "{out}{err}"
+    );
+    let (_, out, _) = cli(&house, &["events", "it"]);
+    let last: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!(last["type"], "stopped");
+}
+
+#[test]
+fn without_a_server_it_is_said_how_to_start_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_gitstead"))
+        .env_clear()
+        .args(["agent", "list", "--data"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("gitstead serve"), "{said}");
+    // And the parent process is for nobody else.
+    let output = Command::new(env!("CARGO_BIN_EXE_gitstead"))
+        .arg("agent-parent")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
