@@ -15,6 +15,7 @@ mod opencode;
 mod options;
 mod permissions;
 mod plain;
+mod presets;
 mod rpc;
 mod seam;
 
@@ -26,6 +27,10 @@ mod turns;
 pub use lines::Lines;
 pub use ndjson::Pointers;
 pub use options::{Bounds, Kind, Options, ThreadOptions};
+pub use presets::{
+    EnvError, Invocation, LettaBlock, LettaCli, LettaConversation, LettaOptions, LettaSystem, Preset, PresetError,
+    Wanted, env_key, invoke, letta_not_found, letta_places,
+};
 pub use seam::{
     Answer, Asks, Decision, Dialect, Event, Exit, Nature, Order, Outcome, Permission, Refused, Source, Step,
     ToolFinished, ToolStarted, TurnEnded, TurnOutcome, Usage,

@@ -409,7 +409,8 @@ fn is_secret_name(name: &str) -> bool {
     name != "pwd" && WORDS.iter().any(|word| name.contains(word)) || name.ends_with("_key") && !name.contains("public")
 }
 
-fn is_token(word: &str) -> bool {
+/// Whether it is a token of a well-known kind.
+pub(super) fn is_token(word: &str) -> bool {
     const BEGINNINGS: [&str; 16] = [
         "sk-",
         "ghp_",
