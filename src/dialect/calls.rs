@@ -85,13 +85,10 @@ impl Calls {
         }
     }
 
-    /// Opens a call. `false` if it is open or was: it is the same one, told again. Beyond the limit the oldest is forgotten.
+    /// Opens a call. `false` if it is open or was (it is the same one, told again), or if too many are open: then only its end is told.
     pub fn open(&mut self, call: Call) -> bool {
-        if self.get(&call.id).is_some() || self.done.has(&call.id) {
+        if self.open.len() >= self.most || self.get(&call.id).is_some() || self.done.has(&call.id) {
             return false;
-        }
-        if self.open.len() >= self.most {
-            self.open.remove(0);
         }
         self.open.push(call);
         true

@@ -7,6 +7,8 @@ mod acp;
 mod calls;
 mod claude;
 mod codex;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod json;
 mod letta;
 mod lines;

@@ -29,11 +29,11 @@ impl Acp {
             self.update(&mut call, told);
             // Some agents tell what it is only when it runs.
             let is_bare = told.at("status").str() == "pending" && told.at("rawInput") == &Json::Map(Vec::new());
-            if !is_bare {
-                out.events.push(Event::ToolStarted(call.started()));
-            }
             call.told = !is_bare;
-            self.calls.open(call);
+            let started = call.started();
+            if self.calls.open(call) && !is_bare {
+                out.events.push(Event::ToolStarted(started));
+            }
         } else if let Some(mut call) = self.calls.get(&name).cloned() {
             self.update(&mut call, told);
             if !std::mem::replace(&mut call.told, true) {
@@ -48,7 +48,12 @@ impl Acp {
             return;
         }
         let concurrent = self.calls.beside(&name, None);
-        let Some(call) = self.calls.close(&name, Call::default) else {
+        let unknown = || Call {
+            id: name.clone(),
+            tool: "Tool".to_owned(),
+            ..Call::default()
+        };
+        let Some(mut call) = self.calls.close(&name, unknown) else {
             return;
         };
         let exit_code = told
@@ -65,7 +70,6 @@ impl Acp {
             _ if exit_code.is_some_and(|code| code != 0) => Outcome::Failed,
             _ => Outcome::Ok,
         };
-        let mut call = call;
         if outcome != Outcome::Ok {
             call.after = None;
         }

@@ -1,10 +1,8 @@
 //! What holds whatever an agent says.
 
-use std::collections::{HashMap, HashSet};
-
 use proptest::{collection::vec, prelude::*};
 
-use super::{transcripts::Act, *};
+use super::{fuzz::Listener, transcripts::Act, *};
 
 /// Every line of every transcript of a dialect.
 fn real_lines(kind: Kind) -> Vec<Vec<u8>> {
@@ -48,82 +46,6 @@ fn next() -> impl Strategy<Value = Next> {
         2 => Just(Next::Release),
         2 => any::<bool>().prop_map(Next::Answer),
     ]
-}
-
-/// Follows what is told, and finds contradictions in it.
-#[derive(Default)]
-struct Listener {
-    started: HashMap<String, u32>,
-    ended: HashSet<String>,
-    turn: Option<u64>,
-    turns: u64,
-    permissions: Vec<String>,
-    barriers: Vec<String>,
-    orders: Vec<String>,
-}
-
-impl Listener {
-    fn hear(&mut self, step: &mut Step, bounds: &Bounds) {
-        let step = std::mem::take(step);
-        for event in &step.events {
-            self.event(event, bounds);
-        }
-        self.orders
-            .extend(step.orders.iter().map(|order| order.id().to_owned()));
-        for input in &step.input {
-            let text = std::str::from_utf8(input).expect("UTF-8");
-            assert_eq!(text.find('\n'), Some(text.len() - 1), "one message, one line: {text:?}");
-        }
-    }
-
-    fn event(&mut self, event: &Event, bounds: &Bounds) {
-        match event {
-            Event::TurnStarted { turn } => {
-                assert_eq!(self.turn, None, "a turn in a turn");
-                self.turns += 1;
-                assert_eq!(*turn, self.turns);
-                self.turn = Some(*turn);
-            }
-            Event::TurnEnded(ended) => assert_eq!(self.turn.take(), Some(ended.turn)),
-            Event::ToolStarted(tool) => {
-                assert!(!self.ended.contains(&tool.call), "{} starts after its end", tool.call);
-                *self.started.entry(tool.call.clone()).or_default() += 1;
-                assert_eq!(self.started[&tool.call], 1, "{} starts twice", tool.call);
-                one_line(&tool.summary);
-                one_line(&tool.tool);
-            }
-            Event::ToolFinished(tool) => {
-                one_line(&tool.summary);
-                one_line(&tool.tool);
-                assert!(!tool.tool.is_empty());
-                self.barriers.extend(tool.barrier.clone());
-                if tool.outcome != Outcome::BackgroundStarted {
-                    for call in std::iter::once(&tool.call).chain(&tool.with) {
-                        assert!(self.ended.insert(call.clone()), "{call} ends twice");
-                    }
-                }
-            }
-            Event::Settled { barrier, .. } => self.barriers.extend(barrier.clone()),
-            Event::Said { text, .. } => assert!(text.len() <= bounds.text_bytes + 3),
-            Event::Permission(asked) => {
-                one_line(&asked.summary);
-                self.permissions.push(asked.request.clone());
-            }
-            Event::PermissionGone { request } => {
-                let at = self.permissions.iter().position(|waits| waits == request);
-                self.permissions.remove(at.expect("it was asked for"));
-            }
-            Event::Log { text } | Event::Trouble { text } | Event::Failed { text } => {
-                assert!(text.len() <= bounds.text_bytes + 3);
-            }
-            Event::Ready | Event::Session { .. } => {}
-        }
-    }
-}
-
-fn one_line(text: &str) {
-    assert!(!text.contains(char::is_control), "{text:?}");
-    assert!(text.chars().count() <= 80, "{text:?}");
 }
 
 fn run(kind: Kind, lines: &[Vec<u8>], story: &[Next]) {
@@ -186,11 +108,7 @@ fn run(kind: Kind, lines: &[Vec<u8>], story: &[Next]) {
     }
     agent.finished(&Exit::signal(9), &mut step);
     listener.hear(&mut step, &bounds);
-    assert_eq!(listener.turn, None, "a turn is left open");
-    assert_eq!(listener.permissions, [""; 0], "a permission is left open");
-    for call in listener.started.keys() {
-        assert!(listener.ended.contains(call), "{call} is left open");
-    }
+    listener.end();
     assert!(agent.ask("more", &mut step).is_err() && agent.interrupt(&mut step).is_err());
 }
 
@@ -240,6 +158,36 @@ fn what_a_dialect_holds_does_not_grow_for_ever() {
             "{}: {some} and then {more} characters",
             kind.as_str()
         );
+    }
+}
+
+/// Every transcript is a seed for the fuzz target, and every seed and every input that once broke a law is replayed here. With `UPDATE_CORPUS=1` the seeds are written.
+#[test]
+fn the_fuzz_corpus_is_complete_and_keeps_the_laws() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/dialect");
+    let update = std::env::var_os("UPDATE_CORPUS").is_some();
+    for (at, &kind) in Kind::ALL.iter().enumerate() {
+        if !super::transcripts::fixtures().join(kind.as_str()).exists() {
+            continue;
+        }
+        for (name, acts) in super::transcripts::transcripts(kind.as_str()) {
+            let mut seed = vec![u8::try_from(at).expect("few dialects")];
+            for act in acts {
+                if let Act::Bytes(bytes) = act {
+                    seed.extend(bytes);
+                }
+            }
+            let path = corpus.join(format!("{}-{name}", kind.as_str()));
+            if update {
+                std::fs::create_dir_all(&corpus).expect("a directory");
+                std::fs::write(&path, &seed).expect("a seed");
+            }
+            let have = std::fs::read(&path).ok();
+            assert!(have == Some(seed), "{}: run again with UPDATE_CORPUS=1", path.display());
+        }
+    }
+    for entry in std::fs::read_dir(&corpus).expect("the corpus") {
+        fuzz::lines(&std::fs::read(entry.expect("an entry").path()).expect("a seed"));
     }
 }
 
