@@ -171,8 +171,8 @@ struct Start {
     /// Print what it writes until it has ended
     #[arg(long, short)]
     follow: bool,
-    /// The command
-    #[arg(last = true, value_name = "COMMAND", required_unless_present = "again")]
+    /// The command [default: that of the dialect, if it is one of claude, codex, codex-app-server, opencode, letta]
+    #[arg(last = true, value_name = "COMMAND")]
     argv: Vec<String>,
 }
 

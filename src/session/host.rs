@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     AgentRecord, AgentSpec, EventLog, Place, State,
-    trail::{Job, Trail},
+    trail::{Gate, Job, Trail},
 };
 use crate::{
     agent::{
@@ -18,7 +18,7 @@ use crate::{
         spawn_parent,
     },
     base::{Clock, Limits},
-    dialect::{Bounds, Event, Options, Permission, ToolFinished},
+    dialect::{Asks, Bounds, Event, Options, Permission, ToolFinished},
     ledger::{Ledger, Shelf},
     worker::{Lane, Workers},
 };
@@ -168,6 +168,7 @@ impl Desk {
         tracing::info!(agent = %name, run = status.run, "{kind}");
         self.shared.events.push(kind, data);
         if status.state == State::Ready
+            && self.shared.spec.nature().asks != Asks::InArguments
             && let (Some(message), Some(agent)) = (self.shared.spec.message.clone(), self.agent.clone())
         {
             let shared = Arc::clone(&self.shared);
@@ -225,7 +226,7 @@ impl Desk {
                 );
             }
             Event::ToolFinished(tool) => self.tool_finished(tool),
-            Event::Settled { calls: _, barrier } => self.settled(barrier),
+            Event::Settled { calls, barrier } => self.settled(calls, barrier),
             Event::Said {
                 text,
                 partial,
@@ -289,16 +290,15 @@ impl Desk {
                 "source": tool.source.as_str(),
             }),
         );
-        let barrier = tool.barrier.clone();
         if !tool.outcome.may_have_changed() {
-            if let Some(barrier) = barrier {
+            if let Some(barrier) = tool.barrier {
                 self.send(Command::Release(barrier));
             }
             return;
         }
         tool.with.append(&mut self.late);
-        let Some(agent) = self.agent.clone() else { return };
-        if let Err(Job::Tool(tool, ..)) = self.trail.give(Job::Tool(Box::new(tool), self.turn, agent)) {
+        let gate = self.gate(tool.barrier.take(), vec![tool.call.clone()]);
+        if let Err(Job::Tool(tool, _, gate)) = self.trail.give(Job::Tool(Box::new(tool), self.turn, gate)) {
             let text = "checkpoints fall behind: the next one stands for this call too";
             self.shared
                 .events
@@ -306,22 +306,27 @@ impl Desk {
             self.late.extend(tool.with);
             self.late.push(tool.call);
             self.late.truncate(1_000);
-            if let Some(barrier) = barrier {
-                self.send(Command::Release(barrier));
-            }
+            open(gate);
         }
     }
 
-    fn settled(&mut self, barrier: Option<String>) {
-        let Some(agent) = self.agent.clone() else { return };
-        if self
-            .trail
-            .give(Job::Settled(barrier.clone(), self.turn, agent))
-            .is_err()
-            && let Some(barrier) = barrier
-        {
-            self.send(Command::Release(barrier));
+    fn settled(&mut self, calls: Vec<String>, barrier: Option<String>) {
+        let gate = self.gate(barrier, calls);
+        if let Err(Job::Settled(_, gate)) = self.trail.give(Job::Settled(self.turn, gate)) {
+            open(gate);
         }
+    }
+
+    /// Where the agent waits, if it does.
+    fn gate(&self, barrier: Option<String>, calls: Vec<String>) -> Option<Arc<Gate>> {
+        let events = Arc::clone(&self.shared.events);
+        Some(Gate::new(
+            self.agent.clone()?,
+            barrier?,
+            self.shared.spec.patience,
+            events,
+            calls,
+        ))
     }
 
     fn gone(&mut self, record: &ExitRecord) {
@@ -331,6 +336,13 @@ impl Desk {
                 json!({ "killed": record.swept, "stragglers": record.stragglers }),
             );
         }
+    }
+}
+
+/// Lets an agent go on for which there is no checkpoint.
+fn open(gate: Option<Arc<Gate>>) {
+    if let Some(gate) = gate {
+        tokio::spawn(async move { gate.open().await });
     }
 }
 
@@ -388,7 +400,7 @@ impl Preparation {
         match (&self.spec.task, &self.spec.message) {
             (Some(task), _) => task.clone(),
             (None, Some(message)) => message.clone(),
-            (None, None) => self.spec.argv.join(" "),
+            (None, None) => self.spec.command(None).join(" "),
         }
     }
 
@@ -417,7 +429,7 @@ impl Preparation {
         let kind = self.spec.kind().map_err(|error| other(error.to_string()))?;
         let mut options = Options::new(&root);
         options.bounds = self.bounds;
-        options.resume = self.resume;
+        options.resume.clone_from(&self.resume);
         let newborn = spawn_parent().map_err(|error| other(format!("no process can be started: {error}")))?;
         let cwd = root.join(&self.spec.cwd);
         // A link could lead out of it.
@@ -434,7 +446,7 @@ impl Preparation {
             newborn,
             launch: Launch {
                 run: self.run,
-                argv: self.spec.argv.clone(),
+                argv: self.spec.command(self.resume.as_deref()),
                 env,
                 cwd,
                 record: self.record,

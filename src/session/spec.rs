@@ -113,7 +113,7 @@ pub struct AgentSpec {
     pub workspace: String,
     /// How it speaks, as [`Kind::from_name`] knows it.
     pub dialect: String,
-    /// The program and its arguments.
+    /// The program and its arguments; empty for the usual one of its dialect.
     pub argv: Vec<String>,
     /// Variables of its environment beside the usual ones.
     #[serde(default)]
@@ -154,6 +154,42 @@ pub struct AgentSpec {
     /// How long an agent waits for a checkpoint before it goes on without it.
     #[serde(default = "patience")]
     pub patience: Duration,
+}
+
+/// How an agent that speaks so is started, where that is known.
+fn usual_command(kind: Kind) -> Option<&'static [&'static str]> {
+    match kind {
+        Kind::Claude => Some(&[
+            "claude",
+            "-p",
+            "--input-format",
+            "stream-json",
+            "--output-format",
+            "stream-json",
+            "--verbose",
+            "--permission-prompt-tool",
+            "stdio",
+        ]),
+        Kind::Codex => Some(&[
+            "codex",
+            "exec",
+            "--json",
+            "--skip-git-repo-check",
+            "-s",
+            "workspace-write",
+        ]),
+        Kind::CodexServer => Some(&["codex", "app-server"]),
+        Kind::Opencode => Some(&["opencode", "run", "--format", "json"]),
+        Kind::Letta => Some(&[
+            "letta",
+            "-p",
+            "--input-format",
+            "stream-json",
+            "--output-format",
+            "stream-json",
+        ]),
+        _ => None,
+    }
 }
 
 fn quiet() -> Duration {
@@ -216,9 +252,26 @@ impl AgentSpec {
     pub fn check(&self) -> Result<(), SessionError> {
         let invalid = |why: String| Err(SessionError::Invalid { why });
         self.place()?;
-        self.kind()?;
-        if self.argv.first().is_none_or(String::is_empty) {
+        let kind = self.kind()?;
+        if self.argv.is_empty() {
+            match usual_command(kind) {
+                None => return invalid("there is no command".to_owned()),
+                Some(_) if self.nature().asks == Asks::InArguments && self.message.is_none() => {
+                    return invalid("this agent is given its message when it starts: there is none".to_owned());
+                }
+                Some(_) => {}
+            }
+        } else if self.argv[0].is_empty() {
             return invalid("there is no command".to_owned());
+        } else if self.nature().asks == Asks::InArguments && self.message.is_some() {
+            return invalid("an agent of this dialect has its message among its arguments".to_owned());
+        }
+        if self
+            .message
+            .as_deref()
+            .is_some_and(|text| text.is_empty() || text.contains('\0'))
+        {
+            return invalid("the message is empty, or has a NUL in it".to_owned());
         }
         let total: usize = self.argv.iter().map(String::len).sum();
         if total > ARGS_BYTES || self.argv.iter().any(|arg| arg.len() >= ARG_BYTES) {
@@ -255,9 +308,27 @@ impl AgentSpec {
         Ok(())
     }
 
+    /// What is executed: the command, or without one that of the dialect, so that it goes on with the session `resume` where that can be said in arguments.
+    pub fn command(&self, resume: Option<&str>) -> Vec<String> {
+        let kind = self.kind().unwrap_or(Kind::Plain);
+        let (true, Some(usual)) = (self.argv.is_empty(), usual_command(kind)) else {
+            return self.argv.clone();
+        };
+        let mut argv: Vec<String> = usual.iter().map(|word| (*word).to_owned()).collect();
+        if let (Kind::Claude, Some(session)) = (kind, resume) {
+            argv.extend(["--resume".to_owned(), session.to_owned()]);
+        }
+        if let (Asks::InArguments, Some(message)) = (self.nature().asks, &self.message) {
+            // Whatever it begins with, it is no option.
+            argv.extend(["--".to_owned(), message.clone()]);
+        }
+        argv
+    }
+
     /// The name of its program, without directories.
     pub fn program(&self) -> &str {
-        let name = self.argv.first().map_or("", String::as_str);
+        let usual = usual_command(self.kind().unwrap_or(Kind::Plain)).and_then(|usual| usual.first().copied());
+        let name = self.argv.first().map_or(usual.unwrap_or_default(), String::as_str);
         let last = name.rsplit('/').next().unwrap_or_default();
         if last.is_empty() { "command" } else { last }
     }
@@ -318,6 +389,32 @@ mod tests {
         let relative = |spec: &mut AgentSpec| drop(spec.secrets.insert("KEY".to_owned(), "key".into()));
         assert!(wrong(relative).contains("absolute"));
         assert_eq!(sound.program(), "sh");
+    }
+
+    #[test]
+    fn a_known_agent_needs_no_command() {
+        let place = Place::parse("demo", "main").expect("names");
+        let mut spec = AgentSpec::new(&place, Vec::new());
+        spec.dialect = "claude".to_owned();
+        assert!(spec.check().is_ok());
+        assert_eq!(spec.program(), "claude");
+        let argv = spec.command(Some("0835"));
+        assert_eq!(
+            (argv[0].as_str(), &argv[argv.len() - 2..]),
+            ("claude", &["--resume".to_owned(), "0835".to_owned()][..])
+        );
+        spec.dialect = "codex".to_owned();
+        assert!(spec.check().is_err(), "it is asked in its arguments");
+        spec.message = Some("-x".to_owned());
+        assert!(spec.check().is_ok());
+        assert_eq!(spec.command(None).last().map(String::as_str), Some("-x"));
+        spec.argv = vec!["codex".to_owned(), "exec".to_owned(), "do it".to_owned()];
+        assert!(spec.check().is_err());
+        spec.message = None;
+        assert_eq!(spec.command(Some("0835")), spec.argv);
+        spec.dialect = "acp".to_owned();
+        spec.argv.clear();
+        assert!(spec.check().is_err());
     }
 
     #[test]

@@ -1,6 +1,15 @@
 //! The checkpoints of one agent, one after another.
 
-use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bstr::ByteSlice as _;
 
@@ -13,7 +22,7 @@ use crate::{
     base::Fault,
     checkpoint::{ChangeKind, Checkpoint, FileChange, Outcome, ToolOutcome, compose, subject_of},
     dialect::{self, ToolFinished},
-    worker::{Lane, Permit, Workers},
+    worker::{Lane, Workers},
     workspace::{Held, Workspace},
 };
 
@@ -21,6 +30,8 @@ use crate::{
 const QUEUE: usize = 1_024;
 /// How often a checkpoint is tried for which there was no room.
 const TRIES: u32 = 20;
+/// How long is waited before it is tried again.
+const PAUSE: Duration = Duration::from_millis(200);
 /// While files are being written all the time, there is a checkpoint this many quiet times after the first change.
 const RESTLESS: u32 = 10;
 /// Files that a subject names.
@@ -64,12 +75,57 @@ pub trait Workspaces: Send + Sync + 'static {
 pub(super) enum Job {
     /// What was there before the agent began.
     Before(oneshot::Sender<()>),
-    /// A tool has finished.
-    Tool(Box<ToolFinished>, u64, Agent),
+    /// A tool has finished, in this turn.
+    Tool(Box<ToolFinished>, u64, Option<Arc<Gate>>),
     /// Several have, and perhaps nothing has changed since the checkpoints of each.
-    Settled(Option<String>, u64, Agent),
+    Settled(u64, Option<Arc<Gate>>),
     /// Nothing of the agent is left.
     Last(Agent),
+}
+
+/// Where an agent waits for a checkpoint, until that is made or takes too long.
+#[derive(Debug)]
+pub(super) struct Gate {
+    agent: Agent,
+    barrier: String,
+    open: AtomicBool,
+}
+
+impl Gate {
+    /// Opens by itself after `patience`, and says so.
+    pub(super) fn new(
+        agent: Agent,
+        barrier: String,
+        patience: Duration,
+        events: Arc<EventLog>,
+        calls: Vec<String>,
+    ) -> Arc<Self> {
+        let gate = Arc::new(Gate {
+            agent,
+            barrier,
+            open: AtomicBool::new(false),
+        });
+        let waits = Arc::downgrade(&gate);
+        tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            if let Some(gate) = waits.upgrade()
+                && gate.open().await
+            {
+                let text = "a checkpoint takes longer than the agent waits for it";
+                events.push("checkpoint_late", json!({ "text": text, "calls": calls }));
+            }
+        });
+        gate
+    }
+
+    /// Lets the agent go on. Says whether it was not let go before.
+    pub(super) async fn open(&self) -> bool {
+        let first = !self.open.swap(true, Ordering::AcqRel);
+        if first {
+            self.agent.send(Command::Release(self.barrier.clone())).await;
+        }
+        first
+    }
 }
 
 /// Whoever has something to record.
@@ -115,7 +171,9 @@ struct Made {
 }
 
 /// What says of changed files how they are recorded.
-type Say = Box<dyn FnOnce(&[FileChange]) -> Checkpoint + Send>;
+type Say = Box<dyn Fn(&[FileChange]) -> Checkpoint + Send + Sync>;
+/// What decides whether there is a checkpoint, in a workspace that is held.
+type Decide = Arc<dyn Fn(&mut Held<'_>) -> Result<Option<Checkpoint>, Trouble> + Send + Sync>;
 
 impl Desk {
     async fn work(self, mut jobs: mpsc::Receiver<Job>) {
@@ -139,11 +197,10 @@ impl Desk {
                         }
                         let _ = done.send(());
                     }
-                    Some(Job::Tool(tool, turn, agent)) => self.tool(*tool, turn, agent).await,
-                    Some(Job::Settled(barrier, turn, agent)) => {
-                        let say = self.say(turn);
-                        let work = self.if_changed(say);
-                        self.before_release(work, barrier, &[], &agent).await;
+                    Some(Job::Tool(tool, turn, gate)) => self.tool(*tool, turn, gate).await,
+                    Some(Job::Settled(turn, gate)) => {
+                        let made = self.if_changed(self.say(turn)).await;
+                        self.let_go(made, gate, &[]).await;
                     }
                     Some(Job::Last(agent)) => {
                         quiet = None;
@@ -204,9 +261,9 @@ impl Desk {
         let (program, name) = (self.spec.program().to_owned(), self.name.to_string());
         let session = (self.session)();
         Box::new(move |changes| {
-            let mut checkpoint = Checkpoint::after(program, summary(changes)).agent(name);
-            if let Some(session) = session {
-                checkpoint = checkpoint.session(session);
+            let mut checkpoint = Checkpoint::after(program.as_str(), summary(changes)).agent(name.as_str());
+            if let Some(session) = &session {
+                checkpoint = checkpoint.session(session.as_str());
             }
             if turn > 0 {
                 checkpoint = checkpoint.turn(turn);
@@ -215,14 +272,13 @@ impl Desk {
         })
     }
 
-    async fn tool(&self, tool: ToolFinished, turn: u64, agent: Agent) {
+    async fn tool(&self, tool: ToolFinished, turn: u64, gate: Option<Arc<Gate>>) {
         let mut calls = vec![tool.call.clone()];
         calls.extend(tool.with.iter().cloned());
         calls.retain(|call| !call.is_empty());
-        let barrier = tool.barrier.clone();
         let checkpoint = self.checkpoint_of(&tool, &calls, turn);
-        let work = self.record(move |_| Ok(Some(checkpoint)));
-        self.before_release(work, barrier, &calls, &agent).await;
+        let made = self.record(Arc::new(move |_| Ok(Some(checkpoint.clone())))).await;
+        self.let_go(made, gate, &calls).await;
     }
 
     fn checkpoint_of(&self, tool: &ToolFinished, calls: &[String], turn: u64) -> Checkpoint {
@@ -265,30 +321,13 @@ impl Desk {
             .paths(tool.paths.iter().map(String::as_str))
     }
 
-    /// Lets the agent go on when the work is done, or when it has waited long enough: then it is told that the checkpoint came late.
-    async fn before_release(
-        &self,
-        work: impl Future<Output = Result<Option<Made>, Trouble>>,
-        barrier: Option<String>,
-        calls: &[String],
-        agent: &Agent,
-    ) {
-        let mut work = std::pin::pin!(work);
-        let Some(barrier) = barrier else {
-            self.note(work.await, calls, false);
-            return;
+    /// The work is done: the agent goes on, unless it could not wait for that.
+    async fn let_go(&self, made: Result<Option<Made>, Trouble>, gate: Option<Arc<Gate>>, calls: &[String]) {
+        let late = match gate {
+            Some(gate) => !gate.open().await,
+            None => false,
         };
-        let result = tokio::time::timeout(self.spec.patience, &mut work).await;
-        agent.send(Command::Release(barrier)).await;
-        match result {
-            Ok(result) => self.note(result, calls, false),
-            Err(_) => {
-                let text = "a checkpoint takes longer than the agent waits for it";
-                self.events
-                    .push("checkpoint_late", json!({ "text": text, "calls": calls }));
-                self.note(work.await, calls, true);
-            }
-        }
+        self.note(made, calls, late);
     }
 
     /// Tells what became of a checkpoint.
@@ -331,26 +370,40 @@ impl Desk {
 
     /// Makes a checkpoint if files differ from the last one.
     async fn if_changed(&self, say: Say) -> Result<Option<Made>, Trouble> {
-        self.record(move |held| {
+        self.record(Arc::new(move |held| {
             let changes = held.unsaved(LISTED).map_err(|error| trouble(&error, error.fault()))?;
             Ok((!changes.is_empty()).then(|| say(&changes)))
-        })
+        }))
         .await
     }
 
-    /// Makes the checkpoint that `decide` wants, when there is room for it.
-    async fn record(
-        &self,
-        decide: impl FnOnce(&mut Held<'_>) -> Result<Option<Checkpoint>, Trouble> + Send + 'static,
-    ) -> Result<Option<Made>, Trouble> {
-        let Some(turn) = self.turn().await else {
-            return Err(Trouble {
-                fault: Fault::Busy,
-                public: "others are at work in the workspace for too long".to_owned(),
-            });
+    /// Makes the checkpoint that `decide` wants. Where others have the workspace, or there is no room, that is waited for.
+    async fn record(&self, decide: Decide) -> Result<Option<Made>, Trouble> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_to_record(&decide).await {
+                Err(trouble) if trouble.fault == Fault::Busy && tries < TRIES => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn try_to_record(&self, decide: &Decide) -> Result<Option<Made>, Trouble> {
+        let busy = |public: String| Trouble {
+            fault: Fault::Busy,
+            public,
         };
-        let permit = self.permit().await?;
-        let (workspaces, place) = (Arc::clone(&self.workspaces), self.place.clone());
+        let turn = self.workspaces.turn(&self.place).await;
+        let _turn = turn.ok_or_else(|| busy("others are at work in the workspace for too long".to_owned()))?;
+        let permit = self
+            .workers
+            .admit(Lane::Short, None)
+            .await
+            .map_err(|error| busy(error.to_string()))?;
+        let (workspaces, place, decide) = (Arc::clone(&self.workspaces), self.place.clone(), Arc::clone(decide));
         let made = self
             .workers
             .call_under(permit, move || {
@@ -366,34 +419,7 @@ impl Desk {
                 Ok(Some(Made { outcome, subject }))
             })
             .await;
-        drop(turn);
         made.unwrap_or_else(|error| Err(trouble(&error, error.fault())))
-    }
-
-    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        for _ in 0..TRIES {
-            if let Some(turn) = self.workspaces.turn(&self.place).await {
-                return Some(turn);
-            }
-        }
-        None
-    }
-
-    async fn permit(&self) -> Result<Permit, Trouble> {
-        let mut last = None;
-        for _ in 0..TRIES {
-            match self.workers.admit(Lane::Short, None).await {
-                Ok(permit) => return Ok(permit),
-                Err(busy) => {
-                    tokio::time::sleep(busy.retry_after).await;
-                    last = Some(busy);
-                }
-            }
-        }
-        Err(Trouble {
-            fault: Fault::Busy,
-            public: last.map_or_else(String::new, |busy| busy.to_string()),
-        })
     }
 }
 

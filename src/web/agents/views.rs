@@ -61,7 +61,7 @@ impl From<&AgentRecord> for AgentView {
             repository: spec.repository.clone(),
             workspace: spec.workspace.clone(),
             dialect: spec.dialect.clone(),
-            argv: spec.argv.clone(),
+            argv: spec.command(None),
             cwd: spec.cwd.clone(),
             env: spec.env.keys().cloned().collect(),
             secrets: spec.secrets.keys().cloned().collect(),
@@ -103,6 +103,7 @@ pub(super) struct CreateBody {
     pub name: Option<String>,
     pub repository: String,
     pub workspace: Option<String>,
+    #[serde(default)]
     pub argv: Vec<String>,
     pub dialect: Option<String>,
     #[serde(default)]

@@ -1,0 +1,242 @@
+//! An agent that speaks Claude Code's stream-json, played by a shell script that really edits files: each tool is a commit before the agent goes on.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::{Git, agents::House, wire::eventually};
+
+/// The beginning of every part: the protocol, as far as it is needed. `turn` is called for each message.
+const PLAYER: &str = r#"
+session=0835c2b4-0000-4000-8000-000000000001
+say() { printf '%s\n' "$1"; }
+init() { say '{"type":"system","subtype":"init","session_id":"'$session'","model":"mock-1","tools":[],"uuid":"i'$1'"}'; }
+use_tool() { say '{"type":"assistant","message":{"id":"m'$1'","role":"assistant","content":[{"type":"tool_use","id":"'$1'","name":"'$2'","input":'"$3"'}]},"session_id":"'$session'","uuid":"a'$1'"}'; }
+# Calls the hook back, and waits for the answer.
+hook() {
+    say '{"type":"control_request","request_id":"h'$1'","request":{"subtype":"hook_callback","callback_id":"gitstead","tool_use_id":"'$1'","input":{"session_id":"'$session'","hook_event_name":"'$2'","tool_name":"'$3'","tool_input":'"$4"',"tool_response":'"$5"',"tool_use_id":"'$1'","duration_ms":10}}}'
+    while IFS= read -r answer; do
+        case "$answer" in *'"h'$1'"'*) return;; esac
+    done
+}
+result() { say '{"type":"user","message":{"role":"user","content":[{"tool_use_id":"'$1'","type":"tool_result","content":"x","is_error":'$2'}]},"session_id":"'$session'","uuid":"r'$1'"}'; }
+done_with() { say '{"session_id":"'$session'","total_cost_usd":0.001,"usage":{"input_tokens":10,"output_tokens":7},"terminal_reason":"completed","is_error":false,"num_turns":1,"subtype":"success","result":"'"$1"'","type":"result","uuid":"e'$2'"}'; }
+n=0
+play() {
+    while IFS= read -r line; do
+        case "$line" in
+        *'"initialize"'*)
+            id=$(printf %s "$line" | sed 's/.*"request_id":"\([^"]*\)".*/\1/')
+            say '{"type":"control_response","response":{"subtype":"success","request_id":"'$id'","response":{"commands":[],"hooks_applied":true,"hook_on_failure_supported":true}}}' ;;
+        *'"type":"user"'*) n=$((n + 1)); turn ;;
+        esac
+    done
+}
+"#;
+
+const TWO_TOOLS: &str = r##"
+turn() {
+    init $n
+    input='{"file_path":"'$PWD'/report.md","content":"# Report"}'
+    use_tool w$n Write "$input"
+    echo "# Report $n" > report.md
+    hook w$n PostToolUse Write "$input" '{"type":"create","filePath":"'$PWD'/report.md"}'
+    git log -1 --format=%s >> "$SEEN"
+    result w$n false
+    input='{"command":"echo x > half; exit 3","description":"Run analysis script"}'
+    use_tool b$n Bash "$input"
+    echo $n > half
+    hook b$n PostToolUseFailure Bash "$input" null
+    git log -1 --format=%s >> "$SEEN"
+    result b$n true
+    done_with 'All done.' $n
+}
+play
+"##;
+
+fn claude(house: &House, part: &str, more: Value) {
+    let git = Git::new();
+    let mut body = json!({
+        "dialect": "claude",
+        "inherit": ["HOUSE"],
+        "env": { "SEEN": house.server.data().join("seen"), "GIT_CONFIG_NOSYSTEM": "1", "HOME": git.dir() },
+    });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        body[key] = value.clone();
+    }
+    house.run("it", &format!("{PLAYER}{part}"), body);
+}
+
+#[track_caller]
+fn is_idle(house: &House) {
+    let agent = house.get("/it/wait?until=idle&timeout_ms=60000");
+    assert_eq!(agent["state"], "idle", "{agent} {:#?}", house.events("it"));
+}
+
+#[test]
+fn each_tool_is_a_commit_before_the_agent_goes_on() {
+    let house = House::start();
+    claude(
+        &house,
+        TWO_TOOLS,
+        json!({ "message": "make a report", "task": "Analyze sales data" }),
+    );
+    is_idle(&house);
+    // What the agent itself saw when it was let go.
+    let seen = fs::read_to_string(house.server.data().join("seen")).unwrap();
+    assert_eq!(seen, "[Write] Created report.md\n[Bash] Run analysis script\n");
+    let git = Git::new();
+    git.ok(git.dir(), &format!("clone -q {} copy", house.server.repo_url("demo")));
+    let copy = git.path("copy");
+    assert_eq!(
+        git.ok(&copy, "log --format=%an:%s").trim(),
+        "it:[Bash] Run analysis script\nit:[Write] Created report.md\nGitstead:Initial task: Analyze sales data"
+    );
+    let body = git.ok(&copy, "log -1 --format=%b HEAD~1");
+    for trailer in [
+        "Agent: it",
+        "Session: 0835c2b4-0000-4000-8000-000000000001",
+        "Turn: 1",
+        "Tool-Use-Id: w1",
+        "Outcome: ok",
+        "Source: barrier",
+    ] {
+        assert!(body.lines().any(|line| line == trailer), "{trailer}\n{body}");
+    }
+    assert!(
+        git.ok(&copy, "log -1 --format=%b").contains("Outcome: failed"),
+        "one that has failed, too"
+    );
+    // A second turn, and what the events say of it.
+    house
+        .ask("POST", "/it/ask", Some(&json!({ "message": "again" })))
+        .is(202);
+    eventually("the second turn ends", || {
+        house.kinds("it").iter().filter(|kind| *kind == "turn_ended").count() == 2
+    });
+    let agent = house.get("/it");
+    assert_eq!((&agent["checkpoints"], &agent["state"]), (&json!(4), &json!("idle")));
+    assert_eq!(agent["session"], "0835c2b4-0000-4000-8000-000000000001");
+    let events = house.events("it");
+    let of_call = |call: &str| -> Vec<String> {
+        let about = |event: &&Value| {
+            event["call"] == call || event["calls"].as_array().is_some_and(|all| all.contains(&json!(call)))
+        };
+        events
+            .iter()
+            .filter(about)
+            .map(|event| event["type"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(of_call("b2"), ["tool_started", "tool_finished", "checkpoint"]);
+    // The end of its input is the end of it.
+    house.post("/it/stop");
+    let agent = house.ended("it");
+    assert_eq!(
+        (&agent["state"], &agent["exit_code"]),
+        (&json!("stopped"), &json!(0)),
+        "{agent}"
+    );
+}
+
+#[test]
+fn a_checkpoint_that_takes_too_long_comes_late_and_holds_up_nobody() {
+    let house = House::start();
+    claude(&house, TWO_TOOLS, json!({ "patience_ms": 50 }));
+    house.get("/it/wait?until=ready");
+    // Somebody has the workspace.
+    let lock = house.server.repos().join("demo.git/worktrees/main/gitstead.lock");
+    let held = fs::OpenOptions::new().create(true).append(true).open(&lock).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    house.ask("POST", "/it/ask", Some(&json!({ "message": "go" }))).is(202);
+    is_idle(&house);
+    assert!(house.kinds("it").contains(&"checkpoint_late".to_owned()));
+    drop(held);
+    eventually("they are made all the same", || {
+        house
+            .events("it")
+            .iter()
+            .filter(|event| event["type"] == "checkpoint")
+            .count()
+            == 2
+    });
+    let late: Vec<_> = house
+        .events("it")
+        .into_iter()
+        .filter(|event| event["type"] == "checkpoint")
+        .map(|event| event["late"].clone())
+        .collect();
+    assert_eq!(late, [json!(true), json!(true)]);
+    house.post("/it/kill");
+    house.ended("it");
+}
+
+#[test]
+fn a_tool_that_is_cut_off_by_the_end_is_recorded_as_interrupted() {
+    let house = House::start();
+    let part = r#"
+turn() {
+    init $n
+    use_tool b$n Bash '{"command":"make","description":"Build it"}'
+    echo half > built
+    exit 1
+}
+play
+"#;
+    claude(&house, part, json!({ "message": "go" }));
+    let agent = house.ended("it");
+    assert_eq!((&agent["state"], &agent["exit_code"]), (&json!("failed"), &json!(1)));
+    let git = Git::new();
+    let log = git.ok(house.files(), "log -1 --format=%s%n%b");
+    assert!(log.starts_with("[Bash] Build it\n"), "{log}");
+    assert!(
+        log.contains("Outcome: interrupted") && log.contains("Tool-Use-Id: b1"),
+        "{log}"
+    );
+    let kinds = house.kinds("it");
+    assert_eq!(kinds.last().map(String::as_str), Some("failed"), "{kinds:?}");
+    assert!(kinds.contains(&"turn_ended".to_owned()), "{kinds:?}");
+}
+
+#[test]
+fn a_question_for_permission_is_answered_by_whoever_may() {
+    let house = House::start();
+    let part = r#"
+turn() {
+    init $n
+    input='{"file_path":"'$PWD'/a","content":"x"}'
+    use_tool w$n Write "$input"
+    say '{"type":"control_request","request_id":"p'$n'","request":{"subtype":"can_use_tool","tool_name":"Write","input":'"$input"',"tool_use_id":"w'$n'"}}'
+    while IFS= read -r answer; do
+        case "$answer" in
+        *'"p'$n'"'*allow*) echo x > a; break;;
+        *'"p'$n'"'*) break;;
+        esac
+    done
+    result w$n false
+    done_with done $n
+}
+play
+"#;
+    claude(&house, part, json!({ "message": "go" }));
+    let open = || house.get("/it/permissions")["permissions"].clone();
+    eventually("it asks", || !open().as_array().unwrap().is_empty());
+    assert_eq!(house.get("/it")["state"], "waiting_permission");
+    assert_eq!(
+        (&open()[0]["request"], &open()[0]["tool"]),
+        (&json!("p1"), &json!("Write"))
+    );
+    let allow = json!({ "decision": "allow" });
+    assert_eq!(house.ask("POST", "/it/permissions/other", Some(&allow)).status, 404);
+    house.ask("POST", "/it/permissions/p1", Some(&allow)).is(204);
+    is_idle(&house);
+    assert!(house.files().join("a").exists());
+    assert_eq!(
+        house.ask("POST", "/it/permissions/p1", Some(&allow)).status,
+        404,
+        "once"
+    );
+    assert!(house.kinds("it").contains(&"permission_decided".to_owned()));
+    house.post("/it/kill");
+    house.ended("it");
+}
