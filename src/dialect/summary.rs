@@ -96,6 +96,17 @@ pub fn summarise<V: Shape>(name: &str, input: &V, response: Option<&V>, relative
             _ => line(&path),
         }
     };
+    if matches!(name, "apply_patch" | "ApplyPatch") {
+        let patch = ["input", "patch", "command"]
+            .into_iter()
+            .find_map(text_at)
+            .unwrap_or_default();
+        return Summary {
+            tool: "Patch".to_owned(),
+            text: changes(patched(patch).map(|(what, path)| (what, relative(path)))),
+            server: None,
+        };
+    }
     let text = match name {
         "Write" => path(
             match response.and_then(|told| told.member("type")).and_then(Shape::as_text) {
@@ -129,6 +140,21 @@ pub fn summarise<V: Shape>(name: &str, input: &V, response: Option<&V>, relative
         text,
         server: None,
     }
+}
+
+/// What a patch of Codex's own format touches.
+fn patched(patch: &str) -> impl Iterator<Item = (&'static str, &str)> {
+    let marks = [
+        ("add", "*** Add File: "),
+        ("update", "*** Update File: "),
+        ("delete", "*** Delete File: "),
+    ];
+    patch.lines().filter_map(move |line| {
+        let found = marks
+            .iter()
+            .find_map(|(what, mark)| Some((*what, line.strip_prefix(mark)?.trim())));
+        found.filter(|(_, path)| !path.is_empty())
+    })
 }
 
 /// A tool's name in a line: what is no name of anything is folded away.
@@ -479,6 +505,18 @@ mod tests {
         let relative = |path: &str| relative(path, Path::new("/ws"));
         let said = summarise("Write", &json!({"file_path": "/ws/report.md"}), None, &relative);
         assert_eq!(said.text, "report.md");
+    }
+
+    #[test]
+    fn a_patch_says_what_it_touches() {
+        let patch = "*** Begin Patch\n*** Add File: new.txt\n+*** Add File: no\n*** Update File: /ws/b.md\n@@\n-x\n*** Delete File: c\n*** End Patch";
+        for key in ["input", "command"] {
+            assert_eq!(
+                say("apply_patch", json!({ key: patch }), Value::Null),
+                "add new.txt, update b.md (+1)"
+            );
+        }
+        assert_eq!(say("apply_patch", json!({}), Value::Null), "");
     }
 
     #[test]

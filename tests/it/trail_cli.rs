@@ -619,6 +619,91 @@ fn the_hook_never_stops_an_agent() {
 }
 
 #[test]
+fn the_hook_records_what_codex_and_letta_did() {
+    let git = Git::new();
+    let ws = workspace(&git);
+    let tell = |agent: &str, event: Value| {
+        let said = run(Path::new("/"), &["hook", agent], &[], event.to_string().as_bytes());
+        assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (Some(0), "", ""));
+        git.ok(&ws, "log -1 --format=%an%n%B").trim_end().to_owned()
+    };
+    fs::write(ws.join("a"), "a\n").unwrap();
+    let codex = json!({
+        "session_id": "01a1", "turn_id": "t-1", "transcript_path": "/x.jsonl", "cwd": ws, "hook_event_name": "PostToolUse", "model": "m",
+        "permission_mode": "default", "tool_name": "Bash", "tool_input": { "command": "touch a" }, "tool_response": "", "tool_use_id": "call_2_0"
+    });
+    assert_eq!(
+        tell("codex", codex),
+        "codex\n[Bash] touch a\n\nAgent: codex\nSession: 01a1\nTool-Use-Id: call_2_0\nTurn-Id: t-1\nGitstead-Checkpoint: 1"
+    );
+    fs::write(ws.join("b"), "b\n").unwrap();
+    let letta = |event: &str| {
+        json!({
+            "event_type": event, "working_directory": ws, "tool_name": "Write", "tool_input": { "file_path": ws.join("b") },
+            "tool_call_id": "call_0_0", "tool_result": { "status": "error", "output": "no" }, "agent_id": "agent-1"
+        })
+    };
+    let told = tell("letta", letta("PostToolUse"));
+    assert_eq!(
+        told,
+        "letta\n[Write] Wrote b\n\nAgent: letta\nSession: agent-1\nTool-Use-Id: call_0_0\nOutcome: failed\nGitstead-Checkpoint: 1"
+    );
+    // A failure is told of twice.
+    let before = git.ok(&ws, "rev-parse HEAD");
+    tell("letta", letta("PostToolUseFailure"));
+    assert_eq!(git.ok(&ws, "rev-parse HEAD"), before);
+}
+
+#[test]
+fn hooks_are_written_once_and_only_when_somebody_says_so() {
+    let git = Git::new();
+    let dir = git.path("project");
+    fs::create_dir(&dir).unwrap();
+    for (agent, file) in [
+        ("claude-code", ".claude/settings.json"),
+        ("codex", ".codex/hooks.json"),
+        ("letta", ".letta/settings.json"),
+    ] {
+        let said = run(&dir, &["hook", "install", agent], &[], b"y\n");
+        assert_eq!(said.code, Some(1), "nobody was asked: {}", said.err);
+        assert!(
+            said.out.contains(&format!("hook {agent}")) && said.err.contains("--yes"),
+            "{}",
+            said.err
+        );
+        assert!(!dir.join(file).exists());
+        let said = run(
+            &dir,
+            &["hook", "install", agent, "--yes", "--command", "gitstead"],
+            &[],
+            b"",
+        );
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        let written: Value = serde_json::from_slice(&fs::read(dir.join(file)).unwrap()).expect("it is JSON");
+        let command = &written["hooks"]["PostToolUse"][0]["hooks"][0]["command"];
+        assert_eq!(command, &json!(format!("gitstead hook {agent}")));
+        let before = fs::read(dir.join(file)).unwrap();
+        let said = run(&dir, &["hook", "install", agent, "--yes"], &[], b"");
+        assert!(said.code == Some(0) && said.out.contains("already"), "{}", said.out);
+        assert_eq!(fs::read(dir.join(file)).unwrap(), before);
+        assert_eq!(
+            fs::read_dir(dir.join(file).parent().unwrap()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
+    }
+    let broken = dir.join(".letta/settings.json");
+    fs::write(&broken, "{ // mine\n}").unwrap();
+    let said = run(&dir, &["hook", "install", "letta", "--yes"], &[], b"");
+    assert!(
+        said.code == Some(1) && said.err.contains("settings.json"),
+        "{}",
+        said.err
+    );
+    assert_eq!(fs::read_to_string(&broken).unwrap(), "{ // mine\n}");
+}
+
+#[test]
 fn commands_alone_keep_a_long_trail_a_few_files_unless_the_repository_says_no() {
     for wanted in [true, false] {
         let git = Git::new();

@@ -362,18 +362,53 @@ fn person(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Hook {
     /// For the hooks PostToolUse, PostToolUseFailure, PostToolBatch, Stop, SubagentStop and SessionEnd of Claude Code (and of agents whose events look the same).
-    ClaudeCode(Box<ClaudeCode>),
+    ClaudeCode(Box<HookOf>),
+    /// For the hooks PostToolUse and Stop of Codex.
+    Codex(Box<HookOf>),
+    /// For the hooks PostToolUse and Stop of Letta Code.
+    Letta(Box<HookOf>),
+    /// Write the hooks into an agent's settings, after showing what will be written. What is there stays.
+    Install(Install),
 }
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct ClaudeCode {
+pub(in crate::cli) struct HookOf {
     #[command(flatten)]
     pub(super) at: At,
     #[command(flatten)]
     pub(super) how: How,
-    /// Who works; also the author of the commits
-    #[arg(long, value_name = "NAME", default_value = "claude-code")]
-    pub(super) agent: String,
+    /// Who works; also the author of the commits [default: claude-code, codex, letta]
+    #[arg(long, value_name = "NAME")]
+    pub(super) agent: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Install {
+    /// Whose settings
+    pub(super) agent: Hooked,
+    /// The settings of the user, for all projects
+    #[arg(long, conflicts_with_all = ["project", "settings"])]
+    pub(super) user: bool,
+    /// The project whose settings they are [default: the current directory]
+    #[arg(long, value_name = "DIR", conflicts_with = "settings")]
+    pub(super) project: Option<PathBuf>,
+    /// Another file
+    #[arg(long, value_name = "FILE")]
+    pub(super) settings: Option<PathBuf>,
+    /// How the agent's shell calls gitstead [default: gitstead if that is this program, else its path]
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) command: Option<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(super) yes: bool,
+}
+
+/// An agent with hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(in crate::cli) enum Hooked {
+    ClaudeCode,
+    Codex,
+    Letta,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -10,7 +10,12 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{args::ClaudeCode, place::wipe, record::warn, summary};
+use super::{
+    args::{HookOf, Hooked},
+    place::wipe,
+    record::warn,
+    summary,
+};
 use crate::{
     checkpoint::{Checkpoint, ToolOutcome},
     workspace::Unchanged,
@@ -21,16 +26,21 @@ const MOST: u64 = 256 << 20;
 /// Ids of the tools that one event tells of.
 const CALLS: usize = 1_000;
 
-/// What we use of an event.
+/// What we use of an event. The second names are Letta's.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Event {
+    #[serde(alias = "event_type")]
     hook_event_name: String,
     session_id: Option<String>,
+    turn_id: Option<String>,
+    #[serde(alias = "working_directory")]
     cwd: Option<PathBuf>,
     tool_name: Option<String>,
     tool_input: Value,
+    #[serde(alias = "tool_result")]
     tool_response: Value,
+    #[serde(alias = "tool_call_id")]
     tool_use_id: Option<String>,
     duration_ms: Option<f64>,
     is_interrupt: Option<bool>,
@@ -46,8 +56,8 @@ struct Call {
     tool_use_id: Option<String>,
 }
 
-pub(super) fn claude_code(wanted: &ClaudeCode) -> anyhow::Result<()> {
-    let Err(error) = checkpoint(wanted) else {
+pub(super) fn run(whose: Hooked, wanted: &HookOf) -> anyhow::Result<()> {
+    let Err(error) = checkpoint(whose, wanted) else {
         return Ok(());
     };
     wipe();
@@ -59,7 +69,7 @@ pub(super) fn claude_code(wanted: &ClaudeCode) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn checkpoint(wanted: &ClaudeCode) -> anyhow::Result<()> {
+fn checkpoint(whose: Hooked, wanted: &HookOf) -> anyhow::Result<()> {
     let mut bytes = Vec::new();
     io::stdin()
         .lock()
@@ -70,7 +80,7 @@ fn checkpoint(wanted: &ClaudeCode) -> anyhow::Result<()> {
     if event.hook_event_name.is_empty() {
         bail!("the event on standard input has no name");
     }
-    let Some(kind) = Kind::of(&event) else {
+    let Some(kind) = Kind::of(whose, &event) else {
         return Ok(());
     };
     let here = event.cwd.clone().unwrap_or_else(|| PathBuf::from("."));
@@ -81,7 +91,12 @@ fn checkpoint(wanted: &ClaudeCode) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    let checkpoint = describe(&event, kind, opened.workspace.root(), &here).agent(&wanted.agent);
+    let agent = wanted.agent.as_deref().unwrap_or(match whose {
+        Hooked::ClaudeCode => "claude-code",
+        Hooked::Codex => "codex",
+        Hooked::Letta => "letta",
+    });
+    let checkpoint = describe(whose, &event, kind, opened.workspace.root(), &here).agent(agent);
     let outcome = opened.workspace.checkpoint(checkpoint)?;
     wipe();
     warn(&outcome.warnings);
@@ -101,8 +116,10 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(event: &Event) -> Option<Self> {
+    fn of(whose: Hooked, event: &Event) -> Option<Self> {
         match event.hook_event_name.as_str() {
+            // It tells of a failure by both.
+            "PostToolUseFailure" if whose == Hooked::Letta => None,
             "PostToolUse" | "PostToolUseFailure" => Some(Kind::Tool),
             "PostToolBatch" => Some(Kind::Tools),
             "Stop" | "SubagentStop" | "SessionEnd" => Some(Kind::Rest),
@@ -111,13 +128,16 @@ impl Kind {
     }
 }
 
-fn describe(event: &Event, kind: Kind, root: &Path, cwd: &Path) -> Checkpoint {
+fn describe(whose: Hooked, event: &Event, kind: Kind, root: &Path, cwd: &Path) -> Checkpoint {
     let mut checkpoint = match kind {
         Kind::Tool => {
             let name = event.tool_name.as_deref().unwrap_or("Tool");
             let crate::dialect::Summary { tool, text, server } =
                 summary::of_tool(name, &event.tool_input, &event.tool_response, root, cwd);
-            let mut checkpoint = Checkpoint::after(tool, text).outcome(outcome_of(event));
+            let mut checkpoint = Checkpoint::after(tool, text);
+            if let Some(outcome) = outcome_of(whose, event) {
+                checkpoint = checkpoint.outcome(outcome);
+            }
             if let Some(server) = server {
                 checkpoint = checkpoint.trailer("Server", server);
             }
@@ -141,8 +161,16 @@ fn describe(event: &Event, kind: Kind, root: &Path, cwd: &Path) -> Checkpoint {
         }
         Kind::Rest => Checkpoint::after(&event.hook_event_name, "What was not recorded before"),
     };
-    if let Some(session) = &event.session_id {
+    // Letta's agents are their sessions.
+    let session = match whose {
+        Hooked::Letta => event.session_id.as_ref().or(event.agent_id.as_ref()),
+        Hooked::ClaudeCode | Hooked::Codex => event.session_id.as_ref(),
+    };
+    if let Some(session) = session {
         checkpoint = checkpoint.session(session);
+    }
+    if let Some(turn) = &event.turn_id {
+        checkpoint = checkpoint.trailer("Turn-Id", turn);
     }
     if let Some(id) = &event.tool_use_id {
         checkpoint = checkpoint.tool_use(id);
@@ -151,20 +179,29 @@ fn describe(event: &Event, kind: Kind, root: &Path, cwd: &Path) -> Checkpoint {
         checkpoint = checkpoint.duration(Duration::from_millis(millis as u64));
     }
     for (key, value) in [("Subagent", &event.agent_id), ("Subagent-Type", &event.agent_type)] {
-        if let Some(value) = value {
+        if let Some(value) = value
+            && whose != Hooked::Letta
+        {
             checkpoint = checkpoint.trailer(key, value);
         }
     }
     checkpoint
 }
 
-fn outcome_of(event: &Event) -> ToolOutcome {
+/// How the tool ended, if the agent says.
+fn outcome_of(whose: Hooked, event: &Event) -> Option<ToolOutcome> {
     let is = |key: &str| event.tool_response.get(key) == Some(&Value::Bool(true));
-    if event.is_interrupt == Some(true) || is("interrupted") {
+    let has_failed = match whose {
+        // It tells only what the tool has written.
+        Hooked::Codex => return None,
+        Hooked::Letta => event.tool_response.get("status").and_then(Value::as_str) == Some("error"),
+        Hooked::ClaudeCode => event.hook_event_name == "PostToolUseFailure" || is("is_error"),
+    };
+    Some(if event.is_interrupt == Some(true) || is("interrupted") {
         ToolOutcome::Interrupted
-    } else if event.hook_event_name == "PostToolUseFailure" || is("is_error") {
+    } else if has_failed {
         ToolOutcome::Failed
     } else {
         ToolOutcome::Ok
-    }
+    })
 }

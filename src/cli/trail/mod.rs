@@ -4,6 +4,7 @@ mod args;
 mod branch;
 mod diff;
 mod hook;
+mod install;
 mod log;
 mod place;
 mod record;
@@ -23,7 +24,10 @@ pub(super) fn run(command: Command) -> anyhow::Result<()> {
         Command::Undo(wanted) => restore::undo(&wanted),
         Command::Branch(wanted) => branch::branch(&wanted),
         Command::Squash(wanted) => branch::squash(&wanted),
-        Command::Hook(args::Hook::ClaudeCode(wanted)) => hook::claude_code(&wanted),
+        Command::Hook(args::Hook::ClaudeCode(wanted)) => hook::run(args::Hooked::ClaudeCode, &wanted),
+        Command::Hook(args::Hook::Codex(wanted)) => hook::run(args::Hooked::Codex, &wanted),
+        Command::Hook(args::Hook::Letta(wanted)) => hook::run(args::Hooked::Letta, &wanted),
+        Command::Hook(args::Hook::Install(wanted)) => install::run(&wanted),
     }
 }
 
