@@ -41,14 +41,16 @@ fn main() {
                     .and_then(|n| n.parse().ok())
                     .expect("--rounds needs a number")
             }
+            // A process of its own that holds one workspace: see `held`.
+            "--hold" => return hold(Path::new(&args.next().expect("--hold needs a directory"))),
             // cargo's own.
             "--bench" => {}
             other => panic!("unknown argument {other}"),
         }
     }
     println!(
-        "{:>8}  {:>10} {:>10}  {:>10} {:>10} {:>10}  {:>9} {:>9} {:>9}  {:>9}",
-        "files", "git", "git+mon", "watched", "w. each", "cold", "git/w.", "best/w.", "git/cold", "B/file"
+        "{:>8}  {:>10} {:>10}  {:>10} {:>10} {:>10}  {:>9} {:>9} {:>9}  {:>9} {:>9}",
+        "files", "git", "git+mon", "watched", "w. each", "cold", "git/w.", "best/w.", "git/cold", "B/f first", "B/f held"
     );
     for files in sizes {
         measure(files, rounds);
@@ -100,6 +102,31 @@ fn resident() -> usize {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     let pages: Vec<usize> = statm.split_whitespace().filter_map(|n| n.parse().ok()).collect();
     (pages[1] - pages[2]) * 4096
+}
+
+/// Opens and watches a workspace, records one change, and says by how many bytes the process has grown.
+fn hold(dir: &Path) {
+    let before = resident();
+    let workspace = Arc::new(Workspace::open(dir).unwrap());
+    workspace.watch().unwrap();
+    for round in 0..2 {
+        fs::write(dir.join("d000/e00/file-0.txt"), format!("held {round}\n")).unwrap();
+        let outcome = workspace.checkpoint(Checkpoint::after("Write", "held")).unwrap();
+        assert_eq!(outcome.changed, 1);
+    }
+    println!("{}", resident().saturating_sub(before));
+}
+
+/// What a workspace holds that was opened by a process that did nothing else, in bytes a file.
+fn held(dir: &Path, files: usize) -> usize {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .arg("--hold")
+        .arg(dir)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bytes: usize = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    bytes / files
 }
 
 fn measure(files: usize, rounds: usize) {
@@ -171,6 +198,7 @@ fn measure(files: usize, rounds: usize) {
         git(&path("monitored"), &["fsmonitor--daemon", "stop"]);
     }
     let ms = |time: Option<Duration>| time.map_or("-".to_owned(), |time| format!("{:.2} ms", time.as_secs_f64() * 1e3));
+    let held = held(&path("cold"), files);
     let [plain, with_monitor, watched, each, cold] = times.map(|times| (!times.is_empty()).then(|| median(times)));
     let best = match (plain, with_monitor) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -181,7 +209,7 @@ fn measure(files: usize, rounds: usize) {
         _ => "-".to_owned(),
     };
     println!(
-        "{files:>8}  {:>10} {:>10}  {:>10} {:>10} {:>10}  {:>9} {:>9} {:>9}  {per_file:>9}",
+        "{files:>8}  {:>10} {:>10}  {:>10} {:>10} {:>10}  {:>9} {:>9} {:>9}  {per_file:>9} {held:>9}",
         ms(plain),
         ms(with_monitor),
         ms(watched),
