@@ -50,7 +50,17 @@ fn main() {
     }
     println!(
         "{:>8}  {:>10} {:>10}  {:>10} {:>10} {:>10}  {:>9} {:>9} {:>9}  {:>9} {:>9}",
-        "files", "git", "git+mon", "watched", "w. each", "cold", "git/w.", "best/w.", "git/cold", "B/f first", "B/f held"
+        "files",
+        "git",
+        "git+mon",
+        "watched",
+        "w. each",
+        "cold",
+        "git/w.",
+        "best/w.",
+        "git/cold",
+        "B/f first",
+        "B/f held"
     );
     for files in sizes {
         measure(files, rounds);

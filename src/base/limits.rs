@@ -30,7 +30,7 @@ pub struct Limits {
     pub delta_depth: u32,
     /// Bytes of the trees or delta bases that one walk of history, or one push, keeps.
     pub delta_base_cache_bytes: usize,
-    /// Bytes of answers to fetches that are kept for those who ask the same again.
+    /// Bytes of answers to fetches and listings of refs that are kept for those who ask the same again.
     pub answer_cache_bytes: usize,
     /// Bytes of objects' contents that are kept inflated for all requests together.
     pub content_cache_bytes: usize,

@@ -19,6 +19,15 @@ struct Rule {
 }
 
 impl HideRefs {
+    /// Gives `take` all that decides, so that two configurations are alike if and only if it was given the same.
+    pub fn tell_apart(&self, take: &mut dyn FnMut(&[u8])) {
+        take(&(self.rules.len() as u64).to_le_bytes());
+        for rule in &self.rules {
+            take(&[u8::from(rule.shown) | u8::from(rule.full) << 1]);
+            take(&rule.prefix);
+        }
+    }
+
     /// Reads entries as the configuration has them.
     pub fn new<'a>(entries: impl IntoIterator<Item = &'a BStr>) -> Self {
         let rule = |entry: &BStr| {

@@ -1,4 +1,4 @@
-//! What was worked out for fetches lately, for those who ask the same again.
+//! What was worked out for fetches and listings lately, for those who ask the same again.
 //!
 //! Which objects lie between what a client wants and what it has, depends on these and on nothing else, so an answer never grows old; it is only given up when there
 //! is no room, or when the packs it was chosen from have changed. Who may have what is found out before and for each request: the cache is asked with
@@ -19,7 +19,7 @@ use crate::repo::{KeptSet, ObjectSet, Odb};
 
 use super::ServiceError;
 
-/// Answers to fetches, bounded in bytes; those that nobody asks for are given up first.
+/// Answers to fetches and listings of refs, bounded in bytes; those that nobody asks for are given up first.
 ///
 /// Small packs are kept whole, of large ones the choice of their objects, which is most of the work. Of several requests for the same that come at the same time one
 /// does that work and the others wait for it.
@@ -38,6 +38,7 @@ impl std::fmt::Debug for AnswerCache {
 enum Answer {
     Selected(Arc<KeptSet>),
     Whole(Arc<Whole>),
+    Listing(Arc<Vec<u8>>),
 }
 
 /// Weighs answers by their bytes.
@@ -49,6 +50,7 @@ impl Weighter<Key, Answer> for Bytes {
         let bytes = match answer {
             Answer::Selected(kept) => kept.memory(),
             Answer::Whole(whole) => whole.pack.len() + whole.summary.len(),
+            Answer::Listing(bytes) => bytes.len(),
         };
         (bytes + OVERHEAD) as u64
     }
@@ -126,11 +128,27 @@ impl AnswerCache {
                     let guard = Some(guard);
                     return Ok(Found::Nothing(Some(Promise { answers, key, guard })));
                 }
+                // Questions of another kind: their hashes differ.
+                GuardResult::Value(Answer::Listing(_)) => return Ok(Found::Nothing(None)),
                 GuardResult::Timeout => alive()?,
             }
             if Instant::now() >= until {
                 return Ok(Found::Nothing(None));
             }
+        }
+    }
+
+    /// A listing of refs as it goes out.
+    pub(super) fn listing(&self, key: &Key) -> Option<Arc<Vec<u8>>> {
+        match self.answers.as_ref()?.get(key)? {
+            Answer::Listing(bytes) => Some(bytes),
+            Answer::Selected(_) | Answer::Whole(_) => None,
+        }
+    }
+
+    pub(super) fn keep_listing(&self, key: Key, listing: Arc<Vec<u8>>) {
+        if let Some(answers) = &self.answers {
+            answers.insert(key, Answer::Listing(listing));
         }
     }
 }

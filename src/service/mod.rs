@@ -12,6 +12,7 @@ mod dumb;
 mod error;
 mod input;
 mod live;
+mod ls_refs;
 mod negotiate;
 mod receive;
 mod upload;

@@ -6,13 +6,12 @@ use gix::hash::ObjectId;
 use crate::{
     base::{Deepen, Filter, Version},
     protocol::{
-        Channel, Fetch, FetchEnd, FetchReply, FetchV0Parser, LsRefs, ObjectInfo, RequestError, Section, Sideband,
-        V2Command, V2Parser, bundle_uri_line, error as error_packet, flush, ls_refs_line, ls_refs_unborn,
-        object_info_header, object_info_line, shallow_update,
+        Channel, Fetch, FetchEnd, FetchReply, FetchV0Parser, ObjectInfo, RequestError, Section, Sideband, V2Command,
+        V2Parser, bundle_uri_line, error as error_packet, flush, object_info_header, object_info_line, shallow_update,
     },
     repo::{
-        DeepenTo, FilterPlan, FilterRefused, FilterResolveError, Head, ObjectSet, Odb, PackOptions, Repository,
-        SendError, SendRequest, ShallowPlan, enumerate, plan_deepen, write_pack,
+        DeepenTo, FilterPlan, FilterRefused, FilterResolveError, ObjectSet, Odb, PackOptions, Repository, SendError,
+        SendRequest, ShallowPlan, enumerate, plan_deepen, write_pack,
     },
 };
 
@@ -22,6 +21,7 @@ use super::{
     answers::{Found, Key, Question, WHOLE, Whole},
     band::{Band, Meter},
     input::Input,
+    ls_refs::ls_refs,
     negotiate::Negotiation,
     wants::{Visible, WantPolicy, beyond, check_wants, hidden},
 };
@@ -87,47 +87,6 @@ fn upload_v2(
         V2Command::BundleUri => bundle_uri(repo, out).map_err(|err| refuse(out, err)),
         V2Command::Fetch(fetch) => fetch_v2(repo, ctx, &fetch, out),
     }
-}
-
-fn ls_refs(repo: &Repository, ctx: &Context<'_>, request: &LsRefs, out: &mut dyn Write) -> Result<(), ServiceError> {
-    let hide = &repo.settings().hide_refs_upload;
-    let visible = Visible::load(repo, ctx, hide, request.prefixes.clone(), request.peel)?;
-    let wanted = |name: &BStr| {
-        request.prefixes.is_empty()
-            || request
-                .prefixes
-                .iter()
-                .any(|prefix| name.starts_with(prefix.as_slice()))
-    };
-    let mut buf = Vec::new();
-    if wanted(b"HEAD".as_bstr()) {
-        match &visible.head {
-            Head::Symbolic { target, id: Some(id) } => {
-                let target = request.symrefs.then_some(target.as_bstr());
-                ls_refs_line(id, "HEAD".into(), target, None, &mut buf);
-            }
-            Head::Detached(id) => ls_refs_line(id, "HEAD".into(), None, None, &mut buf),
-            Head::Symbolic { target, id: None } if request.unborn && !hidden(ctx, hide, target.as_bstr()) => {
-                ls_refs_unborn("HEAD".into(), target.as_bstr(), &mut buf);
-            }
-            _ => {}
-        }
-    }
-    for r in visible.refs.iter().filter(|r| wanted(r.name.as_bstr())) {
-        let target = r
-            .symref_target
-            .as_ref()
-            .filter(|_| request.symrefs)
-            .map(|t| t.as_bstr());
-        let peeled = r.peeled.as_deref().filter(|_| request.peel);
-        ls_refs_line(&r.id, r.name.as_bstr(), target, peeled, &mut buf);
-        if buf.len() >= 32 * 1024 {
-            put(out, &mut buf)?;
-        }
-    }
-    flush(&mut buf);
-    put(out, &mut buf)?;
-    out.flush().map_err(ServiceError::Write)
 }
 
 fn object_info(

@@ -5,6 +5,7 @@
 
 mod disk;
 mod loose;
+mod moment;
 mod names;
 mod pack_refs;
 mod packed;
@@ -18,6 +19,7 @@ mod transaction;
 mod types;
 mod write;
 
+pub use moment::{RefList, RefsMoment};
 pub use store::RefStore;
 pub use types::{
     Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStoreOptions, RefTarget, RefUpdate,

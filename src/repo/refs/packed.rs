@@ -7,7 +7,10 @@ use std::{
     ops::Range,
     os::unix::fs::MetadataExt,
     path::Path,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -74,8 +77,13 @@ pub(super) struct Record<'a> {
     pub(super) peeled: Option<ObjectId>,
 }
 
+/// Versions of files read by this process so far.
+static SERIALS: AtomicU64 = AtomicU64::new(0);
+
 /// One version of the file, sorted.
 pub(super) struct Packed {
+    /// No other version that this process has read, of any repository, has the same.
+    pub(super) serial: u64,
     data: Vec<u8>,
     body: usize,
     hash: hash::Kind,
@@ -140,6 +148,7 @@ impl Packed {
             },
         );
         let mut packed = Packed {
+            serial: SERIALS.fetch_add(1, Ordering::Relaxed),
             data,
             body,
             hash,

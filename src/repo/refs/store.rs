@@ -15,7 +15,7 @@ use super::{
     disk::Disk,
     loose::{self, Go, Raw},
     names::{self, Prefixes},
-    packed::{Packed, Peeling, Signature},
+    packed::{Packed, Signature},
     types::{Head, Ref, RefObjects, RefQuery, RefStoreOptions, RefTarget, RefValue, RefsError},
 };
 
@@ -82,70 +82,7 @@ impl RefStore {
     /// The refs that a query asks for, sorted by name. Broken ones (dangling, with content that is no ref, or, when `objects` is
     /// given, of objects that do not exist) are left out with a warning, as git leaves them out.
     pub fn list(&self, query: &RefQuery, objects: Option<&dyn RefObjects>) -> Result<Vec<Ref>, RefsError> {
-        let namespace = names::namespace_prefix(query.namespace.as_ref().map(|n| n.as_bstr()))?;
-        let wanted = match query.prefixes.as_slice() {
-            [] => vec![namespace.clone()],
-            prefixes => prefixes
-                .iter()
-                .map(|prefix| [namespace.as_slice(), prefix].concat().into())
-                .collect(),
-        };
-        let wanted = Prefixes::new(wanted);
-        let (mut loose, mut packed);
-        let mut attempt = 0;
-        loop {
-            let before = Signature::at(&self.packed_path)?;
-            loose = self.loose(&wanted)?;
-            packed = self.packed()?;
-            attempt += 1;
-            // What moved from loose to packed meanwhile would be seen half: look again, but not for ever.
-            if packed.signature == before || attempt == 3 {
-                break;
-            }
-        }
-        let mut listing = Listing {
-            store: self,
-            query,
-            namespace: namespace.as_bstr(),
-            objects,
-            refs: Vec::new(),
-        };
-        let mut loose = loose.into_iter().peekable();
-        for prefix in wanted.iter() {
-            let range = packed.range(prefix)?;
-            let known = packed.is_verified(&range);
-            let mut all_good = true;
-            for record in packed.records(range.clone()) {
-                let record = record?;
-                while let Some((name, raw)) = loose.next_if(|(name, _)| name.as_bstr() < record.name) {
-                    listing.add_loose(name, raw)?;
-                }
-                if let Some((name, raw)) = loose.next_if(|(name, _)| name.as_bstr() == record.name) {
-                    listing.add_loose(name, raw)?;
-                    continue;
-                }
-                if !self.is_shared_here(record.name) {
-                    continue;
-                }
-                if !known && !names::is_valid(record.name) {
-                    tracing::warn!(name = %record.name, "ignoring a packed ref with a broken name");
-                    all_good = false;
-                    continue;
-                }
-                let is_tag_known = packed.peeling == Peeling::Full
-                    || record.peeled.is_some()
-                    || (packed.peeling == Peeling::Tags && record.name.starts_with(b"refs/tags/"));
-                let peeled = is_tag_known.then_some(record.peeled);
-                all_good &= listing.add(record.name, record.id, peeled, None, known)?;
-            }
-            if all_good && !known && objects.is_some() {
-                packed.set_verified(range);
-            }
-            while let Some((name, raw)) = loose.next_if(|(name, _)| name.starts_with(prefix)) {
-                listing.add_loose(name, raw)?;
-            }
-        }
-        Ok(listing.refs)
+        Ok(self.at_once(query)?.list(objects)?.refs)
     }
 
     /// What `HEAD` is, or the `HEAD` of a namespace.
@@ -231,7 +168,7 @@ impl RefStore {
     }
 
     /// In a linked worktree, the shared directory's own worktree refs belong to the main worktree.
-    fn is_shared_here(&self, name: &[u8]) -> bool {
+    pub(super) fn is_shared_here(&self, name: &[u8]) -> bool {
         self.git_dir == self.common_dir || !names::is_per_worktree(name)
     }
 
@@ -282,7 +219,7 @@ impl RefStore {
         Ok(None)
     }
 
-    fn loose(&self, wanted: &Prefixes) -> Result<Vec<(BString, Raw)>, RefsError> {
+    pub(super) fn loose(&self, wanted: &Prefixes) -> Result<Vec<(BString, Raw)>, RefsError> {
         let mut found = Vec::new();
         let mut read = |name: BString| {
             // Gone since it was listed: then it is packed, or no more.
@@ -323,79 +260,6 @@ impl RefStore {
             targets.insert(id.to_owned(), target);
         }
         Ok(target)
-    }
-}
-
-struct Listing<'a> {
-    store: &'a RefStore,
-    query: &'a RefQuery,
-    namespace: &'a BStr,
-    objects: Option<&'a dyn RefObjects>,
-    refs: Vec<Ref>,
-}
-
-impl Listing<'_> {
-    fn add_loose(&mut self, name: BString, raw: Raw) -> Result<(), RefsError> {
-        let (id, symref_target) = match raw {
-            Raw::Id(id) => (id, None),
-            Raw::Broken => {
-                tracing::warn!(%name, "ignoring a broken ref");
-                return Ok(());
-            }
-            Raw::Symbolic(first) => match self.store.resolve(first.as_bstr())? {
-                Some(Resolved { name, id: Some(id) }) => (id, Some(name)),
-                _ => {
-                    tracing::warn!(%name, "ignoring a dangling symbolic ref");
-                    return Ok(());
-                }
-            },
-        };
-        self.add(name.as_bstr(), id, None, symref_target, false).map(drop)
-    }
-
-    /// `peeled` is `Some` when it is known whether the object is a tag. Says whether the ref was good.
-    fn add(
-        &mut self,
-        full_name: &BStr,
-        id: ObjectId,
-        peeled: Option<Option<ObjectId>>,
-        symref_target: Option<BString>,
-        exists: bool,
-    ) -> Result<bool, RefsError> {
-        let Some(name) = full_name
-            .strip_prefix(self.namespace.as_bytes())
-            .filter(|name| *name != b"HEAD")
-        else {
-            return Ok(true);
-        };
-        let mut peeled = peeled;
-        if let Some(objects) = self.objects {
-            let missing = if self.query.peel && peeled.is_none() {
-                match self.store.target(objects, &id)? {
-                    RefTarget::Missing => true,
-                    RefTarget::Tag(target) => {
-                        peeled = Some(target);
-                        false
-                    }
-                    RefTarget::Commit | RefTarget::Other => false,
-                }
-            } else {
-                id.is_null() || (!exists && !objects.exists(&id)?)
-            };
-            if missing {
-                tracing::warn!(name = %full_name, %id, "ignoring a ref to an object that does not exist");
-                return Ok(false);
-            }
-        }
-        let symref_target =
-            symref_target.and_then(|target| Some(target.strip_prefix(self.namespace.as_bytes())?.into()));
-        self.refs.push(Ref {
-            name: name.into(),
-            id,
-            peeled: peeled.flatten().filter(|_| self.query.peel),
-            symref_target,
-        });
-        Ok(true)
     }
 }
 
