@@ -84,20 +84,42 @@ pub(crate) fn all(scratch: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<Work> {
         fetch("blobless", 1, 1, &["filter blob:none"], None),
         fetch("fetch-10", 1, 1, &[], Some(back(10))),
         fetch("fetch-1000", 1, 1, &[], Some(back(1000))),
-        ls("ls-refs-50k", 1, 1, "many-refs.git", &[], b"topic/49999"),
+        ls("ls-refs-100k", 1, 1, "many-refs.git", &[], b"topic/99999"),
         ls(
-            "ls-refs-50k-prefix",
+            "ls-refs-100k-prefix",
             1,
             20,
             "many-refs.git",
-            &["refs/heads/topic/4999"],
-            b"topic/49999",
+            &["refs/heads/topic/9999"],
+            b"topic/99999",
         ),
         fetch("clone-16-at-once", 16, 1, &[], None),
         work("info-refs-x200", 1, 200, info, Check::Same),
         ls("ls-refs-x200", 1, 200, "source.git", &usual, b"refs/heads/"),
         ls("ls-refs-x400-by-8", 8, 50, "source.git", &usual, b"refs/heads/"),
     ];
+    for (name, path) in [("clone-100-packs", "packs.git"), ("clone-loose", "loose.git")] {
+        if wanted(name) {
+            let target = scratch.join("repos").join(path);
+            match name {
+                "clone-loose" => scatter(source, &target, &head),
+                _ => pile_up(source, &target, &head),
+            }
+            copy_tree(&target, &scratch.join("repos-git").join(path));
+            let check = Check::Pack {
+                want: head.clone(),
+                have: None,
+                filter: false,
+            };
+            all.push(work(
+                name,
+                1,
+                1,
+                upload(path, v2_fetch(std::slice::from_ref(&head), &[], &[]), b"PACK"),
+                check,
+            ));
+        }
+    }
     if wanted("clone-all") {
         let refs = text(git(source, &["for-each-ref", "--format=%(objectname)"]));
         let mut wants: Vec<String> = refs.lines().map(str::to_owned).chain([head.clone()]).collect();
@@ -182,6 +204,49 @@ pub(crate) fn all(scratch: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<Work> {
     }
     all.retain(|work| wanted(work.name));
     all
+}
+
+/// A repository with the configuration of `source` and without its objects.
+fn bare_like(source: &Path, target: &Path) {
+    let directory = target.parent().expect("a directory");
+    git(
+        directory,
+        &["init", "-q", "--bare", "-b", "main", &target.display().to_string()],
+    );
+    fs::copy(source.join("config"), target.join("config")).expect("a configuration");
+}
+
+/// All that HEAD reaches as loose objects.
+fn scatter(source: &Path, target: &Path, head: &str) {
+    bare_like(source, target);
+    let pack = git_with(
+        source,
+        &["pack-objects", "--revs", "--stdout", "-q"],
+        format!("{head}\n").as_bytes(),
+    );
+    git_with(target, &["unpack-objects", "-q"], &pack);
+    git(target, &["update-ref", "refs/heads/main", head]);
+}
+
+/// The history of HEAD as a hundred pushes leave it that nobody tidied up after, each in a pack of its own.
+fn pile_up(source: &Path, target: &Path, head: &str) {
+    bare_like(source, target);
+    let list = text(git(source, &["rev-list", "--first-parent", "--reverse", head]));
+    let commits: Vec<&str> = list.lines().collect();
+    let from = source.display().to_string();
+    for n in 1..=100 {
+        let tip = commits[(commits.len() * n / 100).max(1) - 1];
+        let spec = format!("+{tip}:refs/heads/main");
+        let arguments = ["-c", "fetch.unpackLimit=1", "fetch", "-q", "--no-tags", &from, &spec];
+        git(target, &arguments);
+    }
+    let packs = fs::read_dir(target.join("objects/pack")).expect("a directory");
+    let packs = packs.filter(|entry| {
+        entry
+            .as_ref()
+            .is_ok_and(|entry| entry.path().extension() == Some("pack".as_ref()))
+    });
+    assert_eq!(packs.count(), 100, "every push left a pack");
 }
 
 fn push(body: Vec<u8>, name: &str) -> Request {
