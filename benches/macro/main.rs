@@ -74,9 +74,9 @@ fn main() {
     let bench = Bench::prepare(dir.path(), repo.as_deref(), git_defaults, bitmaps, answers);
     println!("{}\n", bench.about);
     println!(
-        "| workload | objects | wall ms | git | ratio | CPU ms | git | ratio | first byte ms | git | ratio | peak MB | git | ratio | requests/s | git | times |"
+        "| workload | objects | size | wall ms | git | ratio | CPU ms | git | ratio | first byte ms | git | ratio | peak MB | git | ratio | requests/s | git | times |"
     );
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for work in workloads::all(dir.path(), &wanted) {
         let objects = bench.verify(&work);
         let mut results: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
@@ -183,7 +183,7 @@ impl Bench {
         let head = text(git(&source, &["rev-parse", "HEAD"]));
         let many = dir.join("repos/many-refs.git");
         copy_tree(&source, &many);
-        // As `git pack-refs` leaves them, only sooner than by making fifty thousand files first.
+        // As `git pack-refs` leaves them, only sooner than by making a hundred thousand files first.
         git(&many, &["pack-refs", "--all", "--prune"]);
         let packed = many.join("packed-refs");
         let text_before = fs::read_to_string(&packed).expect("packed refs");
@@ -194,7 +194,7 @@ impl Bench {
                 None => lines.last_mut().expect("a ref before its peeled value").1 += &format!("{line}\n"),
             }
         }
-        lines.extend((0..50_000).map(|n| {
+        lines.extend((0..100_000).map(|n| {
             let name = format!("refs/heads/topic/{n:05}");
             let line = format!("{head} {name}\n");
             (name, line)
@@ -258,7 +258,7 @@ impl Bench {
         }
     }
 
-    /// Lets both answer once, and holds the answers against git and each other. Returns how many objects both sent, if they did.
+    /// Lets both answer once, and holds the answers against git and each other. Returns how many objects both sent, if they did, and our answer's size by theirs.
     fn verify(&self, work: &Work) -> String {
         let mut sides = Vec::new();
         for server in [&self.ours, &self.theirs] {
@@ -283,9 +283,9 @@ impl Bench {
                 }
                 Check::Refs(refs) => check::push(&server.repos.join("target.git"), refs),
             }
-            sides.push((count, content));
+            sides.push((count, content, bodies[0].len()));
         }
-        let ((ours, our_content), (theirs, their_content)) = (&sides[0], &sides[1]);
+        let ((ours, our_content, our_bytes), (theirs, their_content, their_bytes)) = (&sides[0], &sides[1]);
         assert_eq!(
             our_content.len(),
             their_content.len(),
@@ -297,10 +297,11 @@ impl Bench {
             "{}: the servers' answers differ",
             work.name
         );
+        let bytes = format!("{:.3}", *our_bytes as f64 / *their_bytes as f64);
         match (ours, theirs) {
-            (0, 0) => String::new(),
-            (a, b) if a == b => a.to_string(),
-            (a, b) => format!("{a}, git {b}"),
+            (0, 0) => " | ".into(),
+            (a, b) if a == b => format!("{a} | {bytes}"),
+            (a, b) => format!("{a}, git {b} | {bytes}"),
         }
     }
 

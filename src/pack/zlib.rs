@@ -109,7 +109,22 @@ pub struct Step {
 
 /// Inflates a stream piece by piece: for input that arrives in chunks, and for output too large to hold.
 pub struct StreamInflater {
-    inner: Decompress,
+    /// Always there until this is dropped.
+    inner: Option<Decompress>,
+}
+
+/// What is left of inflaters that were dropped: to make one and to clear it costs more than to inflate a small object.
+static IDLE_INFLATERS: Mutex<Vec<Decompress>> = Mutex::new(Vec::new());
+
+impl Drop for StreamInflater {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            let mut idle = IDLE_INFLATERS.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < MOST_IDLE {
+                idle.push(inner);
+            }
+        }
+    }
 }
 
 impl Default for StreamInflater {
@@ -121,26 +136,33 @@ impl Default for StreamInflater {
 impl StreamInflater {
     /// A fresh inflater.
     pub fn new() -> Self {
-        StreamInflater {
-            inner: Decompress::new(),
-        }
+        let idle = IDLE_INFLATERS.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut inflater = StreamInflater {
+            inner: Some(idle.unwrap_or_default()),
+        };
+        inflater.reset();
+        inflater
+    }
+
+    fn inner(&mut self) -> &mut Decompress {
+        self.inner.as_mut().expect("because only dropping takes it")
     }
 
     /// Readies this inflater for another stream.
     pub fn reset(&mut self) {
-        self.inner.reset();
+        self.inner().reset();
     }
 
     /// Inflates from `input` into `out` until one of them is used up or the stream ends. A step that neither consumes nor writes needs more of either.
     pub fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step, FormatError> {
-        let (before_in, before_out) = (self.inner.total_in(), self.inner.total_out());
-        let status = self
-            .inner
+        let inner = self.inner();
+        let (before_in, before_out) = (inner.total_in(), inner.total_out());
+        let status = inner
             .decompress(input, out, FlushDecompress::None)
             .map_err(|_| corrupt())?;
         Ok(Step {
-            consumed: (self.inner.total_in() - before_in) as usize,
-            written: (self.inner.total_out() - before_out) as usize,
+            consumed: (inner.total_in() - before_in) as usize,
+            written: (inner.total_out() - before_out) as usize,
             done: status == Status::StreamEnd,
         })
     }

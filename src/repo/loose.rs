@@ -12,7 +12,7 @@ use gix::{
 };
 
 use super::odb::OdbError;
-use crate::pack::{FormatError, StreamInflater};
+use crate::pack::{Checksum, FormatError, StreamInflater};
 
 const WHAT: &str = "loose object";
 /// Longer than any header: a type, a space, twenty digits, a NUL.
@@ -31,6 +31,14 @@ pub fn loose_path(objects_dir: &Path, id: &oid) -> PathBuf {
     path.push(fan);
     path.push(rest);
     path
+}
+
+/// The id of an object of ours, to find out whether it is what it was when it came in.
+pub(crate) fn object_id(hash: gix::hash::Kind, kind: Kind, data: &[u8]) -> ObjectId {
+    let mut checksum = Checksum::new(hash);
+    checksum.update(&gix::objs::encode::loose_header(kind, data.len() as u64));
+    checksum.update(data);
+    checksum.finish()
 }
 
 /// A loose object, read piece by piece: the content without its header. Kind and size are known before the first byte is read; exactly `size` bytes follow or an

@@ -9,6 +9,7 @@ mod checked_out;
 mod config;
 mod connectivity;
 mod contents;
+mod deltas;
 pub mod fsck;
 mod graph;
 mod hidden;

@@ -33,6 +33,7 @@ mod refs;
 mod repack;
 mod restore;
 mod send;
+mod send_anew;
 mod squash;
 mod store;
 mod support;

@@ -4,7 +4,7 @@ use gix::hash::ObjectId;
 
 use crate::{
     base::Fault,
-    repo::{IngestError, OdbError, RefsError},
+    repo::{IngestError, OdbError, RefsError, deltas},
 };
 
 /// Why a repository was not compacted. It is as it was, or at worst has some objects twice.
@@ -93,5 +93,20 @@ pub(super) enum Trouble {
 impl<E: Into<RepackError>> From<E> for Trouble {
     fn from(err: E) -> Self {
         Trouble::Error(err.into())
+    }
+}
+
+impl From<deltas::Trouble> for Trouble {
+    fn from(trouble: deltas::Trouble) -> Self {
+        match trouble {
+            deltas::Trouble::Pack(number) => Trouble::Pack(number),
+            deltas::Trouble::Loose(id) => Trouble::Loose(id),
+            deltas::Trouble::Unsound => {
+                let why = "a delta does not make what it was made for";
+                RepackError::Unsound { why }.into()
+            }
+            deltas::Trouble::Stopped => RepackError::Stopped.into(),
+            deltas::Trouble::Objects(error) => error.into(),
+        }
     }
 }

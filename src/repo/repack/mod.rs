@@ -16,7 +16,6 @@ mod names;
 mod objects;
 mod reach;
 mod retire;
-mod search;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -37,7 +36,6 @@ use gix::hash::ObjectId;
 use self::{
     choose::Chosen,
     error::Trouble,
-    search::Search,
     write::{NewPack, Target},
 };
 pub use self::{
@@ -47,7 +45,12 @@ pub use self::{
     index_files::IndexFilesOutcome,
     maintain::{MaintainOutcome, Occasion},
 };
-use super::{Odb, OdbError, Pack, Quarantine, Repository, ingest::StagedPack, loose_path};
+use super::{
+    Odb, OdbError, Pack, Quarantine, Repository,
+    deltas::{Search, search},
+    ingest::StagedPack,
+    loose_path,
+};
 
 /// Loose objects from which on a compaction is worth it: they cost a file each to whoever reads them.
 const MANY_LOOSE: usize = 2_048;
@@ -334,7 +337,7 @@ impl Attempt<'_> {
             });
         }
         names::name(&mut objects, odb, stop, &mut self.tell(CompactPhase::Naming, 0))?;
-        let search = Search {
+        let how = Search {
             window: self.options.window,
             depth: self.options.depth.min(4_095),
             window_bytes: self.options.window_bytes,
@@ -342,9 +345,11 @@ impl Attempt<'_> {
             largest,
             again: self.options.search_again,
             level: settings.pack.compression,
+            enough: 0,
+            wholes: false,
         };
         let progress = &mut *self.progress;
-        let found = search::search(&objects, odb, &search, stop, &mut |done, total| {
+        let found = search(&objects, odb, &how, stop, &mut |done, total| {
             progress(CompactProgress {
                 phase: CompactPhase::Comparing,
                 done,

@@ -5,12 +5,11 @@ use gix::{
     objs::{CommitRefIter, Kind, TreeRefIter, tree::EntryRef},
 };
 
-use super::{
-    check,
-    error::Trouble,
-    objects::{Loader, NONE, Objects},
+use super::{check, error::Trouble};
+use crate::repo::{
+    Odb,
+    deltas::{Loader, NONE, Objects, PathKey},
 };
-use crate::repo::Odb;
 
 /// Directories in directories that are followed.
 const DEEPEST: usize = 256;
@@ -43,7 +42,6 @@ pub(super) fn name(
         named: vec![false; objects.items.len()],
         walked: vec![false; objects.items.len()],
         order: Vec::new(),
-        path: Vec::new(),
         objects,
     };
     for (done, commit) in commits.iter().enumerate() {
@@ -58,7 +56,7 @@ pub(super) fn name(
             continue;
         }
         let before = commit.parent.and_then(|parent| namer.tree_of(&parent));
-        namer.tree(&commit.tree, before.as_deref(), 0);
+        namer.tree(&commit.tree, before.as_deref(), PathKey::default(), 0);
     }
     let order = namer.order;
     // What was met first is newest; the rest keeps its order behind.
@@ -115,7 +113,6 @@ struct Namer<'o> {
     walked: Vec<bool>,
     /// What was named, in the order in which it was met.
     order: Vec<u32>,
-    path: Vec<u8>,
 }
 
 impl Namer<'_> {
@@ -133,25 +130,25 @@ impl Namer<'_> {
         CommitRefIter::from_bytes(&data, self.odb.hash_kind()).tree_id().ok()
     }
 
-    /// Names an object by the present path, if it is one of the new pack; says which. The first name is the one that stays.
-    fn give(&mut self, id: &oid) -> Option<u32> {
+    /// Names an object, if it is one of the new pack; says which. The first name is the one that stays.
+    fn give(&mut self, id: &oid, name: PathKey) -> Option<u32> {
         let number = self.objects.find(id)?;
         if !std::mem::replace(&mut self.named[number as usize], true) {
             self.order.push(number);
-            self.objects.items[number as usize].name = name_of(&self.path);
+            self.objects.items[number as usize].name = name;
         }
         Some(number)
     }
 
     /// Names a tree and whatever of it is not in `before`.
-    fn tree(&mut self, id: &oid, before: Option<&oid>, depth: usize) {
+    fn tree(&mut self, id: &oid, before: Option<&oid>, name: PathKey, depth: usize) {
         // What stays where it is holds nothing that is new.
-        let Some(number) = self.give(id) else { return };
+        let Some(number) = self.give(id, name) else { return };
         if std::mem::replace(&mut self.walked[number as usize], true) || depth > DEEPEST {
             return;
         }
         if let Some(before) = before {
-            self.give(before);
+            self.give(before, name);
         }
         let Some(data) = self.read(id) else { return };
         let old = before.and_then(|before| self.read(before));
@@ -169,58 +166,15 @@ impl Namer<'_> {
             if counterpart.is_some_and(|older| older.oid == entry.oid) || entry.mode.is_commit() {
                 continue;
             }
-            let len = self.path.len();
-            self.path.push(b'/');
-            self.path.extend_from_slice(entry.filename);
+            let name = name.child(entry.filename);
             if entry.mode.is_tree() {
-                self.tree(entry.oid, counterpart.map(|older| older.oid), depth + 1);
+                self.tree(entry.oid, counterpart.map(|older| older.oid), name, depth + 1);
             } else {
-                self.give(entry.oid);
+                self.give(entry.oid, name);
                 if let Some(older) = counterpart {
-                    self.give(older.oid);
+                    self.give(older.oid, name);
                 }
             }
-            self.path.truncate(len);
         }
-    }
-}
-
-/// How a path sorts: by the end of the name, so that those of one suffix are together, and among them by the whole path.
-fn name_of(path: &[u8]) -> (u64, u32) {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    let mut tail = [0u8; 8];
-    for (to, from) in tail.iter_mut().zip(name.iter().rev()) {
-        *to = *from;
-    }
-    (u64::from_be_bytes(tail), crc32fast::hash(path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_with_one_end_are_neighbours_and_each_path_is_one_of_its_own() {
-        let mut names: Vec<_> = [
-            &b"/src/b_tests.rs"[..],
-            b"/README.md",
-            b"/src/a_tests.rs",
-            b"/CHANGES.md",
-            b"",
-        ]
-        .iter()
-        .map(|path| (name_of(path), String::from_utf8_lossy(path).into_owned()))
-        .collect();
-        names.sort();
-        let order: Vec<&str> = names.iter().map(|(_, path)| path.as_str()).collect();
-        let place = |wanted: &str| order.iter().position(|path| *path == wanted).expect("there");
-        assert_eq!(place("/README.md").abs_diff(place("/CHANGES.md")), 1, "{order:?}");
-        assert_eq!(
-            place("/src/a_tests.rs").abs_diff(place("/src/b_tests.rs")),
-            1,
-            "{order:?}"
-        );
-        assert_eq!(name_of(b"/x/lib.rs").0, name_of(b"/y/lib.rs").0);
-        assert_ne!(name_of(b"/x/lib.rs"), name_of(b"/y/lib.rs"));
     }
 }

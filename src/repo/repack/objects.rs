@@ -5,134 +5,24 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use gix::{
-    hash::{ObjectId, oid},
-    objs::Kind,
-};
+use gix::{hash::ObjectId, objs::Kind};
 
 use super::{RepackError, check, choose::Chosen, error::Trouble};
 use crate::{
-    pack::{EntryHeader, EntryKind, Inflater, StreamInflater, delta_sizes},
-    repo::{Location, LooseReader, Odb, Pack, loose_path},
+    pack::{EntryKind, StreamInflater, delta_sizes},
+    repo::{
+        LooseReader, Odb,
+        deltas::{Held, Item, NONE, Objects, PathKey},
+        loose_path,
+    },
 };
 
-/// No object, no pack.
-pub(super) const NONE: u32 = u32::MAX;
 /// A chain of deltas that is longer is cut when it is packed anew: half the way to where other readers give up would be too slow long before.
 const LONGEST_CHAIN: u16 = 250;
 /// Loose objects up to this size are read once and kept, up to so many bytes.
 const HELD_EACH: u64 = 256 << 10;
 const HELD_BYTES: usize = 64 << 20;
 const PIECE: usize = 64 << 10;
-
-/// One object of the new pack.
-#[derive(Debug, Clone)]
-pub(super) struct Item {
-    pub(super) id: ObjectId,
-    /// The number of the pack it is taken from; [`NONE`] when it is loose.
-    pub(super) pack: u32,
-    /// Its position in the index of that pack.
-    pub(super) pos: u32,
-    pub(super) kind: Kind,
-    /// Bytes, inflated.
-    pub(super) size: u64,
-    /// Whose delta it is and stays; [`NONE`] for what is whole or shall be made anew.
-    pub(super) base: u32,
-    /// The longest chain of such deltas that ends in this object.
-    pub(super) height: u16,
-    /// In its pack it is a delta, whatever becomes of it.
-    pub(super) was_delta: bool,
-    /// Like names are neighbours: the end of the name, read backwards, and then what tells whole paths apart.
-    pub(super) name: (u64, u32),
-    /// Small for what was made last, among objects of one kind.
-    pub(super) recency: u32,
-}
-
-/// The objects of the new pack, sorted by id.
-pub(super) struct Objects {
-    pub(super) items: Vec<Item>,
-    /// All packs of the view, by number.
-    pub(super) packs: Vec<Arc<Pack>>,
-    /// Loose objects that were damaged and are not among them.
-    pub(super) damaged: u32,
-    held: HashMap<u32, Arc<Vec<u8>>>,
-}
-
-impl Objects {
-    pub(super) fn find(&self, id: &oid) -> Option<u32> {
-        let found = self
-            .items
-            .binary_search_by(|item| item.id.as_slice().cmp(id.as_bytes()));
-        found.ok().map(|at| at as u32)
-    }
-
-    pub(super) fn item(&self, number: u32) -> &Item {
-        &self.items[number as usize]
-    }
-
-    /// The whole entry of a packed object if it is what it was when it was written.
-    pub(super) fn entry(&self, number: u32) -> Result<(EntryHeader, &[u8]), Trouble> {
-        let item = self.item(number);
-        if item.pack == NONE {
-            return Err(Trouble::Loose(item.id));
-        }
-        let pack = &self.packs[item.pack as usize];
-        let damaged = |_| Trouble::Pack(item.pack);
-        let bytes = pack.raw_entry(item.pos).map_err(damaged)?;
-        if pack.index().map_err(damaged)?.crc32(item.pos) != Some(crc32fast::hash(bytes)) {
-            return Err(Trouble::Pack(item.pack));
-        }
-        let header = EntryHeader::parse(bytes, pack.hash_kind()).map_err(|_| Trouble::Pack(item.pack))?;
-        Ok((header, bytes))
-    }
-}
-
-/// Reads objects whole, and believes none.
-pub(super) struct Loader {
-    odb: Odb,
-    inflater: Inflater,
-}
-
-impl Loader {
-    pub(super) fn new(odb: &Odb) -> Self {
-        Loader {
-            odb: odb.clone(),
-            inflater: Inflater::new(),
-        }
-    }
-
-    pub(super) fn load(&mut self, objects: &Objects, number: u32) -> Result<Arc<Vec<u8>>, Trouble> {
-        if let Some(held) = objects.held.get(&number) {
-            return Ok(held.clone());
-        }
-        let item = objects.item(number);
-        let mut out = Vec::new();
-        if item.pack != NONE && !item.was_delta {
-            let (header, bytes) = objects.entry(number)?;
-            let size = usize::try_from(header.size).map_err(|_| Trouble::Pack(item.pack))?;
-            // Deflate expands a byte to at most 1,032.
-            if size / 1_032 > bytes.len() {
-                return Err(Trouble::Pack(item.pack));
-            }
-            self.inflater
-                .inflate_exact(&bytes[header.header_len..], size, &mut out)
-                .map_err(|_| Trouble::Pack(item.pack))?;
-            return Ok(Arc::new(out));
-        }
-        let place = match item.pack {
-            NONE => Location::Loose,
-            pack => Location::Packed { pack, pos: item.pos },
-        };
-        let read = self.odb.read_at(place, &item.id, &mut out);
-        let is_it = matches!(read, Ok(kind) if kind == item.kind
-            && gix::objs::compute_hash(self.odb.hash_kind(), kind, &out).is_ok_and(|id| id == item.id));
-        match (is_it, item.pack) {
-            (true, _) => Ok(Arc::new(out)),
-            (false, NONE) => Err(Trouble::Loose(item.id)),
-            (false, pack) => Err(Trouble::Pack(pack)),
-        }
-    }
-}
 
 /// An object in one of its places: `rank` is the place of its pack among those chosen.
 struct Copy {
@@ -197,7 +87,7 @@ pub(super) fn gather(
             let one = loose.get_mut(copy.pos as usize).filter(|_| pack == NONE);
             let (kind, size) = one.as_ref().map_or((Kind::Blob, 0), |one| (one.kind, one.size));
             if let Some(content) = one.and_then(|one| one.content.take()) {
-                objects.held.insert(number, content);
+                objects.held.insert(number, Held::Content(content));
             }
             objects.items.push(Item {
                 id: copy.id,
@@ -208,7 +98,7 @@ pub(super) fn gather(
                 base: NONE,
                 height: 0,
                 was_delta: false,
-                name: (0, 0),
+                name: PathKey::default(),
                 recency: 0,
             });
         }

@@ -11,18 +11,19 @@ use gix::{
     objs::Kind,
 };
 
-use super::{
-    RepackError, check,
-    error::Trouble,
-    objects::{Loader, NONE, Objects},
-    search::Found,
-};
+use super::{RepackError, check, error::Trouble};
 use crate::{
     pack::{
         Checksum, Deflater, EntryHeader, EntryKind, IndexEntry, PACK_HEADER_LEN, apply_delta, encode_delta,
         pack_header, write_entry_header, write_index, write_rev,
     },
-    repo::{LooseReader, Odb, ingest::create_read_only, loose_path, mmap::Mmap},
+    repo::{
+        LooseReader, Odb,
+        deltas::{Found, Loader, NONE, Objects},
+        ingest::create_read_only,
+        loose_path,
+        mmap::Mmap,
+    },
 };
 
 const DOING: &str = "write the new pack";

@@ -12,14 +12,15 @@ use super::{
     by_bitmap::{self, Sides},
     filter::FilterPlan,
     marks::{Id, Marks},
+    pairs::{Children, Pair},
     parse::{EntryType, TreeEntry},
     paths,
     reader::{Reader, peel},
-    set::ObjectSet,
+    set::{Name, ObjectSet},
     trees::TreeReader,
     walk::{BORING, History, IdHasher, IdMap, IdSet, Walk, check},
 };
-use crate::repo::Odb;
+use crate::repo::{Odb, deltas::PathKey};
 
 /// What a fetch asks for, with every name resolved.
 #[derive(Debug, Clone, Copy, Default)]
@@ -168,9 +169,13 @@ pub fn enumerate(
         }
     }
     let Chosen {
-        chosen, had, similar, ..
+        chosen,
+        had,
+        similar,
+        names,
+        ..
     } = chosen;
-    ObjectSet::new(reader, chosen, had, request.filter.cloned(), similar)
+    ObjectSet::new(reader, chosen, had, request.filter.cloned(), similar, names)
 }
 
 /// A want or a have, followed through tags.
@@ -208,6 +213,8 @@ pub(super) struct Chosen<'a> {
     thin: bool,
     /// See [`ObjectSet`].
     similar: IdMap<Id>,
+    /// See [`ObjectSet`].
+    names: IdMap<Name>,
     /// What was chosen since the trees began to be compared, while it is little.
     few: Option<Vec<Id>>,
     steps: u32,
@@ -232,6 +239,7 @@ impl<'a> Chosen<'a> {
             count: 0,
             thin: false,
             similar: IdMap::default(),
+            names: IdMap::default(),
             few: None,
             steps: 0,
             progress,
@@ -257,6 +265,19 @@ impl<'a> Chosen<'a> {
                 few => *few = None,
             }
         }
+    }
+
+    /// Takes note of where an object stands, if objects of several packs, or loose ones, may have to be compared. The first place counts.
+    fn name(&mut self, reader: &Reader<'_>, id: Id, key: PathKey) {
+        if !reader.is_one_pack() && self.names.len() < MOST_NAMES {
+            let met = self.names.len() as u32;
+            self.names.entry(id).or_insert(Name { key, met });
+        }
+    }
+
+    /// Where the tree stands whose entries are looked at.
+    fn key_of(&self, tree: Id) -> PathKey {
+        self.names.get(&tree).map_or_else(PathKey::default, |name| name.key)
     }
 
     /// Counts objects that are chosen in other ways.
@@ -379,22 +400,31 @@ impl<'a> Chosen<'a> {
     fn levels(&mut self, reader: &mut Reader<'_>, trees: &mut TreeReader, roots: Vec<Id>) -> Result<(), SendError> {
         let max_depth = self.filter.depth.unwrap_or(u64::MAX);
         let mut level: Vec<Id> = roots.into_iter().filter(|id| self.enter(*id)).collect();
+        for id in &level {
+            self.name(reader, *id, PathKey::default());
+        }
         let mut depth = 1u64;
         while !level.is_empty() {
             let mut next = Vec::new();
             for id in in_pack_order(reader, &level)? {
                 self.step()?;
                 let tree = trees.read(reader, id)?;
+                let here = self.key_of(id);
                 tree.news(INTERESTING, |entry| {
                     if depth >= max_depth {
                         return Ok(());
                     }
                     match entry.kind {
                         EntryType::Gitlink => {}
-                        EntryType::Blob => self.admit_blob(reader, entry.id)?,
+                        EntryType::Blob => {
+                            if let Some(id) = self.admit_blob(reader, entry.id)? {
+                                self.name(reader, id, here.child(entry.name));
+                            }
+                        }
                         EntryType::Tree => {
                             let id = reader.require(entry.id)?;
                             if self.enter(id) {
+                                self.name(reader, id, here.child(entry.name));
                                 next.push(id);
                             }
                         }
@@ -423,22 +453,23 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    pub(super) fn admit_blob(&mut self, reader: &mut Reader<'_>, oid: &oid) -> Result<(), SendError> {
+    /// Chooses a blob unless the filter leaves it out; says which it is if it is new.
+    pub(super) fn admit_blob(&mut self, reader: &mut Reader<'_>, oid: &oid) -> Result<Option<Id>, SendError> {
         if !self.filter.blobs {
-            return Ok(());
+            return Ok(None);
         }
         let id = reader.require(oid)?;
         if self.chosen.contains(id) || self.had.contains(id) {
-            return Ok(());
+            return Ok(None);
         }
         if let Some(limit) = self.filter.blob_limit
             && (self.too_large.contains(id) || reader.header(id)?.1 >= limit)
         {
             self.too_large.insert(id);
-            return Ok(());
+            return Ok(None);
         }
         self.choose(id);
-        Ok(())
+        Ok(Some(id))
     }
 
     /// Walks both sides' trees together, path by path, going down only where the wanted side has a tree that the other has not: the cost follows the
@@ -452,6 +483,7 @@ impl<'a> Chosen<'a> {
     ) -> Result<(), SendError> {
         let max_depth = self.filter.depth.unwrap_or(u64::MAX);
         let mut level = vec![Pair {
+            key: PathKey::default(),
             had: had_roots.to_vec(),
             wanted: roots,
         }];
@@ -504,7 +536,7 @@ impl<'a> Chosen<'a> {
                 };
                 self.had.insert(id);
                 if entry.kind == EntryType::Tree {
-                    children.entry(entry.name).had.push(id);
+                    children.entry(pair.key, entry.name).had.push(id);
                 }
                 Ok::<_, SendError>(())
             })?;
@@ -517,6 +549,7 @@ impl<'a> Chosen<'a> {
             if let Some(had) = pair.had.first().filter(|_| self.thin) {
                 self.similar.insert(id, *had);
             }
+            self.name(reader, id, pair.key);
             let tree = trees.read(reader, id)?;
             tree.news(INTERESTING, |entry| {
                 if !within_depth {
@@ -525,17 +558,17 @@ impl<'a> Chosen<'a> {
                 match entry.kind {
                     EntryType::Gitlink => {}
                     EntryType::Blob => {
-                        let before = self.count;
-                        self.admit_blob(reader, entry.id)?;
-                        if self.thin && self.count > before {
-                            let id = reader.require(entry.id)?;
-                            admitted.entry(entry.name.to_vec()).or_default().push(id);
+                        if let Some(id) = self.admit_blob(reader, entry.id)? {
+                            self.name(reader, id, pair.key.child(entry.name));
+                            if self.thin {
+                                admitted.entry(entry.name.to_vec()).or_default().push(id);
+                            }
                         }
                     }
                     EntryType::Tree => {
                         let id = reader.require(entry.id)?;
                         if !self.had.contains(id) && !self.entered.contains(id) {
-                            children.entry(entry.name).wanted.push(id);
+                            children.entry(pair.key, entry.name).wanted.push(id);
                         }
                     }
                 }
@@ -677,6 +710,8 @@ impl Asked {
     }
 }
 
+/// Objects whose names are kept: beyond that they are sent as they are.
+const MOST_NAMES: usize = 2_000_000;
 /// Boring tips whose trees are looked at beside those of the boundary.
 const MAX_BORING_TIPS: usize = 64;
 /// Trees read in search of content that moved, whatever the size of the answer.
@@ -689,34 +724,6 @@ const MARK_BUDGET_FEW: u64 = 8;
 const BYTES_FOR_A_TREE: u64 = 1 << 10;
 /// The same where paths matter and the two sides are not compared path by path.
 const PATHS_BUDGET: u64 = 20_000;
-
-/// What stands at one path on both sides.
-#[derive(Debug, Default)]
-struct Pair {
-    had: Vec<Id>,
-    wanted: Vec<Id>,
-}
-
-/// The pairs of a path's children.
-#[derive(Debug, Default)]
-struct Children {
-    names: HashMap<Vec<u8>, usize>,
-    pairs: Vec<Pair>,
-}
-
-impl Children {
-    fn entry(&mut self, name: &[u8]) -> &mut Pair {
-        let at = match self.names.get(name) {
-            Some(at) => *at,
-            None => {
-                self.names.insert(name.to_vec(), self.pairs.len());
-                self.pairs.push(Pair::default());
-                self.pairs.len() - 1
-            }
-        };
-        &mut self.pairs[at]
-    }
-}
 
 /// Sorts objects by where they lie, the loose ones last.
 pub(super) fn in_pack_order(reader: &Reader<'_>, ids: &[Id]) -> Result<Vec<Id>, SendError> {

@@ -4,6 +4,7 @@
 //! in the repository's packs. Beside them the questions that a negotiation asks of history. Never sends a pack that its receiver cannot
 //! resolve; finds what is missing before the first byte. Holds a few bits for each object, and no object as a whole but those it has to encode anew.
 
+mod anew;
 mod by_bitmap;
 mod deepen;
 mod enumerate;
@@ -11,6 +12,7 @@ mod error;
 mod filter;
 mod marks;
 mod pack_writer;
+mod pairs;
 pub(super) mod parse;
 mod paths;
 mod places;

@@ -11,6 +11,8 @@
 //! and by id only what is not in the pack: `git index-pack` gives up on a thin pack in which the base of a delta by id is both in
 //! the pack as another delta and at the receiver already.
 
+mod deltas;
+
 use std::{
     io::{Read, Write},
     sync::{Arc, atomic::AtomicBool},
@@ -20,16 +22,15 @@ use gix::{hash::ObjectId, objs::Kind};
 
 use super::{
     ObjectSet, SendError,
+    anew::Anew,
     marks::Id,
     places::{Entries, Place, Run, sent_to},
     sink::Sink,
     walk::{IdMap, IdSet},
 };
 use crate::{
-    pack::{
-        Checksum, Deflater, EntryHeader, EntryKind, PACK_HEADER_LEN, encode_delta, pack_header, write_entry_header,
-    },
-    repo::{Location, Odb, Pack},
+    pack::{Deflater, EntryHeader, EntryKind, PACK_HEADER_LEN, pack_header, write_entry_header},
+    repo::{Location, Odb, Pack, loose::object_id},
 };
 
 /// How a pack is written.
@@ -72,10 +73,9 @@ pub struct PackStats {
 const BIG: u64 = 16 << 20;
 /// Bytes that are checked before they are sent: few enough to be still in the processor's cache the second time.
 const PIECE: u64 = 256 << 10;
-/// Bytes of objects that are made deltas here.
-const DELTA_SIZES: std::ops::RangeInclusive<usize> = 64..=4 << 20;
-/// Bases beneath an entry that are looked at.
-const MAX_BELOW: usize = 50;
+/// In an answer of so few objects, whole entries of so many bytes in their pack are made deltas where the receiver has something like them: a large answer is copied.
+const FEW: u32 = 1_000;
+const WORTH_A_DELTA: std::ops::RangeInclusive<usize> = 512..=1 << 20;
 /// A chain of bases longer than this is taken for a circle.
 const MAX_CHAIN: usize = 10_000;
 
@@ -95,10 +95,12 @@ pub fn write_pack(
     if let Some(pack) = mirror.as_ref().filter(|_| set.had.is_empty()) {
         return as_it_is(odb, pack, out, progress, stop);
     }
+    let anew = Anew::find(odb, set, options.compression, stop)?;
     let mut writer = PackWriter {
         odb,
         set,
         options,
+        anew,
         sink: Sink::new(out, mirror, stop),
         progress,
         runs: vec![Vec::new(); set.packs.len()],
@@ -163,6 +165,7 @@ struct PackWriter<'a> {
     odb: &'a Odb,
     set: &'a ObjectSet,
     options: &'a PackOptions,
+    anew: Anew,
     sink: Sink<'a>,
     progress: &'a mut dyn FnMut(u32),
     /// For each pack what was sent of it, in the order of offsets.
@@ -183,6 +186,10 @@ enum Action {
     Header(EntryKind),
     /// Compress the object anew.
     Encode,
+    /// Send a delta against what the receiver has in its place, if that is small; otherwise copy the entry.
+    Thin,
+    /// Send the delta that was made of it, on the object that begins here in the output.
+    Made(u64),
     /// Send this one first, then decide again.
     After(Id),
 }
@@ -331,13 +338,23 @@ impl PackWriter<'_> {
                 self.sink.write(&bytes[header.header_len..])?;
                 self.count(Some(header))
             }
-            _ => {
+            (action, bytes) => {
                 let place = Location::Packed {
                     pack: entry.rank,
                     pos: entry.pos,
                 };
                 let id = self.set.numbering.packed(entry.rank, entry.pos);
-                self.encode(place, &entry.pack.oid(entry.pos)?, id, entry.is_all_checked())?;
+                let oid = entry.pack.oid(entry.pos)?;
+                match (action, id, bytes) {
+                    (Action::Made(to), Some(id), _) => self.made(place, &oid, id, to)?,
+                    (Action::Thin, Some(id), Some((header, bytes))) => {
+                        if !self.thin_delta(place, &oid, id, entry.is_all_checked())? {
+                            self.sink.write(bytes)?;
+                            return self.count(Some(header));
+                        }
+                    }
+                    _ => self.encode(place, &oid, id, entry.is_all_checked())?,
+                }
                 self.count(None)
             }
         }
@@ -349,13 +366,15 @@ impl PackWriter<'_> {
         let (mut waiting, mut is_waiting) = (vec![id], IdSet::default());
         while let Some(id) = waiting.last().copied() {
             let Some((rank, pos)) = set.numbering.place(id) else {
-                // Loose objects have no bases.
+                if let Some(base) = self.unsent_base(id)?.filter(|_| waiting.len() < MAX_CHAIN) {
+                    waiting.push(base);
+                    continue;
+                }
                 self.ahead.insert(id, self.sink.position());
                 let number = id
                     .loose()
                     .expect("because an object without a place in a pack is loose");
-                self.encode(Location::Loose, &set.numbering.loose()[number], Some(id), false)?;
-                self.count(None)?;
+                self.one_loose(id, &set.numbering.loose()[number])?;
                 waiting.pop();
                 continue;
             };
@@ -380,6 +399,13 @@ impl PackWriter<'_> {
 
     /// What to do with an entry.
     fn action(&self, entry: &Entry<'_>) -> Result<Action, SendError> {
+        let id = self.set.numbering.packed(entry.rank, entry.pos);
+        if let Some(made) = id.and_then(|id| self.anew.delta(id)) {
+            return Ok(match self.sent(made.base)? {
+                Some(to) => Action::Made(to),
+                None => Action::After(made.base),
+            });
+        }
         let base = match entry.bytes {
             // Not what it was when the index was written. Another copy may be better; reading it checks what it is.
             None => return Ok(Action::Encode),
@@ -404,6 +430,13 @@ impl PackWriter<'_> {
                     }
                 }
                 EntryKind::RefDelta { base } => base,
+                _ if self.options.thin
+                    && self.set.len() <= FEW
+                    && WORTH_A_DELTA.contains(&(entry.bytes.map_or(0, |(_, bytes)| bytes.len())))
+                    && id.is_some_and(|id| self.set.similar.contains_key(&id)) =>
+                {
+                    return Ok(Action::Thin);
+                }
                 _ => return Ok(Action::Verbatim),
             },
         };
@@ -426,17 +459,6 @@ impl PackWriter<'_> {
         Ok(Action::Encode)
     }
 
-    /// Under a filter a client may lack objects that its commits reach.
-    fn client_has(&self, base: &ObjectId) -> Result<bool, SendError> {
-        let Some(filter) = &self.set.filter else {
-            return Ok(true);
-        };
-        let Some((kind, _)) = self.odb.header(base)? else {
-            return Ok(false);
-        };
-        Ok(filter.client_has(kind))
-    }
-
     /// Where in the output an object is, if it was sent already.
     fn sent(&self, id: Id) -> Result<Option<u64>, SendError> {
         if let Some(to) = self.ahead.get(&id) {
@@ -456,110 +478,51 @@ impl PackWriter<'_> {
             if !self.ahead.is_empty() && id.is_some_and(|id| self.ahead.contains_key(&id)) {
                 continue;
             }
-            self.encode(Location::Loose, &oid, id, false)?;
-            self.count(None)?;
+            match id {
+                Some(id) if self.unsent_base(id)?.is_some() => self.after_its_bases(id)?,
+                Some(id) => {
+                    // What is based on it later asks where it is.
+                    if !self.anew.is_empty() {
+                        self.ahead.insert(id, self.sink.position());
+                    }
+                    self.one_loose(id, &oid)?;
+                }
+                None => {
+                    self.encode(Location::Loose, &oid, None, false)?;
+                    self.count(None)?;
+                }
+            }
         }
         Ok(())
     }
 
-    /// What the receiver has in the place of an object, if a delta may be based on it; and whether our copy is known to be intact.
-    fn similar(&self, id: Id) -> Result<Option<(ObjectId, bool)>, SendError> {
-        let set = self.set;
-        let Some(base) = set.similar.get(&id).filter(|_| self.options.thin) else {
-            return Ok(None);
-        };
-        if set.chosen.contains(*base) || !set.had.contains(*base) {
-            return Ok(None);
+    /// What has to be sent before the delta that was made of an object.
+    fn unsent_base(&self, id: Id) -> Result<Option<Id>, SendError> {
+        match self.anew.delta(id) {
+            Some(made) if self.sent(made.base)?.is_none() => Ok(Some(made.base)),
+            _ => Ok(None),
         }
-        let (oid, intact) = match (set.numbering.place(*base), base.loose()) {
-            (Some((rank, pos)), _) => {
-                let pack = &set.packs[rank as usize];
-                let entry = Entry::new(pack, rank, Place::of(pack, pos)?)?;
-                (pack.oid(pos)?, entry.is_all_checked())
-            }
-            // Loose objects are compared with their ids when they are read.
-            (None, Some(number)) => (set.numbering.loose()[number], true),
-            (None, None) => return Ok(None),
-        };
-        Ok(self.client_has(&oid)?.then_some((oid, intact)))
     }
 
-    /// The nearest of the bases of a packed object that was sent, and where it begins in the output: of an object whose own base is not sent that is an older
-    /// version as a rule.
-    fn sent_below(&self, location: Location) -> Result<Option<(ObjectId, u64)>, SendError> {
-        let Location::Packed { pack: rank, pos } = location else {
-            return Ok(None);
+    /// Sends a loose object. The base of the delta that was made of it, if one was, has been sent.
+    fn one_loose(&mut self, id: Id, oid: &ObjectId) -> Result<(), SendError> {
+        let base = match self.anew.delta(id) {
+            Some(made) => self.sent(made.base)?,
+            None => None,
         };
-        let pack = &self.set.packs[rank as usize];
-        let mut at = pack.index()?.offset(pos);
-        for _ in 0..MAX_BELOW {
-            // What is damaged is read from elsewhere.
-            let Ok((header, _)) = pack.entry_at(at) else { break };
-            let base = match header.kind {
-                EntryKind::OfsDelta { distance } => at.checked_sub(distance),
-                EntryKind::RefDelta { base } => {
-                    let index = pack.index()?;
-                    index.lookup(&base).map(|pos| index.offset(pos))
+        match base {
+            Some(to) => self.made(Location::Loose, oid, id, to)?,
+            None => match self.anew.take_whole(id) {
+                Some(whole) => {
+                    let mut header = Vec::new();
+                    write_entry_header(whole.kind.into(), whole.len as u64, &mut header);
+                    self.sink.write(&header)?;
+                    self.sink.write(&whole.packed)?;
                 }
-                _ => None,
-            };
-            let Some(base) = base else { break };
-            at = base;
-            if let Some(to) = sent_to(&self.runs[rank as usize], at)
-                && let Ok(Some(pos)) = pack.pos_at_offset(at)
-            {
-                return Ok(Some((pack.oid(pos)?, to)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Encodes an object as a delta against something that the receiver will have, if that makes it much smaller: what was sent already, or what the receiver has in
-    /// its place.
-    fn as_delta(
-        &mut self,
-        location: Location,
-        id: Option<Id>,
-        (kind, data): (Kind, &[u8]),
-        packed: &mut Vec<u8>,
-    ) -> Result<bool, SendError> {
-        if !DELTA_SIZES.contains(&data.len()) {
-            return Ok(false);
-        }
-        let (base, intact, to) = match (self.sent_below(location)?, id) {
-            (Some((base, to)), _) => (base, false, Some(to)),
-            (None, Some(id)) => match self.similar(id)? {
-                Some((base, intact)) => (base, intact, None),
-                None => return Ok(false),
+                None => self.encode(Location::Loose, oid, Some(id), false)?,
             },
-            (None, None) => return Ok(false),
-        };
-        let mut base_data = Vec::new();
-        match self.odb.header(&base)? {
-            Some((base_kind, size)) if base_kind == kind && size <= *DELTA_SIZES.end() as u64 => {
-                self.odb.read(&base, &mut base_data)?;
-            }
-            _ => return Ok(false),
         }
-        // The receiver applies the delta to what has this id.
-        if !intact && !is_whole(&base, kind, &base_data) {
-            return Ok(false);
-        }
-        let mut delta = Vec::new();
-        if !encode_delta(&base_data, data, data.len() / 2, &mut delta) {
-            return Ok(false);
-        }
-        let kind = match to {
-            Some(to) if self.options.ofs_delta => EntryKind::OfsDelta {
-                distance: self.position() - to,
-            },
-            _ => EntryKind::RefDelta { base },
-        };
-        write_entry_header(kind, delta.len() as u64, packed);
-        self.deflater.deflate(&delta, packed);
-        self.stats.deltas += 1;
-        self.stats.new_deltas += 1;
-        Ok(true)
+        self.count(None)
     }
 
     /// Sends an object compressed anew. Unless `intact`, its content is compared with its id.
@@ -576,15 +539,21 @@ impl PackWriter<'_> {
                 why: "its content does not have this id",
             });
         }
-        let mut packed = Vec::new();
-        if !self.as_delta(location, id, (kind, &data), &mut packed)? {
-            packed.reserve(data.len() / 2 + 64);
-            write_entry_header(kind.into(), data.len() as u64, &mut packed);
-            self.deflater.deflate(&data, &mut packed);
-        }
+        self.put(location, id, (kind, &data))?;
         self.scratch = data;
         if self.scratch.capacity() as u64 > BIG {
             self.scratch = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Sends what an object holds.
+    fn put(&mut self, location: Location, id: Option<Id>, (kind, data): (Kind, &[u8])) -> Result<(), SendError> {
+        let mut packed = Vec::new();
+        if !self.as_delta(location, id, (kind, data), &mut packed)? {
+            packed.reserve(data.len() / 2 + 64);
+            write_entry_header(kind.into(), data.len() as u64, &mut packed);
+            self.deflater.deflate(data, &mut packed);
         }
         self.sink.write(&packed)
     }
@@ -626,9 +595,6 @@ impl PackWriter<'_> {
 }
 
 /// Whether an object of ours is what it was when it came in. It was looked at for attacks on its hash then.
-fn is_whole(oid: &ObjectId, kind: Kind, data: &[u8]) -> bool {
-    let mut checksum = Checksum::new(oid.kind());
-    checksum.update(&gix::objs::encode::loose_header(kind, data.len() as u64));
-    checksum.update(data);
-    checksum.finish() == *oid
+pub(super) fn is_whole(oid: &ObjectId, kind: Kind, data: &[u8]) -> bool {
+    object_id(oid.kind(), kind, data) == *oid
 }

@@ -69,6 +69,11 @@ impl<'a> Reader<'a> {
         self.hash
     }
 
+    /// Whether all objects met so far lie in one pack.
+    pub(super) fn is_one_pack(&self) -> bool {
+        self.packs.len() == 1 && self.numbering.loose().is_empty()
+    }
+
     pub(super) fn packs(&self) -> &[Arc<Pack>] {
         &self.packs
     }

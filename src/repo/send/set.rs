@@ -9,7 +9,7 @@ use super::{
     reader::Reader,
     walk::IdMap,
 };
-use crate::repo::{Location, Odb, Pack};
+use crate::repo::{Location, Odb, Pack, deltas::PathKey};
 
 /// The objects that an answer consists of, and those that its receiver is known to have: two bits for each object of the repository.
 ///
@@ -25,7 +25,17 @@ pub struct ObjectSet {
     pub(super) filter: Option<FilterPlan>,
     /// For objects that are to be sent, what the receiver has in their place: good bases for deltas.
     pub(super) similar: IdMap<Id>,
+    /// Where objects stand, if there are loose ones among them or several packs.
+    pub(super) names: IdMap<Name>,
     pub(super) len: u32,
+}
+
+/// Where a tree or blob was met.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Name {
+    pub(super) key: PathKey,
+    /// How many were met before: those of the newest commits come first.
+    pub(super) met: u32,
 }
 
 impl ObjectSet {
@@ -35,6 +45,7 @@ impl ObjectSet {
         had: Marks,
         filter: Option<FilterPlan>,
         similar: IdMap<Id>,
+        names: IdMap<Name>,
     ) -> Result<Self, SendError> {
         let len = u32::try_from(chosen.len()).map_err(|_| SendError::TooManyObjects)?;
         let (numbering, packs) = reader.into_parts();
@@ -45,6 +56,7 @@ impl ObjectSet {
             had,
             filter,
             similar,
+            names,
             len,
         })
     }
@@ -58,6 +70,7 @@ impl ObjectSet {
             had: self.had.clone(),
             filter: self.filter.clone(),
             similar: self.similar.clone(),
+            names: self.names.clone(),
             len: self.len,
         }
     }
@@ -96,6 +109,15 @@ impl ObjectSet {
         })
     }
 
+    /// The id that a number stands for.
+    pub(super) fn oid_of(&self, id: Id) -> Result<ObjectId, SendError> {
+        match (id.loose(), self.numbering.place(id)) {
+            (_, Some((rank, pos))) => Ok(self.packs[rank as usize].oid(pos)?),
+            (Some(number), None) => Ok(self.numbering.loose()[number]),
+            (None, None) => Err(SendError::TooManyObjects),
+        }
+    }
+
     /// The ids of the objects, pack by pack in the order of ids, then the loose ones.
     ///
     /// # Errors
@@ -122,6 +144,7 @@ pub struct KeptSet {
     had: Marks,
     filter: Option<FilterPlan>,
     similar: IdMap<Id>,
+    names: IdMap<Name>,
     len: u32,
 }
 
@@ -141,6 +164,7 @@ impl KeptSet {
             had: self.had.clone(),
             filter: self.filter.clone(),
             similar: self.similar.clone(),
+            names: self.names.clone(),
             len: self.len,
         })
     }
@@ -148,10 +172,12 @@ impl KeptSet {
     /// About how many bytes it takes.
     pub fn memory(&self) -> usize {
         let per_similar = 3 * size_of::<Id>();
+        let per_name = 2 * size_of::<(Id, Name)>();
         self.numbering.memory()
             + self.chosen.memory()
             + self.had.memory()
             + self.packs.len() * size_of::<Weak<Pack>>()
             + self.similar.len() * per_similar
+            + self.names.len() * per_name
     }
 }

@@ -8,8 +8,7 @@ use std::{
 };
 
 use super::{
-    RepackError, check,
-    error::Trouble,
+    Trouble, check,
     objects::{Loader, NONE, Objects},
 };
 use crate::{
@@ -29,33 +28,38 @@ const KEPT_BYTES: usize = 64 << 20;
 
 /// How deltas are looked for.
 #[derive(Debug, Clone)]
-pub(super) struct Search {
+pub(in crate::repo) struct Search {
     /// Objects that each one is compared with.
-    pub(super) window: usize,
+    pub(in crate::repo) window: usize,
     /// Deltas from an object to a whole one, at most.
-    pub(super) depth: u16,
+    pub(in crate::repo) depth: u16,
     /// Bytes of objects that one thread holds.
-    pub(super) window_bytes: usize,
-    pub(super) threads: usize,
+    pub(in crate::repo) window_bytes: usize,
+    pub(in crate::repo) threads: usize,
     /// Larger objects stay whole.
-    pub(super) largest: u64,
+    pub(in crate::repo) largest: u64,
     /// Compare also what lies whole in one pack: whoever wrote that has compared it before.
-    pub(super) again: bool,
+    pub(in crate::repo) again: bool,
     /// Zlib level.
-    pub(super) level: i32,
+    pub(in crate::repo) level: i32,
+    /// A delta of less than this part of the object is good enough to look no further; 0 for never.
+    pub(in crate::repo) enough: usize,
+    /// Compress loose objects of which no delta was made, too: whoever asks would have to read them again.
+    pub(in crate::repo) wholes: bool,
 }
 
 /// A delta that was found.
-pub(super) struct Found {
-    pub(super) base: u32,
-    /// Bytes of the delta.
-    pub(super) len: usize,
-    /// The delta, compressed, if it was kept.
-    pub(super) packed: Option<Box<[u8]>>,
+pub(in crate::repo) struct Found {
+    /// [`NONE`] for an object that stays whole.
+    pub(in crate::repo) base: u32,
+    /// Bytes of the delta, or of the object.
+    pub(in crate::repo) len: usize,
+    /// It, compressed, if it was kept.
+    pub(in crate::repo) packed: Option<Box<[u8]>>,
 }
 
 /// Looks for deltas for all objects that are whole, among their neighbours by kind, name and size.
-pub(super) fn search(
+pub(in crate::repo) fn search(
     objects: &Objects,
     odb: &Odb,
     search: &Search,
@@ -252,7 +256,19 @@ impl<'a> Worker<'a> {
                 if let Some(at) = self.window.iter().position(|slot| slot.number == best.base) {
                     self.window[at..].rotate_left(1);
                 }
-                found.push((*number, self.keep(best)));
+                let made = self.keep(best.base, &best.delta);
+                found.push((*number, made));
+            } else if shared.search.wholes && item.pack == NONE {
+                let data = match &target.data {
+                    Some(data) => data,
+                    None => {
+                        let content = self.loader.load(shared.objects, *number)?;
+                        target.data.insert(DeltaBase::new(Content(content)))
+                    }
+                };
+                let content = data.data().to_owned();
+                let whole = self.keep(NONE, &content);
+                found.push((*number, whole));
             }
             // Nothing can be made of what lies deepest: it shall not take the place of what lies higher.
             if target.depth >= shared.search.depth {
@@ -326,6 +342,9 @@ impl<'a> Worker<'a> {
                 level,
                 delta: self.spare.clone(),
             });
+            if len.saturating_mul(search.enough) > 0 && len.saturating_mul(search.enough) < size {
+                break;
+            }
         }
         let Some(best) = best else { return Ok(None) };
         if best.delta.len() > size / 2 && !self.is_smaller_packed(target, &best) {
@@ -361,32 +380,27 @@ impl<'a> Worker<'a> {
         let wanted = target.data.as_ref().map(DeltaBase::data);
         self.made.clear();
         let (Some(base), Some(wanted)) = (base, wanted) else {
-            return Err(unsound());
+            return Err(Trouble::Unsound);
         };
         match apply_delta(base, &best.delta, wanted.len() as u64, &mut self.made) {
             Ok(()) if self.made == wanted => Ok(()),
-            _ => Err(unsound()),
+            _ => Err(Trouble::Unsound),
         }
     }
 
-    fn keep(&mut self, best: Best) -> Found {
+    fn keep(&mut self, base: u32, data: &[u8]) -> Found {
         let kept = &self.shared.kept;
         let mut packed = None;
-        if best.delta.len() <= KEPT_EACH && kept.load(Ordering::Relaxed) < KEPT_BYTES {
+        if data.len() <= KEPT_EACH && kept.load(Ordering::Relaxed) < KEPT_BYTES {
             let mut out = Vec::new();
-            self.deflater.deflate(&best.delta, &mut out);
+            self.deflater.deflate(data, &mut out);
             kept.fetch_add(out.len(), Ordering::Relaxed);
             packed = Some(out.into_boxed_slice());
         }
         Found {
-            base: best.base,
-            len: best.delta.len(),
+            base,
+            len: data.len(),
             packed,
         }
     }
-}
-
-fn unsound() -> Trouble {
-    let why = "a delta does not make what it was made for";
-    RepackError::Unsound { why }.into()
 }

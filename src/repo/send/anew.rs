@@ -1,0 +1,232 @@
+//! Deltas for what no pack has as a delta: loose objects, and objects that lie whole in different packs.
+//!
+//! Whoever wrote a pack has compared what is in it, so nothing is done for an answer out of one pack. Otherwise what would be sent whole is compared with its
+//! neighbours by name and size, as a repack does. Without this a repository that has received a hundred pushes would be sent with a hundred whole versions of a file.
+
+use std::{collections::HashMap, path::PathBuf, sync::atomic::AtomicBool};
+
+use gix::{hash::ObjectId, objs::Kind};
+
+use super::{
+    ObjectSet, SendError,
+    marks::Id,
+    places::{Entries, Place},
+    walk::{IdMap, check},
+};
+use crate::{
+    pack::encode_delta,
+    repo::{
+        LooseReader, Odb,
+        deltas::{Found, Held, Item, NONE, Objects, Search, Trouble, search},
+    },
+};
+
+/// Objects that each one is compared with, as many as git's default. Where nothing is loose fewer do: what lies in one pack was compared there already.
+const WINDOW: usize = 10;
+const WINDOW_OF_PACKS: usize = 5;
+/// Deltas from an object to a whole one.
+const DEPTH: u16 = 50;
+/// Bytes of objects that one thread compares at a time.
+const WINDOW_BYTES: usize = 16 << 20;
+/// Objects above this are sent whole.
+const LARGEST: u64 = 4 << 20;
+/// Deltas of less than this part of an object are good enough: whoever waits for an answer does not wait for the best.
+const ENOUGH: usize = 20;
+/// Files of loose objects up to this size are read once and kept, up to so many bytes.
+const HELD_EACH: u64 = 256 << 10;
+const HELD_BYTES: usize = 32 << 20;
+
+/// What was made for one answer.
+#[derive(Default)]
+pub(super) struct Anew {
+    deltas: IdMap<Delta>,
+    /// Loose objects that stay whole and were compressed already.
+    whole: IdMap<Whole>,
+}
+
+/// An object as it is sent.
+pub(super) struct Whole {
+    pub(super) kind: Kind,
+    /// Bytes, inflated.
+    pub(super) len: usize,
+    pub(super) packed: Box<[u8]>,
+}
+
+/// A delta between two objects that are sent.
+pub(super) struct Delta {
+    pub(super) base: Id,
+    /// Bytes, inflated.
+    pub(super) len: usize,
+    /// Compressed, if there was room to keep it.
+    pub(super) packed: Option<Box<[u8]>>,
+}
+
+impl Anew {
+    /// Looks for deltas. An object that cannot be read is left to whoever sends it.
+    pub(super) fn find(odb: &Odb, set: &ObjectSet, level: i32, stop: &AtomicBool) -> Result<Anew, SendError> {
+        if set.names.is_empty() {
+            return Ok(Anew::default());
+        }
+        let Some((objects, ids)) = gather(odb, set, stop)? else {
+            return Ok(Anew::default());
+        };
+        let how = Search {
+            window: if objects.items.iter().any(|item| item.pack == NONE) {
+                WINDOW
+            } else {
+                WINDOW_OF_PACKS
+            },
+            depth: DEPTH,
+            window_bytes: WINDOW_BYTES,
+            threads: odb.limits().threads_per_request,
+            largest: LARGEST,
+            again: false,
+            level,
+            enough: ENOUGH,
+            wholes: true,
+        };
+        let found = match search(&objects, odb, &how, stop, &mut |_, _| ()) {
+            Ok(found) => found,
+            Err(trouble) => {
+                check(stop)?;
+                if !matches!(trouble, Trouble::Stopped) {
+                    tracing::warn!(?trouble, "no deltas are looked for among damaged objects");
+                }
+                HashMap::new()
+            }
+        };
+        let mut anew = Anew::default();
+        for (number, Found { base, len, packed }) in found {
+            let (id, kind) = (ids[number as usize], objects.item(number).kind);
+            match (base, packed) {
+                (NONE, Some(packed)) => {
+                    anew.whole.insert(id, Whole { kind, len, packed });
+                }
+                (NONE, None) => {}
+                (base, packed) => {
+                    let base = ids[base as usize];
+                    anew.deltas.insert(id, Delta { base, len, packed });
+                }
+            }
+        }
+        Ok(anew)
+    }
+
+    /// Whether nothing was made.
+    pub(super) fn is_empty(&self) -> bool {
+        self.deltas.is_empty()
+    }
+
+    /// The delta that was made of an object.
+    pub(super) fn delta(&self, id: Id) -> Option<&Delta> {
+        if self.deltas.is_empty() {
+            return None;
+        }
+        self.deltas.get(&id)
+    }
+
+    /// A loose object that is sent whole. It was compared with its id.
+    pub(super) fn take_whole(&mut self, id: Id) -> Option<Whole> {
+        self.whole.remove(&id)
+    }
+}
+
+/// What would be sent whole, if there is something to compare.
+fn gather(odb: &Odb, set: &ObjectSet, stop: &AtomicBool) -> Result<Option<(Objects, Vec<Id>)>, SendError> {
+    let mut objects = Objects {
+        items: Vec::new(),
+        packs: set.packs.clone(),
+        damaged: 0,
+        held: HashMap::new(),
+    };
+    let (mut ids, mut sources) = (Vec::new(), 0);
+    // The client's version of a file is a better base than any other.
+    let named = |id: Id| set.names.get(&id).filter(|_| !set.similar.contains_key(&id));
+    let mut add = |objects: &mut Objects, id: Id, oid: ObjectId, (pack, pos): (u32, u32), kind: Kind, size: u64| {
+        let name = named(id)?;
+        ids.push(id);
+        objects.items.push(Item {
+            id: oid,
+            pack,
+            pos,
+            kind,
+            size,
+            base: NONE,
+            height: 0,
+            was_delta: false,
+            name: name.key,
+            recency: name.met,
+        });
+        Some(objects.items.len() as u32 - 1)
+    };
+    for (rank, pack) in set.packs.iter().enumerate() {
+        let range = set.numbering.range(rank as u32);
+        if set.chosen.count_in(range.clone()) == 0 {
+            continue;
+        }
+        let before = objects.items.len();
+        let mut entries = Entries::of(pack, set, range.clone())?;
+        let mut places: Vec<Place> = Vec::new();
+        loop {
+            check(stop)?;
+            entries.next(pack, &mut places)?;
+            if places.is_empty() {
+                break;
+            }
+            for place in &places {
+                if let Ok((header, _)) = pack.entry_at(place.start)
+                    && let Some(kind @ (Kind::Tree | Kind::Blob)) = header.kind.object_kind()
+                {
+                    let at = (rank as u32, place.pos);
+                    add(
+                        &mut objects,
+                        Id(range.start + place.pos),
+                        pack.oid(place.pos)?,
+                        at,
+                        kind,
+                        header.size,
+                    );
+                }
+            }
+        }
+        sources += usize::from(objects.items.len() > before);
+    }
+    let mut held = 0;
+    let before = objects.items.len();
+    for number in set.chosen.loose() {
+        check(stop)?;
+        let oid = set.numbering.loose()[number];
+        let Some(id) = set.numbering.known_loose_id(&oid) else {
+            continue;
+        };
+        if named(id).is_none() {
+            continue;
+        }
+        let file = odb.loose_file(&oid, HELD_EACH.min((HELD_BYTES - held) as u64));
+        let reader = match &file {
+            Some(bytes) => LooseReader::held(bytes.clone(), PathBuf::new()).map(Some),
+            None => odb.open_loose(&oid),
+        };
+        // What is damaged is left to whoever sends it, with what there is to say of it.
+        let Ok(Some(reader)) = reader else { continue };
+        if let Some(item) = add(&mut objects, id, oid, (NONE, 0), reader.kind(), reader.size())
+            && let Some(bytes) = file
+        {
+            held += bytes.len();
+            objects.held.insert(item, Held::File(bytes));
+        }
+    }
+    let loose = objects.items.len() - before;
+    Ok((sources > 1 || (loose > 0 && objects.items.len() > 1)).then_some((objects, ids)))
+}
+
+impl Delta {
+    /// The delta, uncompressed, made a second time.
+    pub(super) fn again(&self, odb: &Odb, set: &ObjectSet, target: &[u8]) -> Result<Option<Vec<u8>>, SendError> {
+        let oid = set.oid_of(self.base)?;
+        let mut base = Vec::new();
+        let mut delta = Vec::new();
+        odb.read(&oid, &mut base)?;
+        Ok(encode_delta(&base, target, self.len, &mut delta).then_some(delta))
+    }
+}
