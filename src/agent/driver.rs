@@ -378,6 +378,7 @@ impl<H: Host> Driver<H> {
             Some(Word::Failed(failure)) => self.spawn_failed(failure),
             Some(Word::Ended(exit)) => {
                 self.status.pid = None;
+                self.publish();
                 self.events.push_back(Event::LeaderEnded(exit));
             }
             Some(Word::Gone(record)) => {

@@ -144,6 +144,15 @@ struct Start {
     /// How it speaks
     #[arg(long, value_name = "DIALECT", default_value = "plain")]
     dialect: String,
+    /// An agent that we know how to start: claude, codex, codex-app-server, opencode, opencode-acp, letta, letta-print
+    #[arg(long, value_name = "PRESET", conflicts_with = "dialect")]
+    preset: Option<String>,
+    /// The model of a preset
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// What a preset may do without asking, in its own word
+    #[arg(long, value_name = "MODE")]
+    permission_mode: Option<String>,
     /// A variable of its environment; it gets few others
     #[arg(long, short, value_name = "KEY=VALUE")]
     env: Vec<String>,
@@ -171,7 +180,7 @@ struct Start {
     /// Print what it writes until it has ended
     #[arg(long, short)]
     follow: bool,
-    /// The command [default: that of the dialect, if it is one of claude, codex, codex-app-server, opencode, letta]
+    /// The command [default: that of the preset or dialect]
     #[arg(last = true, value_name = "COMMAND")]
     argv: Vec<String>,
 }
@@ -373,6 +382,9 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         "workspace": workspace,
         "dialect": wanted.dialect,
         "argv": wanted.argv,
+        "preset": wanted.preset,
+        "model": wanted.model,
+        "permission_mode": wanted.permission_mode,
         "env": pairs(&wanted.env, "env")?,
         "secrets": secrets,
         "inherit": wanted.inherit,

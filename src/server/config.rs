@@ -11,6 +11,7 @@ use crate::{
     base::{Grant, Limits, Rules, TokenRule},
     depot::{CreateOptions, DepotOptions},
     repo::{ContentCache, OpenOptions},
+    session::AskRules,
     workspace::WorkspaceOptions,
 };
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the workspaces of this server are opened and their checkpoints made; see [`Config::workspace_options`].
     pub checkpoints: WorkspaceOptions,
+    /// Who answers questions, and how many; nobody without `[ask]`.
+    pub ask: Option<AskRules>,
     /// git configuration for all repositories: lower-case section and name, value.
     pub defaults: Vec<(String, String)>,
     /// The filter of the log, in `tracing`'s language.
@@ -192,6 +195,7 @@ impl Config {
             ..WorkspaceOptions::default()
         };
         file.checkpoints.apply(base, &mut checkpoints)?;
+        let ask = file.ask.map(|ask| ask.rules(base, &data)).transpose()?;
         let namespace = over
             .namespace
             .clone()
@@ -219,6 +223,7 @@ impl Config {
             rules,
             limits,
             checkpoints,
+            ask,
             defaults: defaults(&file.defaults)?,
             log: over.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
         })

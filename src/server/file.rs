@@ -12,6 +12,7 @@ use super::ConfigError;
 use crate::workspace::CommitSigner;
 use crate::{
     base::{Access, Limits, Pattern, TokenHash},
+    session::{AgentSpec, AskRules, Place},
     workspace::{Durability, Placement, SecretRules, Unchanged, WorkspaceOptions},
 };
 
@@ -38,6 +39,7 @@ pub(super) struct FileConfig {
     pub limits: FileLimits,
     #[serde(default)]
     pub checkpoints: FileCheckpoints,
+    pub ask: Option<FileAsk>,
     #[serde(default)]
     pub defaults: toml::Table,
     #[serde(default)]
@@ -169,6 +171,84 @@ pub fn sign_with(path: &Path, options: &mut WorkspaceOptions) -> Result<(), Stri
 #[cfg(not(feature = "ssh-signatures"))]
 pub fn sign_with(_: &Path, _: &mut WorkspaceOptions) -> Result<(), String> {
     Err("this gitstead was built without signatures".to_owned())
+}
+
+/// `[ask]`: who answers the questions of `/agent/ask`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileAsk {
+    pub workspace: Option<String>,
+    pub preset: Option<String>,
+    pub dialect: Option<String>,
+    #[serde(default)]
+    pub command: Vec<String>,
+    pub model: Option<String>,
+    pub permission_mode: Option<String>,
+    #[serde(default)]
+    pub secrets: std::collections::BTreeMap<String, PathBuf>,
+    #[serde(default)]
+    pub inherit: Vec<String>,
+    pub rate_max: Option<Number>,
+    pub rate_window: Option<Span>,
+    pub per_user: Option<Number>,
+    pub total: Option<Number>,
+    pub deadline: Option<Span>,
+    pub idle: Option<Span>,
+    pub audit: Option<PathBuf>,
+}
+
+impl FileAsk {
+    /// What it says, with what is usual for the rest: Claude Code, in `ask/main`.
+    pub fn rules(self, base: &Path, data: &Path) -> Result<AskRules, ConfigError> {
+        let wrong = |key: &str, why: String| ConfigError::Value {
+            key: format!("ask.{key}"),
+            why,
+        };
+        let workspace = self.workspace.unwrap_or_else(|| "ask".to_owned());
+        let (repository, name) = workspace.rsplit_once('/').unwrap_or((&workspace, "main"));
+        let place = Place::parse(repository, name).map_err(|error| wrong("workspace", error.to_string()))?;
+        let mut spec = AgentSpec::new(&place, self.command);
+        spec.preset = self.preset;
+        spec.dialect = match self.dialect {
+            Some(dialect) => dialect,
+            None => "claude".to_owned(),
+        };
+        (spec.model, spec.permission_mode) = (self.model, self.permission_mode);
+        spec.secrets = self
+            .secrets
+            .into_iter()
+            .map(|(key, path)| (key, base.join(path)))
+            .collect();
+        spec.inherit = self.inherit;
+        spec.task = Some("Questions and answers".to_owned());
+        spec.check().map_err(|error| wrong("command", error.to_string()))?;
+        let mut rules = AskRules::new(spec);
+        let number = |key: &str, told: Option<Number>, slot: &mut usize| match told {
+            None => Ok(()),
+            Some(Number(0)) => Err(wrong(key, "must be at least 1".to_owned())),
+            Some(Number(told)) => {
+                *slot = usize::try_from(told).map_err(|_| wrong(key, "is too large".to_owned()))?;
+                Ok(())
+            }
+        };
+        number("rate_max", self.rate_max, &mut rules.rate_max)?;
+        number("per_user", self.per_user, &mut rules.per_user)?;
+        number("total", self.total, &mut rules.total)?;
+        for (told, slot) in [
+            (self.rate_window, &mut rules.rate_window),
+            (self.deadline, &mut rules.deadline),
+            (self.idle, &mut rules.idle),
+        ] {
+            if let Some(Span(told)) = told {
+                *slot = told;
+            }
+        }
+        rules.audit = Some(
+            self.audit
+                .map_or_else(|| data.join("audit.jsonl"), |path| base.join(path)),
+        );
+        Ok(rules)
+    }
 }
 
 fn everywhere() -> Vec<Pattern> {

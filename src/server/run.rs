@@ -15,7 +15,7 @@ use crate::{
     base::SystemClock,
     depot::{Depot, DepotError, Upkeep},
     ledger::Ledger,
-    session::{Agents, Context},
+    session::{Agents, AskDesk, Context},
     web::{self, AgentDoors, Api, DepotHands, House, Options, ResidentWorkspaces, Residents},
     worker::{Lane, Workers},
 };
@@ -143,6 +143,7 @@ async fn serve(
             port: local.port(),
             closed: closed.clone(),
         }),
+        ask: agents.as_ref().and_then(|agents| open_desk(config, agents)),
     };
     let router = web::router(Arc::clone(&house)).merge(web::api_routes(Arc::new(api)));
 
@@ -226,6 +227,18 @@ async fn open_agents(
         Ok(agents) => Some(agents),
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "no agents are run");
+            None
+        }
+    }
+}
+
+/// Where questions are asked, if `[ask]` says so.
+fn open_desk(config: &Config, agents: &Agents) -> Option<AskDesk> {
+    let rules = config.ask.clone()?;
+    match AskDesk::open(rules, agents.clone()) {
+        Ok(desk) => Some(desk),
+        Err(error) => {
+            tracing::error!(%error, "no questions are answered");
             None
         }
     }

@@ -59,7 +59,14 @@ pub(super) fn build(
     all: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Vec<(String, String)>, String> {
     let mut env = BTreeMap::new();
-    for name in USUAL.iter().copied().chain(spec.inherit.iter().map(String::as_str)) {
+    let preset = spec.preset().ok().flatten();
+    let passed = preset.map_or(&[][..], |preset| preset.passes());
+    for name in USUAL
+        .iter()
+        .chain(passed)
+        .copied()
+        .chain(spec.inherit.iter().map(String::as_str))
+    {
         if let Some(value) = own(name).and_then(|value| value.into_string().ok())
             && !value.is_empty()
         {
@@ -88,6 +95,14 @@ pub(super) fn build(
             return Err(format!("the secret {name} has a NUL in it"));
         }
         env.insert(name.clone(), value.to_owned());
+    }
+    if let Some(preset) = preset {
+        for (name, value) in preset.fixed() {
+            env.insert((*name).to_owned(), (*value).to_owned());
+        }
+        for name in preset.drops() {
+            env.remove(*name);
+        }
     }
     for (name, value) in fixed {
         env.insert((*name).to_owned(), value.clone());

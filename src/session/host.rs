@@ -172,6 +172,11 @@ impl Desk {
             && let (Some(message), Some(agent)) = (self.shared.spec.message.clone(), self.agent.clone())
         {
             let shared = Arc::clone(&self.shared);
+            // Once: a session that is gone on with has had it.
+            if status.run > 1 && self.shared.record().session.is_some() {
+                return;
+            }
+            self.shared.events.push("asked", json!({ "text": message, "by": null }));
             tokio::spawn(async move {
                 if let Err(error) = agent.ask(message).await {
                     shared.events.push(
@@ -400,7 +405,7 @@ impl Preparation {
         match (&self.spec.task, &self.spec.message) {
             (Some(task), _) => task.clone(),
             (None, Some(message)) => message.clone(),
-            (None, None) => self.spec.command(None).join(" "),
+            (None, None) => self.spec.command(None).unwrap_or_default().join(" "),
         }
     }
 
@@ -427,6 +432,10 @@ impl Preparation {
             _ => {}
         }
         let kind = self.spec.kind().map_err(|error| other(error.to_string()))?;
+        let argv = self
+            .spec
+            .command(self.resume.as_deref())
+            .map_err(|error| other(error.to_string()))?;
         let mut options = Options::new(&root);
         options.bounds = self.bounds;
         options.resume.clone_from(&self.resume);
@@ -446,7 +455,7 @@ impl Preparation {
             newborn,
             launch: Launch {
                 run: self.run,
-                argv: self.spec.command(self.resume.as_deref()),
+                argv,
                 env,
                 cwd,
                 record: self.record,

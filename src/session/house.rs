@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    AgentName, AgentRecord, AgentSpec, EventLog, SessionError, Workspaces,
+    AgentName, AgentRecord, AgentSpec, EventLog, EventPage, SessionError, Workspaces,
     host::{Desk, Shared},
     trail::{self, Trail},
 };
@@ -105,6 +105,11 @@ impl Entry {
         self.agent.status().state
     }
 
+    /// Whether its own process runs.
+    pub(super) fn is_there(&self) -> bool {
+        self.agent.status().pid.is_some()
+    }
+
     /// Waits until `is` holds, or the time is over. Says what it is then.
     pub async fn wait(&self, deadline: Instant, mut is: impl FnMut(&Status) -> bool) -> Status {
         let mut watch = self.agent.watch();
@@ -135,12 +140,21 @@ impl Entry {
         self.agent.send(Command::CloseInput).await;
     }
 
-    /// Gives it a message.
+    /// Gives it a message of somebody's. Returns the number of the event that says so: what comes of it comes after that.
     ///
     /// # Errors
     /// When it cannot take one.
-    pub async fn ask(&self, message: String) -> Result<(), SessionError> {
-        Ok(self.agent.ask(message).await?)
+    pub async fn ask(&self, message: String, by: Option<&str>) -> Result<u64, SessionError> {
+        let seq = self.shared.events.push("asked", json!({ "text": message, "by": by }));
+        match self.agent.ask(message).await {
+            Ok(()) => Ok(seq),
+            Err(error) => {
+                self.shared
+                    .events
+                    .push("not_taken", json!({ "asked": seq, "text": error.to_string() }));
+                Err(error.into())
+            }
+        }
     }
 
     /// Stops what it is doing, in its protocol.
@@ -349,7 +363,7 @@ impl Agents {
             match name {
                 Some(name) if agents.contains_key(&name) => return Err(SessionError::Exists { name }),
                 Some(name) => name,
-                None => free_name(spec.program(), |name| agents.contains_key(name)),
+                None => free_name(&spec.program(), |name| agents.contains_key(name)),
             }
         };
         let now = u64::try_from(self.inner.context.clock.now().as_millis()).unwrap_or(u64::MAX);
@@ -393,6 +407,34 @@ impl Agents {
         };
         let parsed = AgentName::parse(name).map_err(|_| missing())?;
         self.read().get(&parsed).cloned().ok_or_else(missing)
+    }
+
+    /// Up to `most` events of an agent after number `after`, from memory or from the ledger.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn events_after(&self, entry: &Entry, after: u64, most: usize) -> Result<EventPage, SessionError> {
+        if let Some(page) = entry.events().recent(after, most) {
+            return Ok(page);
+        }
+        let events = Arc::clone(entry.events());
+        let read = self
+            .inner
+            .context
+            .workers
+            .call(Lane::Short, None, move || events.read(after, most))
+            .await?;
+        Ok(read?)
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.inner.context.clock.now().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What others of this room work with.
+    pub(super) fn tools(&self) -> (Ledger, Workers) {
+        (self.inner.context.ledger.clone(), self.inner.context.workers.clone())
     }
 
     /// All of them, in the order of their names.

@@ -4,6 +4,7 @@
 //! tools when their files have come to rest; and a last one when nothing of it is left, before it counts as ended. Every change of an agent is an event with a number, and is in
 //! the ledger. After a restart nothing that ran is claimed to run still.
 
+mod ask;
 mod env;
 mod error;
 mod events;
@@ -17,6 +18,7 @@ pub use crate::agent::{
     Cause, Exit, LogLine, LogPage, NotTaken, Reaction, Restart, RestartMode, State, Stream, Watchdog, Watchdogs,
     spooled_tail,
 };
+pub use ask::{Answered, AskDesk, AskError, AskRules, HistoryEntry, QUESTION};
 pub use error::SessionError;
 pub use events::{EventLog, EventPage};
 pub use house::{Agents, Context, Entry};

@@ -6,7 +6,7 @@ use super::SessionError;
 use crate::{
     agent::{Bounds, Ladder, Restart, Rules, Watchdogs},
     base::{RepoName, WorkspaceName},
-    dialect::{Asks, Kind, Nature, Options},
+    dialect::{Asks, Kind, Nature, Options, Preset, Wanted, invoke},
 };
 
 /// Bytes of one argument, and of all of them; the system takes not much more.
@@ -113,8 +113,17 @@ pub struct AgentSpec {
     pub workspace: String,
     /// How it speaks, as [`Kind::from_name`] knows it.
     pub dialect: String,
-    /// The program and its arguments; empty for the usual one of its dialect.
+    /// The program and its arguments; empty for the usual one of its preset or dialect.
     pub argv: Vec<String>,
+    /// The agent that we know how to start, as [`Preset::from_name`] knows it.
+    #[serde(default)]
+    pub preset: Option<String>,
+    /// The model, for a preset.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// What it may do without asking, in its own word; for a preset.
+    #[serde(default)]
+    pub permission_mode: Option<String>,
     /// Variables of its environment beside the usual ones.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -156,42 +165,6 @@ pub struct AgentSpec {
     pub patience: Duration,
 }
 
-/// How an agent that speaks so is started, where that is known.
-fn usual_command(kind: Kind) -> Option<&'static [&'static str]> {
-    match kind {
-        Kind::Claude => Some(&[
-            "claude",
-            "-p",
-            "--input-format",
-            "stream-json",
-            "--output-format",
-            "stream-json",
-            "--verbose",
-            "--permission-prompt-tool",
-            "stdio",
-        ]),
-        Kind::Codex => Some(&[
-            "codex",
-            "exec",
-            "--json",
-            "--skip-git-repo-check",
-            "-s",
-            "workspace-write",
-        ]),
-        Kind::CodexServer => Some(&["codex", "app-server"]),
-        Kind::Opencode => Some(&["opencode", "run", "--format", "json"]),
-        Kind::Letta => Some(&[
-            "letta",
-            "-p",
-            "--input-format",
-            "stream-json",
-            "--output-format",
-            "stream-json",
-        ]),
-        _ => None,
-    }
-}
-
 fn quiet() -> Duration {
     Duration::from_millis(500)
 }
@@ -208,6 +181,9 @@ impl AgentSpec {
             workspace: place.workspace.as_str().to_owned(),
             dialect: Kind::Plain.as_str().to_owned(),
             argv,
+            preset: None,
+            model: None,
+            permission_mode: None,
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
             inherit: Vec::new(),
@@ -237,6 +213,12 @@ impl AgentSpec {
     /// # Errors
     /// When there is no such dialect.
     pub fn kind(&self) -> Result<Kind, SessionError> {
+        if self.preset.is_some()
+            && let Some(preset) = self.preset()?
+            && preset != Preset::Custom
+        {
+            return Ok(preset.kind());
+        }
         Kind::from_name(&self.dialect).ok_or_else(|| {
             let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
             SessionError::Invalid {
@@ -252,20 +234,15 @@ impl AgentSpec {
     pub fn check(&self) -> Result<(), SessionError> {
         let invalid = |why: String| Err(SessionError::Invalid { why });
         self.place()?;
-        let kind = self.kind()?;
-        if self.argv.is_empty() {
-            match usual_command(kind) {
-                None => return invalid("there is no command".to_owned()),
-                Some(_) if self.nature().asks == Asks::InArguments && self.message.is_none() => {
-                    return invalid("this agent is given its message when it starts: there is none".to_owned());
-                }
-                Some(_) => {}
-            }
-        } else if self.argv[0].is_empty() {
+        self.kind()?;
+        let preset = self.preset()?;
+        if preset.is_none() && self.argv.first().is_none_or(String::is_empty) {
             return invalid("there is no command".to_owned());
-        } else if self.nature().asks == Asks::InArguments && self.message.is_some() {
+        }
+        if preset.is_none() && self.message.is_some() && self.nature().asks == Asks::InArguments {
             return invalid("an agent of this dialect has its message among its arguments".to_owned());
         }
+        self.command(None)?;
         if self
             .message
             .as_deref()
@@ -308,29 +285,53 @@ impl AgentSpec {
         Ok(())
     }
 
-    /// What is executed: the command, or without one that of the dialect, so that it goes on with the session `resume` where that can be said in arguments.
-    pub fn command(&self, resume: Option<&str>) -> Vec<String> {
-        let kind = self.kind().unwrap_or(Kind::Plain);
-        let (true, Some(usual)) = (self.argv.is_empty(), usual_command(kind)) else {
-            return self.argv.clone();
+    /// The preset that says how it is started: the one that is named, or without a command that of its dialect.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn preset(&self) -> Result<Option<Preset>, SessionError> {
+        match &self.preset {
+            Some(name) => Preset::from_name(name).map(Some).ok_or_else(|| {
+                let known: Vec<_> = Preset::ALL.iter().map(|preset| preset.as_str()).collect();
+                SessionError::Invalid {
+                    why: format!("there is no preset '{name}'; there are {}", known.join(", ")),
+                }
+            }),
+            None if self.argv.is_empty() => {
+                Ok(Preset::from_name(&self.dialect).filter(|preset| *preset != Preset::Custom))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// What is executed: the command, or what its preset says, so that it goes on with the session `resume` where that can be said in arguments.
+    ///
+    /// # Errors
+    /// When the preset cannot be started so.
+    pub fn command(&self, resume: Option<&str>) -> Result<Vec<String>, SessionError> {
+        let Some(preset) = self.preset()? else {
+            return Ok(self.argv.clone());
         };
-        let mut argv: Vec<String> = usual.iter().map(|word| (*word).to_owned()).collect();
-        if let (Kind::Claude, Some(session)) = (kind, resume) {
-            argv.extend(["--resume".to_owned(), session.to_owned()]);
+        let mut wanted = Wanted::default();
+        wanted.command.clone_from(&self.argv);
+        wanted.model.clone_from(&self.model);
+        wanted.permission_mode.clone_from(&self.permission_mode);
+        wanted.resume = resume.map(str::to_owned);
+        if self.nature().asks == Asks::InArguments {
+            wanted.message.clone_from(&self.message);
         }
-        if let (Asks::InArguments, Some(message)) = (self.nature().asks, &self.message) {
-            // Whatever it begins with, it is no option.
-            argv.extend(["--".to_owned(), message.clone()]);
+        match invoke(preset, &wanted) {
+            Ok(invocation) => Ok(invocation.argv),
+            Err(error) => Err(SessionError::Invalid { why: error.to_string() }),
         }
-        argv
     }
 
     /// The name of its program, without directories.
-    pub fn program(&self) -> &str {
-        let usual = usual_command(self.kind().unwrap_or(Kind::Plain)).and_then(|usual| usual.first().copied());
-        let name = self.argv.first().map_or(usual.unwrap_or_default(), String::as_str);
+    pub fn program(&self) -> String {
+        let argv = self.command(None).unwrap_or_default();
+        let name = argv.first().map_or("", String::as_str);
         let last = name.rsplit('/').next().unwrap_or_default();
-        if last.is_empty() { "command" } else { last }
+        if last.is_empty() { "command" } else { last }.to_owned()
     }
 
     /// What can be asked of it.
@@ -398,20 +399,24 @@ mod tests {
         spec.dialect = "claude".to_owned();
         assert!(spec.check().is_ok());
         assert_eq!(spec.program(), "claude");
-        let argv = spec.command(Some("0835"));
-        assert_eq!(
-            (argv[0].as_str(), &argv[argv.len() - 2..]),
-            ("claude", &["--resume".to_owned(), "0835".to_owned()][..])
-        );
+        let argv = spec.command(Some("0835")).expect("known");
+        assert_eq!(argv[0], "claude");
+        assert!(argv.windows(2).any(|two| two == ["--resume", "0835"]), "{argv:?}");
         spec.dialect = "codex".to_owned();
         assert!(spec.check().is_err(), "it is asked in its arguments");
-        spec.message = Some("-x".to_owned());
+        spec.message = Some("do it".to_owned());
         assert!(spec.check().is_ok());
-        assert_eq!(spec.command(None).last().map(String::as_str), Some("-x"));
+        assert_eq!(
+            spec.command(None).expect("known").last().map(String::as_str),
+            Some("do it")
+        );
         spec.argv = vec!["codex".to_owned(), "exec".to_owned(), "do it".to_owned()];
-        assert!(spec.check().is_err());
+        assert!(spec.check().is_err(), "it is there twice");
         spec.message = None;
-        assert_eq!(spec.command(Some("0835")), spec.argv);
+        assert_eq!(spec.command(Some("0835")).expect("given"), spec.argv);
+        spec.preset = Some("nobody".to_owned());
+        assert!(spec.check().is_err());
+        spec.preset = None;
         spec.dialect = "acp".to_owned();
         spec.argv.clear();
         assert!(spec.check().is_err());

@@ -258,7 +258,7 @@ impl Desk {
 
     /// How changes are told that no tool has told of.
     fn say(&self, turn: u64) -> Say {
-        let (program, name) = (self.spec.program().to_owned(), self.name.to_string());
+        let (program, name) = (self.spec.program(), self.name.to_string());
         let session = (self.session)();
         Box::new(move |changes| {
             let mut checkpoint = Checkpoint::after(program.as_str(), summary(changes)).agent(name.as_str());

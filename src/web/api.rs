@@ -32,6 +32,7 @@ use super::{
 use crate::{
     base::{Ask, Decision, Fault, NameError, Presence, Principal, RepoName, Route},
     depot::{CreateOptions, Depot, DepotError, Details},
+    session::AskDesk,
     worker::{CallError, Lane},
 };
 
@@ -53,6 +54,8 @@ pub struct Api {
     pub workspaces: Arc<Residents>,
     /// The agents, where there are any.
     pub agents: Option<AgentDoors>,
+    /// Where questions are asked, if that is configured.
+    pub ask: Option<AskDesk>,
 }
 
 /// The routes, with paths from the root.
@@ -178,6 +181,14 @@ impl ApiError {
             Decision::Forbidden => Self::new(StatusCode::FORBIDDEN, "forbidden", "not allowed"),
             Decision::NotFound | Decision::Allow => Self::not_found(),
         }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 
     /// Whether the answer is that there is no such thing.

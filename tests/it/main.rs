@@ -10,6 +10,7 @@
 
 mod agents;
 mod agents_api;
+mod agents_ask;
 mod agents_claude;
 mod api;
 mod bitmaps;

@@ -4,6 +4,7 @@
 //! agent is to start a program of one's choice as the user who runs Gitstead. Where nothing is configured that tells friend from stranger, it is therefore asked whose
 //! connection it is ([`peer`]): another user of this machine may use the git server, and may not start programs.
 
+mod ask;
 mod hands;
 mod manage;
 mod peer;
@@ -68,6 +69,10 @@ pub(in crate::web) fn agent_routes() -> Router<Arc<Api>> {
             &of_one("/permissions/{request}"),
             post(talk::permit).fallback(wrong_method),
         )
+        .route("/agent/health", get(ask::health))
+        .route("/agent/sessions/new", post(ask::new_session))
+        .route("/agent/ask", post(ask::ask))
+        .route("/agent/sessions/{session}/history", get(ask::history))
         .route(&of_one("/logs"), get(stream::logs).fallback(wrong_method))
         .route(&of_one("/events"), get(stream::events).fallback(wrong_method))
 }

@@ -186,8 +186,9 @@ pub(super) async fn events(
         .is_some_and(|accept| accept.contains("text/event-stream"));
     let after = last_event_id(&headers)?.or(asked.after).unwrap_or(0);
     let most = asked.limit.unwrap_or(PAGE).clamp(1, PAGE);
+    let agents = doors(&api)?.agents.clone();
     if !follows {
-        let page = page_of(&api, &entry, after, most).await?;
+        let page = agents.events_after(&entry, after, most).await?;
         let mut text = String::from("{\"events\":[");
         for (n, (_, event)) in page.events.iter().enumerate() {
             if n > 0 {
@@ -210,7 +211,7 @@ pub(super) async fn events(
         loop {
             bell.borrow_and_update();
             let over = entry.state().is_over();
-            let Ok(page) = page_of(&api, &entry, cursor, PAGE).await else {
+            let Ok(page) = agents.events_after(&entry, cursor, PAGE).await else {
                 return;
             };
             let mut text = Vec::new();
@@ -236,20 +237,6 @@ pub(super) async fn events(
         }
     });
     Ok(events_response(body))
-}
-
-async fn page_of(
-    api: &Arc<Api>,
-    entry: &Arc<Entry>,
-    after: u64,
-    most: usize,
-) -> Result<crate::session::EventPage, ApiError> {
-    if let Some(page) = entry.events().recent(after, most) {
-        return Ok(page);
-    }
-    let events = Arc::clone(entry.events());
-    api.work(move |_| Ok(events.read(after, most).map_err(crate::session::SessionError::from)?))
-        .await
 }
 
 /// Waits until there is more, or it is time to say that one is still there. Says whether to go on.

@@ -73,9 +73,10 @@ pub(super) async fn ask(
     if wanted.message.is_empty() {
         return Err(ApiError::bad_request("'message' is empty"));
     }
-    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
-    entry.ask(wanted.message).await?;
-    Ok(StatusCode::ACCEPTED.into_response())
+    let who = who(caller, peer);
+    let entry = entry(&api, &who, at, Deed::Manage).await?;
+    let seq = entry.ask(wanted.message, who.caller.user()).await?;
+    Ok(json(StatusCode::ACCEPTED, &value!({ "seq": seq })))
 }
 
 pub(super) async fn interrupt(

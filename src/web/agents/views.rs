@@ -60,8 +60,10 @@ impl From<&AgentRecord> for AgentView {
             label: spec.label.clone(),
             repository: spec.repository.clone(),
             workspace: spec.workspace.clone(),
-            dialect: spec.dialect.clone(),
-            argv: spec.command(None),
+            dialect: spec
+                .kind()
+                .map_or_else(|_| spec.dialect.clone(), |kind| kind.as_str().to_owned()),
+            argv: spec.command(None).unwrap_or_else(|_| spec.argv.clone()),
             cwd: spec.cwd.clone(),
             env: spec.env.keys().cloned().collect(),
             secrets: spec.secrets.keys().cloned().collect(),
@@ -106,6 +108,9 @@ pub(super) struct CreateBody {
     #[serde(default)]
     pub argv: Vec<String>,
     pub dialect: Option<String>,
+    pub preset: Option<String>,
+    pub model: Option<String>,
+    pub permission_mode: Option<String>,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     #[serde(default)]
@@ -173,6 +178,7 @@ impl CreateBody {
         if let Some(dialect) = self.dialect {
             spec.dialect = dialect;
         }
+        (spec.preset, spec.model, spec.permission_mode) = (self.preset, self.model, self.permission_mode);
         (spec.env, spec.secrets, spec.inherit) = (self.env, self.secrets, self.inherit);
         spec.cwd = self.cwd.unwrap_or_default();
         (spec.task, spec.message, spec.label) = (self.task, self.message, self.label);

@@ -1,0 +1,174 @@
+//! The paths of the ask service: `/agent/health`, `/agent/sessions/new`, `/agent/ask`, `/agent/sessions/{id}/history`, with its shapes and texts.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::{Path, Request, State, rejection::PathRejection},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Deed, Who, authorise, manage::who};
+use crate::{
+    session::{AskDesk, AskError, SessionError},
+    web::{
+        api::{self, Api, ApiError, chain},
+        house::{Caller, Peer},
+        views::rfc3339,
+    },
+};
+
+/// The longest question that one may ask, in characters.
+const MOST: usize = crate::session::QUESTION;
+
+fn told(status: StatusCode, detail: &str) -> Response {
+    api::json(status, &json!({ "detail": detail }))
+}
+
+/// An answer of the control API in the form of this one.
+fn refused(error: ApiError) -> Response {
+    let status = error.status();
+    let text = error.message().to_owned();
+    let mut response = told(status, &text);
+    if let Some(value) = error.into_response().headers().get(header::WWW_AUTHENTICATE) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, value.clone());
+    }
+    response
+}
+
+fn failed(error: &AskError) -> Response {
+    let text = error.to_string();
+    match error {
+        AskError::NoSession => told(StatusCode::NOT_FOUND, &text),
+        AskError::RateLimited { retry_after } => {
+            let mut response = told(StatusCode::TOO_MANY_REQUESTS, &text);
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
+            response
+        }
+        AskError::Busy | AskError::Full => {
+            let mut response = told(StatusCode::TOO_MANY_REQUESTS, &text);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
+            response
+        }
+        AskError::TimedOut => told(StatusCode::GATEWAY_TIMEOUT, &text),
+        AskError::Failed { .. } | AskError::Session(SessionError::NotTaken(_)) => told(StatusCode::BAD_GATEWAY, &text),
+        other => {
+            tracing::error!(error = %chain(other), "a question could not be asked");
+            told(StatusCode::BAD_GATEWAY, "the agent cannot be asked; the log says why")
+        }
+    }
+}
+
+/// The desk, and who is at it, if he may.
+async fn desk(api: &Arc<Api>, who: Who) -> Result<(AskDesk, String), Response> {
+    let desk = api
+        .ask
+        .clone()
+        .ok_or_else(|| told(StatusCode::NOT_FOUND, "Not Found"))?;
+    let repository = match desk.spec().place() {
+        Ok(place) => place.repository,
+        Err(error) => return Err(refused(error.into())),
+    };
+    let user = who.caller.user().unwrap_or("local").to_owned();
+    api.work(move |api| authorise(api, &who, &repository, Deed::Manage, true))
+        .await
+        .map_err(refused)?;
+    Ok((desk, user))
+}
+
+pub(super) async fn health(State(api): State<Arc<Api>>) -> Response {
+    match api.ask.is_some() {
+        true => api::json(StatusCode::OK, &json!({ "status": "ok" })),
+        false => told(StatusCode::NOT_FOUND, "Not Found"),
+    }
+}
+
+pub(super) async fn new_session(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
+) -> Response {
+    let (desk, user) = match desk(&api, who(caller, peer)).await {
+        Ok(found) => found,
+        Err(response) => return response,
+    };
+    match desk.new_session(&user) {
+        Ok(id) => api::json(StatusCode::OK, &json!({ "session_id": id })),
+        Err(error) => failed(&error),
+    }
+}
+
+#[derive(Deserialize)]
+struct Question {
+    session_id: String,
+    message: String,
+}
+
+pub(super) async fn ask(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
+    request: Request,
+) -> Response {
+    let (desk, user) = match desk(&api, who(caller, peer)).await {
+        Ok(found) => found,
+        Err(response) => return response,
+    };
+    let (parts, body) = request.into_parts();
+    let question: Question = match api.body(&parts.headers, body).await {
+        Ok(question) => question,
+        Err(error) if error.status() == StatusCode::BAD_REQUEST => {
+            return told(StatusCode::UNPROCESSABLE_ENTITY, error.message());
+        }
+        Err(error) => return refused(error),
+    };
+    let length = question.message.chars().count();
+    if length == 0 || length > MOST {
+        let text = format!("message has 1 to {MOST} characters");
+        return told(StatusCode::UNPROCESSABLE_ENTITY, &text);
+    }
+    if !AskDesk::is_session_id(&question.session_id) {
+        return told(StatusCode::BAD_REQUEST, "invalid session_id");
+    }
+    match desk.ask(&user, &question.session_id, question.message).await {
+        Ok(answer) => api::json(StatusCode::OK, &answer),
+        Err(error) => failed(&error),
+    }
+}
+
+pub(super) async fn history(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
+    at: Result<Path<String>, PathRejection>,
+) -> Response {
+    let (desk, user) = match desk(&api, who(caller, peer)).await {
+        Ok(found) => found,
+        Err(response) => return response,
+    };
+    let id = at.map(|Path(id)| id).unwrap_or_default();
+    if !AskDesk::is_session_id(&id) {
+        return told(StatusCode::BAD_REQUEST, "invalid session_id");
+    }
+    match desk.history(&user, &id).await {
+        Ok(entries) => {
+            let messages: Vec<_> = entries
+                .iter()
+                .map(|entry| {
+                    let seconds = i64::try_from(entry.at_ms / 1_000).unwrap_or(i64::MAX);
+                    json!({ "role": entry.role, "text": entry.text, "timestamp": rfc3339(seconds, 0) })
+                })
+                .collect();
+            api::json(StatusCode::OK, &json!({ "messages": messages }))
+        }
+        Err(AskError::NoSession) => failed(&AskError::NoSession),
+        Err(error) => {
+            tracing::error!(error = %chain(&error), "a history could not be read");
+            told(StatusCode::INTERNAL_SERVER_ERROR, "failed to read session")
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The ask service: sessions that belong to whoever began them, one question at a time, so many an hour, and a note of each.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use gitstead::base::TokenHash;
+use serde_json::{Value, json};
+
+use crate::support::{ServerOptions, agents::House, wire::eventually};
+
+/// Answers each question with itself and a number; `hold` waits until there is a file.
+const PLAYER: &str = r#"#!/bin/sh
+session=0835c2b4-0000-4000-8000-000000000001
+say() { printf '%s\n' "$1"; }
+n=0
+echo "$@" >> "$(dirname "$0")/started"
+while IFS= read -r line; do
+    case "$line" in
+    *'"initialize"'*)
+        id=$(printf %s "$line" | sed 's/.*"request_id":"\([^"]*\)".*/\1/')
+        say '{"type":"control_response","response":{"subtype":"success","request_id":"'$id'","response":{"commands":[],"hooks_applied":true}}}' ;;
+    *'"interrupt"'*)
+        touch "$(dirname "$0")/interrupted" ;;
+    *'"type":"user"'*)
+        n=$((n + 1))
+        say '{"type":"system","subtype":"init","session_id":"'$session'","model":"mock-1","tools":[],"uuid":"i'$n'"}'
+        error=false
+        case "$line" in
+        *hold*) touch "$(dirname "$0")/held"; while [ ! -e "$(dirname "$0")/go" ]; do sleep 0.01; done ;;
+        *die*) exit 1 ;;
+        *wrong*) error=true ;;
+        esac
+        say '{"type":"assistant","message":{"id":"m'$n'","role":"assistant","content":[{"type":"text","text":"answer '$n'"}]},"session_id":"'$session'","uuid":"a'$n'"}'
+        say '{"session_id":"'$session'","usage":{"input_tokens":1,"output_tokens":1},"terminal_reason":"completed","is_error":'$error',"num_turns":3,"subtype":"success","result":"answer '$n'","type":"result","uuid":"e'$n'"}' ;;
+    esac
+done
+"#;
+
+fn house(more: &str) -> House {
+    let data = tempfile::tempdir().unwrap();
+    let player = data.path().join("claude");
+    fs::write(&player, PLAYER).unwrap();
+    fs::set_permissions(&player, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let hash = |token: &str| TokenHash::of(token).to_string();
+    let token = |name: &str, access: &str| {
+        format!(
+            "[[tokens]]\nname = \"{name}\"\nhash = \"{}\"\naccess = \"{access}\"\nrepos = [\"ask\"]\n",
+            hash(&name.repeat(10))
+        )
+    };
+    let config = format!(
+        "[ask]\ncommand = [\"{}\"]\ninherit = [\"HOUSE\"]\n{more}\n{}{}{}",
+        player.display(),
+        token("ann", "write"),
+        token("bob", "write"),
+        token("eve", "read")
+    );
+    House::on(
+        data,
+        ServerOptions {
+            config: Some(config),
+            ..ServerOptions::default()
+        },
+    )
+}
+
+fn send(house: &House, user: Option<&str>, method: &str, path: &str, body: Option<&Value>) -> TcpStream {
+    let address = house.server.address();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let token = user.map_or_else(String::new, |user| {
+        format!("Authorization: Bearer {}\r\n", user.repeat(10))
+    });
+    let text = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{token}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(text.as_bytes()).unwrap();
+    stream
+}
+
+fn read(mut stream: TcpStream) -> (u16, String, Value) {
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).unwrap();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (
+        status,
+        head.to_lowercase(),
+        serde_json::from_str(body).unwrap_or(Value::Null),
+    )
+}
+
+fn ask(house: &House, user: &str, session: &str, message: &str) -> (u16, String, Value) {
+    let body = json!({ "session_id": session, "message": message });
+    read(send(house, Some(user), "POST", "/agent/ask", Some(&body)))
+}
+
+fn begin(house: &House, user: &str) -> String {
+    let (status, _, body) = read(send(house, Some(user), "POST", "/agent/sessions/new", None));
+    assert_eq!(status, 200, "{body}");
+    body["session_id"].as_str().unwrap().to_owned()
+}
+
+fn history(house: &House, user: &str, session: &str) -> (u16, Value) {
+    let path = format!("/agent/sessions/{session}/history");
+    let (status, _, body) = read(send(house, Some(user), "GET", &path, None));
+    (status, body)
+}
+
+#[test]
+fn questions_are_answered_and_remembered_for_whoever_asked() {
+    let house = house("");
+    let (status, _, body) = read(send(&house, None, "GET", "/agent/health", None));
+    assert_eq!((status, body), (200, json!({ "status": "ok" })));
+    let session = begin(&house, "ann");
+    assert_eq!(history(&house, "ann", &session), (200, json!({ "messages": [] })));
+    let (status, _, answer) = ask(&house, "ann", &session, "one");
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer["duration_ms"].is_u64(), "{answer}");
+    assert_eq!(
+        (
+            &answer["result"],
+            &answer["session_id"],
+            &answer["num_turns"],
+            &answer["is_error"]
+        ),
+        (&json!("answer 1"), &json!(session), &json!(3), &json!(false))
+    );
+    let (_, _, answer) = ask(&house, "ann", &session, "what is wrong");
+    assert_eq!(
+        (&answer["result"], &answer["is_error"]),
+        (&json!("answer 2"), &json!(true))
+    );
+    let said = |body: &Value| -> Vec<(String, String)> {
+        let text = |message: &Value, key: &str| message[key].as_str().unwrap().to_owned();
+        let messages = body["messages"].as_array().unwrap();
+        messages
+            .iter()
+            .map(|one| (text(one, "role"), text(one, "text")))
+            .collect()
+    };
+    let expected = [
+        ("user", "one"),
+        ("assistant", "answer 1"),
+        ("user", "what is wrong"),
+        ("assistant", "answer 2"),
+    ]
+    .map(|(role, text)| (role.to_owned(), text.to_owned()));
+    let (status, body) = history(&house, "ann", &session);
+    assert_eq!((status, said(&body)), (200, expected.to_vec()));
+    assert!(body["messages"][0]["timestamp"].as_str().unwrap().ends_with('Z'));
+    // Nobody else's.
+    assert_eq!(history(&house, "bob", &session).0, 404);
+    assert_eq!(ask(&house, "bob", &session, "me too").0, 404);
+    assert_eq!(history(&house, "eve", &session).0, 403);
+    assert_eq!(read(send(&house, None, "POST", "/agent/sessions/new", None)).0, 401);
+    // A server later it is still there, and the agent is told to go on with its session.
+    let data = house.kill();
+    let config = fs::read_to_string(data.path().join("gitstead.toml")).unwrap();
+    let house = House::on(
+        data,
+        ServerOptions {
+            config: Some(config),
+            ..ServerOptions::default()
+        },
+    );
+    let (status, _, answer) = ask(&house, "ann", &session, "again");
+    assert_eq!((status, &answer["result"]), (200, &json!("answer 1")), "{answer}");
+    assert_eq!(said(&history(&house, "ann", &session).1).len(), 6);
+    let audit = fs::read_to_string(house.server.data().join("audit.jsonl")).unwrap();
+    let events: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(
+        kinds,
+        ["ask_start", "ask_ok", "ask_start", "ask_ok", "ask_start", "ask_ok"]
+    );
+    assert_eq!(
+        (&events[0]["user"], &events[0]["message"], &events[1]["turns"]),
+        (&json!("ann"), &json!("one"), &json!(3))
+    );
+}
+
+#[test]
+fn what_is_no_question_is_refused_as_ever() {
+    let house = house("");
+    let session = begin(&house, "ann");
+    for (id, message, status, detail) in [
+        (
+            "{0835c2b4-0000-4000-8000-000000000001}",
+            "x",
+            400,
+            Some("invalid session_id"),
+        ),
+        ("--resume", "x", 400, Some("invalid session_id")),
+        (
+            "0835c2b4-0000-4000-8000-000000000001",
+            "x",
+            404,
+            Some("no such session"),
+        ),
+        (session.as_str(), "", 422, None),
+        (session.as_str(), &"x".repeat(10_001), 422, None),
+    ] {
+        let (got, _, body) = ask(&house, "ann", id, message);
+        assert_eq!(got, status, "{id} {body}");
+        if let Some(detail) = detail {
+            assert_eq!(body["detail"], detail);
+        }
+    }
+    assert_eq!(
+        history(&house, "ann", "nonsense"),
+        (400, json!({ "detail": "invalid session_id" }))
+    );
+    let (status, _, _) = read(send(
+        &house,
+        Some("ann"),
+        "POST",
+        "/agent/ask",
+        Some(&json!({ "message": 1 })),
+    ));
+    assert_eq!(status, 422);
+    let (status, _, body) = ask(&house, "ann", &session, "die");
+    assert_eq!(
+        (status, &body["detail"]),
+        (502, &json!("the agent has ended without an answer"))
+    );
+}
+
+#[test]
+fn one_question_at_a_time_and_so_many_an_hour() {
+    let house = house("rate_max = 3");
+    let (first, second) = (begin(&house, "ann"), begin(&house, "ann"));
+    let body = json!({ "session_id": first, "message": "hold" });
+    let held = send(&house, Some("ann"), "POST", "/agent/ask", Some(&body));
+    eventually("it is held", || house.server.data().join("held").exists());
+    for session in [&first, &second] {
+        let (status, head, body) = ask(&house, "ann", session, "impatient");
+        assert_eq!(
+            (status, &body["detail"]),
+            (429, &json!("A previous question is still being processed"))
+        );
+        assert!(
+            head.contains("retry-after: 1\r\n") || head.ends_with("retry-after: 1"),
+            "{head}"
+        );
+    }
+    // Others are not held up.
+    let other = begin(&house, "bob");
+    assert_eq!(ask(&house, "bob", &other, "me").0, 200);
+    fs::write(house.server.data().join("go"), "").unwrap();
+    assert_eq!(read(held).0, 200);
+    // What was refused has spent nothing.
+    assert_eq!(ask(&house, "ann", &first, "two").0, 200);
+    assert_eq!(ask(&house, "ann", &second, "three").0, 200);
+    let (status, head, body) = ask(&house, "ann", &first, "four");
+    assert_eq!(status, 429);
+    let detail = body["detail"].as_str().unwrap();
+    let seconds = detail
+        .strip_prefix("Rate limit exceeded; retry in ")
+        .and_then(|rest| rest.strip_suffix('s'))
+        .unwrap();
+    assert!(head.contains(&format!("retry-after: {seconds}")), "{head}");
+    assert!((1..=3_600).contains(&seconds.parse::<u64>().unwrap()));
+}
+
+#[test]
+fn who_leaves_has_the_agent_interrupted_and_who_waits_too_long_is_told() {
+    let house = house("deadline = \"300ms\"");
+    let session = begin(&house, "ann");
+    let (status, _, body) = ask(&house, "ann", &session, "hold");
+    assert_eq!((status, &body["detail"]), (504, &json!("no answer in time")));
+    fs::write(house.server.data().join("go"), "").unwrap();
+    eventually("it hears of it", || house.server.data().join("interrupted").exists());
+}
+
+#[test]
+fn without_being_told_to_nobody_answers() {
+    let house = House::start();
+    for path in [
+        "/agent/health",
+        "/agent/sessions/0835c2b4-0000-4000-8000-000000000001/history",
+    ] {
+        assert_eq!(read(send(&house, None, "GET", path, None)).0, 404, "{path}");
+    }
+}
