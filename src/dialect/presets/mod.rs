@@ -65,6 +65,17 @@ impl Preset {
         Self::ALL.iter().copied().find(|preset| preset.as_str() == name)
     }
 
+    /// Its program, as it is called where it is installed; nothing for any command.
+    pub fn program(self) -> &'static str {
+        match self {
+            Preset::Claude => "claude",
+            Preset::Codex | Preset::CodexServer => "codex",
+            Preset::Opencode | Preset::OpencodeAcp => "opencode",
+            Preset::Letta | Preset::LettaPrint => "letta",
+            Preset::Custom => "",
+        }
+    }
+
     /// What it speaks.
     pub fn kind(self) -> Kind {
         match self {
@@ -119,7 +130,7 @@ impl Preset {
         }
     }
 
-    /// Variables that it gets whatever its environment says.
+    /// Variables that it gets unless somebody says otherwise.
     pub fn fixed(self) -> &'static [(&'static str, &'static str)] {
         match self {
             // Several of them on a machine do not share a browser.
@@ -241,13 +252,12 @@ impl Argv {
         value.map_or(Ok(()), |value| self.option(option, value))
     }
 
-    /// An argument that is no option: what begins like one gets a blank before it.
+    /// The last argument, which is no option whatever it begins with.
     fn message(&mut self, text: &str) -> Result<(), PresetError> {
         if text.contains('\0') {
             return Err(wrong("message", "holds a zero byte"));
         }
-        let blank = if text.starts_with('-') { " " } else { "" };
-        self.0.push(format!("{blank}{text}"));
+        self.plain(&["--", text]);
         Ok(())
     }
 }
@@ -323,13 +333,7 @@ pub fn invoke(preset: Preset, wanted: &Wanted) -> Result<Invocation, PresetError
         }
         _ => {}
     }
-    let program = match preset {
-        Preset::Claude => "claude",
-        Preset::Codex | Preset::CodexServer => "codex",
-        Preset::Opencode | Preset::OpencodeAcp => "opencode",
-        Preset::Letta | Preset::LettaPrint => "letta",
-        Preset::Custom => "",
-    };
+    let program = preset.program();
     match wanted.command.first() {
         Some(first) if !first.trim().is_empty() => {
             for argument in &wanted.command {
@@ -381,7 +385,6 @@ pub fn invoke(preset: Preset, wanted: &Wanted) -> Result<Invocation, PresetError
         Preset::Letta | Preset::LettaPrint => {
             if preset == Preset::LettaPrint {
                 argv.plain(&["-p"]);
-                argv.message(wanted.message.as_deref().unwrap_or_default())?;
             }
             let mut options = wanted.letta.clone();
             if options.model.is_none() {
@@ -409,7 +412,7 @@ pub fn invoke(preset: Preset, wanted: &Wanted) -> Result<Invocation, PresetError
             }
             argv.message(message)?;
         }
-        (Preset::Opencode, Some(message)) => argv.message(message)?,
+        (Preset::Opencode | Preset::LettaPrint, Some(message)) => argv.message(message)?,
         _ => {}
     }
     Ok(Invocation {

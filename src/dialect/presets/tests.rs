@@ -75,13 +75,13 @@ fn every_preset_has_its_arguments() {
             "claude -p --output-format stream-json --input-format stream-json --verbose --permission-prompt-tool stdio",
             "claude -p --output-format stream-json --input-format stream-json --verbose --permission-prompt-tool stdio \
              --model mock/m --resume 0835c2b4-0000 --include-partial-messages --add-dir \"/x y\"",
-            "codex exec --json --skip-git-repo-check -s workspace-write -m mock/m resume 0835c2b4-0000 \" -x; $(rm) 'y'\"",
+            "codex exec --json --skip-git-repo-check -s workspace-write -m mock/m resume 0835c2b4-0000 -- \"-x; $(rm) 'y'\"",
             "codex app-server",
-            "opencode run --format json -m mock/m -s 0835c2b4-0000 \" -x; $(rm) 'y'\"",
+            "opencode run --format json -m mock/m -s 0835c2b4-0000 -- \"-x; $(rm) 'y'\"",
             "opencode acp",
             "letta --output-format stream-json --input-format stream-json --permission-mode standard",
-            "letta -p \" -x; $(rm) 'y'\" --output-format stream-json --conversation 0835c2b4-0000 -m mock/m \
-             --permission-mode standard",
+            "letta -p --output-format stream-json --conversation 0835c2b4-0000 -m mock/m --permission-mode standard -- \
+             \"-x; $(rm) 'y'\"",
             "error: codex takes its one turn as an argument, and there is no message",
             "error: claude takes its turns on standard input, not as an argument",
             "error: Custom provider requires a non-empty 'command'.",

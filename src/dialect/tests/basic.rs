@@ -80,3 +80,39 @@ fn an_agent_of_ones_own_is_understood_by_its_pointers() {
         ]
     );
 }
+
+#[test]
+fn tools_side_by_side_end_in_any_order() {
+    let result = |call: &str, more: &str| {
+        format!(r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","tool_use_id":"{call}"{more}}}]}}}}"#)
+    };
+    let begin = [
+        r#"{"type":"assistant","message":{"content":[{"type":"tool_use","id":"a","name":"Bash","input":{"command":"make"}}]}}"#,
+        r#"{"type":"assistant","message":{"content":[{"type":"tool_use","id":"b","name":"Read","input":{"file_path":"/ws/x"}}]}}"#,
+        r#"{"type":"assistant","message":{"content":[{"type":"tool_use","id":"c","name":"Bash","input":{"command":"false"}}]}}"#,
+    ];
+    let ends = [
+        result("a", r#","content":"ok""#),
+        result("b", ""),
+        result("c", r#","is_error":true,"content":"Exit code 1""#),
+    ];
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let lines: Vec<&str> = begin.into_iter().chain(order.map(|at| ends[at].as_str())).collect();
+        let mut told: Vec<String> = speak(Kind::Claude, Options::new("/ws"), &lines)
+            .iter()
+            .map(brief)
+            .filter(|line| line.starts_with("finish"))
+            .map(|line| line.split(" beside").next().unwrap_or_default().to_owned())
+            .collect();
+        told.sort();
+        assert_eq!(
+            told,
+            [
+                "finish a [Bash] make: ok",
+                "finish b [Read] Read x: ok",
+                "finish c [Bash] false: failed exit 1",
+            ],
+            "{order:?}"
+        );
+    }
+}
