@@ -64,6 +64,8 @@ fn io_error(doing: &'static str) -> impl Fn(io::Error) -> RunError {
 pub fn run(config: Config) -> Result<(), RunError> {
     let address = config.address()?;
     raise_open_files();
+    // Whatever we were started with is nothing for agents and their parent processes.
+    close_fds::set_fds_cloexec(3, &[]);
     let depot = Arc::new(Depot::new(&config.repos, config.depot_options())?);
     let workers = Workers::start(&config.limits).map_err(io_error("start worker threads"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -120,11 +120,22 @@ impl Entry {
     /// Has it stopped, gently; asked again, less so.
     pub async fn stop(&self, cause: Cause) {
         self.agent.send(Command::Stop(cause)).await;
+        self.heard().await;
     }
 
     /// Has it stopped at once.
     pub async fn kill(&self) {
         self.agent.send(Command::Kill(Cause::Asked)).await;
+        self.heard().await;
+    }
+
+    /// Whoever asks what it is after this is told that it stops.
+    async fn heard(&self) {
+        let soon = Instant::now() + Duration::from_secs(1);
+        self.wait(soon, |status| {
+            status.state.is_over() || matches!(status.state, State::Created | State::Stopping)
+        })
+        .await;
     }
 
     /// Gives it bytes.

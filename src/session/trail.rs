@@ -164,6 +164,12 @@ impl Trail {
     }
 }
 
+/// A workspace whose changes one is told of, while this is held.
+struct Listening {
+    _tell: Arc<dyn Fn() + Send + Sync>,
+    _workspace: Arc<Workspace>,
+}
+
 /// A checkpoint that was made.
 struct Made {
     outcome: Outcome,
@@ -180,7 +186,7 @@ impl Desk {
         let bell = Arc::new(Notify::new());
         // When files were last left alone for long enough, and when that is not waited for any more.
         let mut quiet: Option<(tokio::time::Instant, tokio::time::Instant)> = None;
-        let mut watched: Option<Arc<Workspace>> = None;
+        let mut watched: Option<Listening> = None;
         loop {
             let due = quiet.map(|(rest, late)| rest.min(late));
             tokio::select! {
@@ -204,7 +210,7 @@ impl Desk {
                     }
                     Some(Job::Last(agent)) => {
                         quiet = None;
-                        self.unlisten(watched.take()).await;
+                        watched = None;
                         let say = self.say(0);
                         self.note(self.if_changed(say).await, &[], false);
                         agent.send(Command::Recorded).await;
@@ -222,32 +228,26 @@ impl Desk {
                 }
             }
         }
-        self.unlisten(watched).await;
-    }
-
-    async fn unlisten(&self, watched: Option<Arc<Workspace>>) {
-        if let Some(workspace) = watched {
-            // Without room now, the bell is rung for nobody.
-            let unlisten = move || {
-                workspace.on_change(None);
-            };
-            let _ = self.workers.call(Lane::Short, None, unlisten).await;
-        }
     }
 
     /// Has the bell rung when files change.
-    async fn listen(&self, bell: &Arc<Notify>) -> Option<Arc<Workspace>> {
+    async fn listen(&self, bell: &Arc<Notify>) -> Option<Listening> {
         let (workspaces, place, bell) = (Arc::clone(&self.workspaces), self.place.clone(), Arc::clone(bell));
         let opened = self
             .workers
             .call(Lane::Short, None, move || {
                 let workspace = workspaces.open(&place)?;
-                let rings = workspace.on_change(Some(Arc::new(move || bell.notify_one())));
-                Ok::<_, Trouble>(rings.then_some(workspace))
+                let tell: Arc<dyn Fn() + Send + Sync> = Arc::new(move || bell.notify_one());
+                let rings = workspace.on_change(&tell);
+                let listening = Listening {
+                    _tell: tell,
+                    _workspace: workspace,
+                };
+                Ok::<_, Trouble>(rings.then_some(listening))
             })
             .await;
         match opened {
-            Ok(Ok(Some(workspace))) => Some(workspace),
+            Ok(Ok(Some(listening))) => Some(listening),
             _ => {
                 let text = "files are not watched: there is a checkpoint only when the command has ended";
                 self.events.push("trouble", json!({ "text": text }));

@@ -257,9 +257,10 @@ impl Workspace {
         Ok(())
     }
 
-    /// Has `tell` called whenever the watch sees a change of the files, or nobody any more. It is called from whatever thread sees it, while others wait: it has to be quick, and
-    /// must not use the workspace. What this is told of need not be more than that somebody has opened a file for writing. Says whether there is a watch; only then it is called.
-    pub fn on_change(&self, tell: Option<Arc<dyn Fn() + Send + Sync>>) -> bool {
+    /// Has `tell` called whenever the watch sees a change of the files, for as long as somebody holds it. It is called from whatever thread sees it, while others wait: it has to be
+    /// quick, and must not use the workspace. What it is told of need not be more than that somebody has opened a file for writing. Says whether there is a watch; only then it is
+    /// called.
+    pub fn on_change(&self, tell: &Arc<dyn Fn() + Send + Sync>) -> bool {
         let state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match &state.watch {
             Some(watch) => {

@@ -45,13 +45,21 @@ pub(super) struct Watch {
 #[derive(Debug, Default)]
 struct Seen(Mutex<Changes>);
 
-/// Called when something has been seen.
-#[derive(Clone)]
-struct Bell(Arc<dyn Fn() + Send + Sync>);
+/// Who wants to know that something has been seen, for as long as they do.
+#[derive(Default)]
+struct Bells(Vec<Weak<dyn Fn() + Send + Sync>>);
 
-impl std::fmt::Debug for Bell {
+impl Bells {
+    fn ring(&self) {
+        for tell in self.0.iter().filter_map(Weak::upgrade) {
+            tell();
+        }
+    }
+}
+
+impl std::fmt::Debug for Bells {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Bell")
+        f.debug_tuple("Bells").field(&self.0.len()).finish()
     }
 }
 
@@ -63,7 +71,7 @@ struct Changes {
     /// Whether there are directories that the system would not watch, and what it said.
     refused: Option<Errno>,
     watches: HashSet<i32>,
-    bell: Option<Bell>,
+    bells: Bells,
 }
 
 /// What has changed.
@@ -143,9 +151,12 @@ impl Watch {
         }
     }
 
-    /// Has `tell` called whenever something is seen, from whatever thread sees it and while others wait: it has to be quick, and must not ask for the workspace.
-    pub(super) fn on_change(&self, tell: Option<Arc<dyn Fn() + Send + Sync>>) {
-        locked(&self.seen.0).bell = tell.map(Bell);
+    /// Has `tell` called whenever something is seen, for as long as somebody holds it, from whatever thread sees it and while others wait: it has to be quick, and must not ask for
+    /// the workspace.
+    pub(super) fn on_change(&self, tell: &Arc<dyn Fn() + Send + Sync>) {
+        let bells = &mut locked(&self.seen.0).bells.0;
+        bells.retain(|other| other.strong_count() > 0);
+        bells.push(Arc::downgrade(tell));
     }
 
     /// How many directories are watched.
@@ -224,9 +235,7 @@ impl Hub {
             for seen in watches.values().flatten().filter_map(|one| one.seen.upgrade()) {
                 let mut seen = locked(&seen.0);
                 seen.lost = true;
-                if let Some(Bell(tell)) = &seen.bell {
-                    tell();
-                }
+                seen.bells.ring();
             }
             return;
         }
@@ -267,9 +276,7 @@ impl Hub {
             } else {
                 seen.lost = true;
             }
-            if let Some(Bell(tell)) = &seen.bell {
-                tell();
-            }
+            seen.bells.ring();
         }
         if events.contains(ReadFlags::IGNORED) {
             watches.remove(&watch);
@@ -335,18 +342,28 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let watch = Watch::over(dir.path()).expect("a watch");
         watch.enter("".into());
-        let (send, told) = std::sync::mpsc::channel();
-        watch.on_change(Some(Arc::new(move || {
-            let _ = send.send(());
-        })));
+        let bell = || {
+            let (send, told) = std::sync::mpsc::channel();
+            let tell: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+                let _ = send.send(());
+            });
+            watch.on_change(&tell);
+            (tell, told)
+        };
+        let (first, told_first) = bell();
+        let (second, told_second) = bell();
+        let soon = std::time::Duration::from_secs(20);
         fs::write(dir.path().join("a"), "1").expect("written");
-        told.recv_timeout(std::time::Duration::from_secs(20))
-            .expect("it is told by itself");
-        watch.on_change(None);
+        told_first.recv_timeout(soon).expect("it is told by itself");
+        told_second.recv_timeout(soon).expect("and so is the other");
+        drop(first);
+        while told_first.try_recv().is_ok() {}
+        assert!(told_first.recv().is_err(), "nobody can call any more");
+        while told_second.try_recv().is_ok() {}
         fs::write(dir.path().join("b"), "1").expect("written");
+        told_second.recv_timeout(soon).expect("the other still is");
+        drop(second);
         assert_eq!(paths(watch.take()), ["a", "b"]);
-        while told.try_recv().is_ok() {}
-        assert!(told.recv().is_err(), "nobody can call any more");
     }
 
     #[test]

@@ -70,6 +70,30 @@ fn files_that_have_come_to_rest_are_recorded_while_the_command_runs() {
 }
 
 #[test]
+fn two_agents_in_one_workspace_do_not_deafen_one_another() {
+    let house = House::start();
+    let more = || json!({ "quiet_ms": 20 });
+    house.run(
+        "stays",
+        "touch stays; read x; echo 1 > later; while :; do sleep 1; done",
+        more(),
+    );
+    eventually("it runs", || house.files().join("stays").exists());
+    house.run("goes", "echo 1 > brief", more());
+    house.ended("goes");
+    house
+        .ask("POST", "/stays/input", Some(&json!({ "text": "go\n" })))
+        .is(204);
+    eventually("it is still heard", || {
+        house.events("stays").iter().any(|event| {
+            event["type"] == "checkpoint" && event["subject"].as_str().unwrap_or_default().contains("later")
+        })
+    });
+    house.post("/stays/kill");
+    house.ended("stays");
+}
+
+#[test]
 fn work_of_others_is_not_taken_for_the_agents() {
     let house = House::start();
     house.run("first", "echo 1 > a", json!({}));

@@ -16,6 +16,23 @@ pub struct House {
     pub server: Server,
     /// Names it uniquely in the environment of its agents.
     mark: String,
+    sweeper: Sweeper,
+}
+
+/// Kills what a failed test has left.
+struct Sweeper {
+    mark: String,
+    server: u32,
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        for pid in marked(&self.mark, self.server) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
 }
 
 pub struct Answer {
@@ -46,11 +63,17 @@ impl House {
         options.agents = true;
         options.env.push(("HOUSE".to_owned(), mark.clone()));
         let server = Server::on(data, options);
-        House { server, mark }
+        let sweeper = Sweeper {
+            mark: mark.clone(),
+            server: server.pid(),
+        };
+        House { server, mark, sweeper }
     }
 
     /// `kill -9`, and the data directory for another one.
     pub fn kill(self) -> tempfile::TempDir {
+        // What becomes of them is what is looked at.
+        std::mem::forget(self.sweeper);
         self.server.kill()
     }
 
@@ -188,18 +211,22 @@ impl House {
 
     /// The processes of all agents of this house that are there, by what is in their environment.
     pub fn processes(&self) -> Vec<i32> {
-        let mark = format!("HOUSE={}", self.mark);
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/proc").expect("a Linux system").flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-            let is_ours = environ.split(|&b| b == 0).any(|one| one == mark.as_bytes());
-            if is_ours && pid != self.server.pid().cast_signed() {
-                found.push(pid);
-            }
-        }
-        found
+        marked(&self.mark, self.server.pid())
     }
+}
+
+fn marked(mark: &str, server: u32) -> Vec<i32> {
+    let mark = format!("HOUSE={mark}");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("a Linux system").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        let is_ours = environ.split(|&b| b == 0).any(|one| one == mark.as_bytes());
+        if is_ours && pid != server.cast_signed() {
+            found.push(pid);
+        }
+    }
+    found
 }
