@@ -88,7 +88,7 @@ pub(crate) fn all(scratch: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<Work> {
         ls(
             "ls-refs-100k-prefix",
             1,
-            20,
+            200,
             "many-refs.git",
             &["refs/heads/topic/9999"],
             b"topic/99999",

@@ -30,9 +30,39 @@ pub(super) enum Command {
     /// Make access tokens.
     #[command(subcommand)]
     Token(Token),
+    /// Measure git servers, this one or others.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Tools for looking at git's wire.
     #[command(subcommand)]
     Debug(Debug),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Bench {
+    /// Ask servers what clients ask them, and print how long the answers take.
+    ///
+    /// Servers take turns within each workload; with several, the first is what the others are compared with. What clients do with an answer is not measured.
+    Serve(BenchServe),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchServe {
+    /// Repositories, such as http://127.0.0.1:8080/repos/demo
+    #[arg(value_name = "URL", required = true)]
+    pub urls: Vec<String>,
+    /// Rounds, of which the best counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Small requests in a round
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub requests: u32,
+    /// Clones at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub clients: u32,
+    /// Token to send
+    #[arg(long, value_name = "TOKEN", env = "GITSTEAD_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
 }
 
 /// Where things are: understood by every command that touches repositories.

@@ -50,8 +50,22 @@ impl Client {
         Ok(Client { authority, token })
     }
 
-    /// Sends a request and reads the head of the answer.
+    /// Sends a request with JSON in it and reads the head of the answer.
     pub(super) fn send(&self, method: &str, path: &str, body: Option<&Value>, accept: &str) -> anyhow::Result<Answer> {
+        let text = body.map(Value::to_string);
+        let mut headers = vec![("Accept", accept)];
+        headers.extend(body.map(|_| ("Content-Type", "application/json")));
+        self.exchange(method, path, &headers, text.as_deref().map(str::as_bytes))
+    }
+
+    /// Sends a request and reads the head of the answer.
+    pub(super) fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> anyhow::Result<Answer> {
         let host = match self.authority.rsplit_once(':') {
             Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) => self.authority.clone(),
             _ => format!("{}:80", self.authority),
@@ -70,25 +84,22 @@ impl Client {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).with_context(unreachable)?;
         stream.set_read_timeout(Some(PATIENCE)).context("set a time limit")?;
         let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAccept: {accept}\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
             self.authority
         );
         if let Some(token) = &self.token {
             request.push_str(&format!("Authorization: Bearer {token}\r\n"));
         }
-        let text = match body {
-            Some(body) => body.to_string(),
-            None => String::new(),
-        };
-        if body.is_some() {
-            request.push_str("Content-Type: application/json\r\n");
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
         }
         if body.is_some() || method == "POST" {
-            request.push_str(&format!("Content-Length: {}\r\n", text.len()));
+            request.push_str(&format!("Content-Length: {}\r\n", body.map_or(0, <[u8]>::len)));
         }
         request.push_str("\r\n");
-        request.push_str(&text);
-        stream.write_all(request.as_bytes()).context("speak to the server")?;
+        let mut request = request.into_bytes();
+        request.extend_from_slice(body.unwrap_or_default());
+        stream.write_all(&request).context("speak to the server")?;
         let mut stream = BufReader::new(stream);
         let first = head_line(&mut stream)?;
         let status = first
@@ -134,6 +145,20 @@ impl Client {
 }
 
 impl Answer {
+    /// The body of an answer that is not an error.
+    pub(super) fn ok(self) -> anyhow::Result<Box<dyn Read>> {
+        if self.status == 200 {
+            return Ok(self.body);
+        }
+        let mut text = String::new();
+        let _ = self.body.take(300).read_to_string(&mut text);
+        bail!(
+            "the server answers with status {}: {}",
+            self.status,
+            harmless(text.trim())
+        )
+    }
+
     /// The whole answer.
     pub(super) fn json(self) -> anyhow::Result<Value> {
         let mut text = Vec::new();

@@ -3,6 +3,7 @@
 
 mod agent;
 mod args;
+mod bench;
 mod client;
 mod debug;
 mod maintain;
@@ -97,6 +98,7 @@ fn execute(command: args::Command) -> anyhow::Result<()> {
         args::Command::Agent(command) => agent::run(&command),
         args::Command::Trail(command) => trail::run(command),
         args::Command::Token(args::Token::New { name, repos, access }) => token::new(&name, &repos, access),
+        args::Command::Bench(args::Bench::Serve(options)) => bench::serve(&options),
         args::Command::Debug(args::Debug::PktLine) => debug::pkt_line(),
     }
 }

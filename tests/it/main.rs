@@ -13,6 +13,7 @@ mod agents_api;
 mod agents_ask;
 mod agents_claude;
 mod api;
+mod bench_serve;
 mod bitmaps;
 mod checkpoint;
 mod checkpoint_crash;
