@@ -38,6 +38,8 @@ use crate::{
 
 /// Bytes that wait to be read by the agent, from whoever talks to it.
 const INPUT_BYTES: usize = 1 << 20;
+/// Bytes of answers that wait for an agent to read them, before it is given up that it does.
+const UNREAD_BYTES: usize = 8 << 20;
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
 /// Reads before others have their turn.
@@ -424,6 +426,13 @@ impl<H: Host> Driver<H> {
         for bytes in step.input {
             run.input_bytes += bytes.len();
             run.input.push_back(bytes);
+        }
+        if run.input_bytes > UNREAD_BYTES && !run.close_input {
+            // It asks and asks and does not read what it is told.
+            run.close_input = true;
+            run.input.clear();
+            (run.input_bytes, run.written) = (0, 0);
+            tracing::warn!("an agent does not read its answers: its input is closed");
         }
         run.close_input |= step.close_input;
         for event in step.events {

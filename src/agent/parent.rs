@@ -33,6 +33,8 @@ use super::{
     wire::{Lines, Order, Word, line},
 };
 
+/// The longest that a step of the ladder takes when nobody is left who could shorten it.
+const ORPHAN_STEP: Duration = Duration::from_secs(10);
 /// How often a tree is killed anew that is not gone yet.
 const AGAIN: Duration = Duration::from_millis(20);
 /// How long a record may wait for processes that do not die (in a system call that cannot be interrupted).
@@ -207,7 +209,7 @@ impl Care {
     fn let_go(&mut self) {
         if self.phase == Phase::Running {
             self.phase = Phase::Left {
-                until: Instant::now() + self.launch.ladder.end_of_input,
+                until: Instant::now() + self.launch.ladder.end_of_input.min(ORPHAN_STEP),
             };
         }
     }
@@ -245,7 +247,7 @@ impl Care {
             Phase::Left { until } if now >= until => {
                 self.terminate();
                 self.phase = Phase::Asked {
-                    until: now + self.launch.ladder.terminate,
+                    until: now + self.launch.ladder.terminate.min(ORPHAN_STEP),
                 };
             }
             Phase::Asked { until } if now >= until => self.sweep(),

@@ -29,7 +29,9 @@ pub enum NameError {
     Character,
     /// The name can be looked up but not created: new repositories have names of `[A-Za-z0-9._-]` segments that start with a letter, a digit or `_`
     /// and do not end in `.git`, `.lock` or a dot.
-    #[error("new repositories are named with letters, digits, '.', '_' and '-' in segments separated by '/'")]
+    #[error(
+        "new repositories are named with letters, digits, '.', '_' and '-' in segments separated by '/'; a segment begins with a letter, a digit or '_' and does not end in '.', '.git' or '.lock'"
+    )]
     NotForCreation,
 }
 

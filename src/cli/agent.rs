@@ -191,7 +191,7 @@ enum RestartWord {
     Never,
     /// When it has failed
     OnFailure,
-    /// Whenever nobody has stopped it, also with the server
+    /// Whenever nobody has stopped it, as long as the server runs
     Always,
 }
 
@@ -355,7 +355,13 @@ fn begin(client: &Client, wanted: &Start, as_json: bool) -> anyhow::Result<()> {
     if let Some(failure) = agent["failure"].as_str() {
         bail!("{}", harmless(failure));
     }
-    Ok(())
+    // Who has waited for it wants to know in a script, too.
+    match agent["state"].as_str() {
+        Some(state @ ("failed" | "lost" | "crash_looping")) if wanted.wait || wanted.follow => {
+            bail!("the agent is {}", state.replace('_', " "))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Value> {

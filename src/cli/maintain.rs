@@ -89,13 +89,13 @@ fn said(outcome: &MaintainOutcome) -> String {
     let mut parts = Vec::new();
     if compaction.pack.is_some() {
         parts.push(format!(
-            "{} objects, {} of them deltas, in a pack of {} bytes; {} packs and {} loose objects deleted, {} bytes",
-            compaction.objects,
+            "{}, {} of them deltas, in a pack of {}; {} and {} deleted, {}",
+            count(compaction.objects.into(), "object"),
             compaction.deltas,
-            compaction.bytes,
-            compaction.packs_deleted,
-            compaction.loose_deleted,
-            compaction.bytes_deleted,
+            count(compaction.bytes, "byte"),
+            count(compaction.packs_deleted as u64, "pack"),
+            count(compaction.loose_deleted as u64, "loose object"),
+            count(compaction.bytes_deleted, "byte"),
         ));
     }
     if compaction.damaged > 0 {
@@ -105,24 +105,29 @@ fn said(outcome: &MaintainOutcome) -> String {
         ));
     }
     if files.packs > 0 {
-        parts.push(format!("an index of {} packs", files.packs));
+        parts.push(format!("an index of {}", count(files.packs as u64, "pack")));
     }
     if files.bitmaps > 0 {
-        parts.push(format!("bitmaps of {} commits", files.bitmaps));
+        parts.push(format!("bitmaps of {}", count(files.bitmaps as u64, "commit")));
     }
     if graph.commits > 0 {
-        parts.push(format!("a graph of {} commits", graph.commits));
+        parts.push(format!("a graph of {}", count(graph.commits as u64, "commit")));
     }
     if outcome.refs > 0 {
-        parts.push(format!("{} refs packed", outcome.refs));
+        parts.push(format!("{} packed", count(outcome.refs as u64, "ref")));
     }
     if outcome.leftovers > 0 {
-        parts.push(format!("{} leftovers deleted", outcome.leftovers));
+        parts.push(format!("{} deleted", count(outcome.leftovers as u64, "leftover")));
     }
     match parts.is_empty() {
         true => "nothing to do".to_owned(),
         false => parts.join("; "),
     }
+}
+
+/// So many of them.
+fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// One line on standard error that is written over and over, if somebody looks.

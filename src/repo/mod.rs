@@ -57,8 +57,8 @@ pub use repack::{
     IndexFilesOutcome, MaintainOutcome, Occasion, RepackError,
 };
 pub use send::{
-    CommonGround, DeepenTo, FilterPlan, FilterResolveError, KeptSet, ObjectSet, PackOptions, PackStats, SendError,
-    SendRequest, ShallowPlan, SparseLookup, enumerate, is_ancestor, plan_deepen, unreachable_of, write_pack,
+    Anew, CommonGround, DeepenTo, FilterPlan, FilterResolveError, KeptSet, ObjectSet, PackOptions, PackStats,
+    SendError, SendRequest, ShallowPlan, SparseLookup, enumerate, is_ancestor, plan_deepen, unreachable_of, write_pack,
 };
 pub use settings::{
     CoreSettings, Deny, FilterRefused, FilterSettings, HttpSettings, PackSettings, PackfileUri, ReceiveSettings,

@@ -134,6 +134,7 @@ async fn serve(
         &config.limits,
     ));
     let agents = open_agents(config, &house, &depot, &workspaces).await;
+    let has_agents = agents.is_some();
     let closed = CancellationToken::new();
     let api = Api {
         house: Arc::clone(&house),
@@ -156,7 +157,8 @@ async fn serve(
         }
     }
     sweep_beside(depot)?;
-    let note = Note::write(&config.data, local);
+    // Without the ledger there is another server on this data directory, which commands shall still find.
+    let note = has_agents.then(|| Note::write(&config.data, local)).flatten();
     announce(config, local);
     let closing = Arc::clone(&house);
     let (begin, began) = tokio::sync::oneshot::channel::<()>();

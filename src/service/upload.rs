@@ -10,8 +10,8 @@ use crate::{
         V2Parser, bundle_uri_line, error as error_packet, flush, object_info_header, object_info_line, shallow_update,
     },
     repo::{
-        DeepenTo, FilterPlan, FilterRefused, FilterResolveError, ObjectSet, Odb, PackOptions, Repository, SendError,
-        SendRequest, ShallowPlan, enumerate, plan_deepen, write_pack,
+        Anew, DeepenTo, FilterPlan, FilterRefused, FilterResolveError, ObjectSet, Odb, PackOptions, Repository,
+        SendError, SendRequest, ShallowPlan, enumerate, plan_deepen, write_pack,
     },
 };
 
@@ -356,12 +356,27 @@ impl<'a> Job<'a> {
             }
         };
         counted(band, meter, u64::from(set.len()))?;
+        let mut meter = Meter::new("Compressing objects", None);
+        let mut tell = |done, total| {
+            if total > 0 {
+                meter.set_total(total);
+            }
+            // Who has gone is noticed when something is sent to him.
+            let _ = meter.tick(band, done);
+        };
+        let anew = Anew::find(&self.odb, &set, &options, &mut tell, self.ctx.stop).map_err(gone_or)?;
+        if !anew.is_empty() {
+            let made = anew.len() as u64;
+            meter.set_total(made);
+            meter.done(band, made).map_err(ServiceError::Write)?;
+        }
         // Bytes keep the connection alive, so nothing is said while they flow.
         let mut copy = Copy {
             out: band,
             kept: promise.is_some().then(Vec::new),
         };
-        let stats = write_pack(&self.odb, &set, &options, &mut copy, &mut |_| {}, self.ctx.stop).map_err(gone_or)?;
+        let stats =
+            write_pack(&self.odb, &set, &options, anew, &mut copy, &mut |_| {}, self.ctx.stop).map_err(gone_or)?;
         let kept = copy.kept;
         let summary = format!(
             "Total {} (delta {}), reused {} (delta {}), pack-reused {} (from {})\n",

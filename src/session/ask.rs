@@ -493,10 +493,14 @@ impl AskDesk {
                 entry
             }
         };
+        let deadline = Instant::now() + inner.rules.deadline;
+        if entry.state() == State::Stopping {
+            // What a server before this one has left is still being ended.
+            entry.wait(deadline, |status| status.state.is_over()).await;
+        }
         if entry.state() == State::Created || entry.state().is_over() {
             inner.agents.start(&entry).await?;
         }
-        let deadline = Instant::now() + inner.rules.deadline;
         let status = entry
             .wait(deadline, |status| status.state.is_up() || status.state.is_over())
             .await;

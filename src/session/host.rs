@@ -405,7 +405,13 @@ impl Preparation {
         match (&self.spec.task, &self.spec.message) {
             (Some(task), _) => task.clone(),
             (None, Some(message)) => message.clone(),
-            (None, None) => self.spec.command(None).unwrap_or_default().join(" "),
+            // Not its arguments: there may be keys among them, and this is the first commit of everybody's clone.
+            (None, None) => {
+                let argv = self.spec.command(None).unwrap_or_default();
+                let program = argv.first().map_or("agent", String::as_str);
+                let name = program.rsplit('/').next().unwrap_or(program);
+                format!("run {name}")
+            }
         }
     }
 
@@ -439,7 +445,6 @@ impl Preparation {
         let mut options = Options::new(&root);
         options.bounds = self.bounds;
         options.resume.clone_from(&self.resume);
-        let newborn = spawn_parent().map_err(|error| other(format!("no process can be started: {error}")))?;
         let cwd = root.join(&self.spec.cwd);
         // A link could lead out of it.
         let cwd = match cwd.canonicalize() {
@@ -451,6 +456,7 @@ impl Preparation {
                 });
             }
         };
+        let newborn = spawn_parent().map_err(|error| other(format!("no process can be started: {error}")))?;
         Ok(Box::new(Prepared {
             newborn,
             launch: Launch {

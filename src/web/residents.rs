@@ -237,9 +237,10 @@ impl Residents {
     pub fn clear(&self) {
         let gone = std::mem::take(&mut *self.open());
         for resident in gone.values() {
-            if let Err(error) = resident.workspace.flush() {
+            // Somebody may hold it still, so that it does not close.
+            if let Err(error) = resident.workspace.settle() {
                 let root = resident.workspace.root().display();
-                tracing::warn!(workspace = %root, %error, "checkpoints may not survive a loss of power");
+                tracing::warn!(workspace = %root, %error, "the index stays behind, or checkpoints may not survive a loss of power");
             }
         }
         drop(gone);

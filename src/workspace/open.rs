@@ -305,6 +305,15 @@ impl Workspace {
         self.pending.flush()
     }
 
+    /// Writes the index on disk now if it is behind the last checkpoint, and brings every acknowledged checkpoint to the disk: for a process that is about to end, whoever else still holds this workspace.
+    ///
+    /// # Errors
+    /// When the lock of the workspace cannot be had in time; the first failure.
+    pub fn settle(&self) -> Result<(), WorkspaceError> {
+        self.lock()?.catch_up()?;
+        self.flush()
+    }
+
     pub(super) fn index_path(&self) -> PathBuf {
         self.git_dir().join("index")
     }

@@ -112,9 +112,14 @@ fn work_of_others_is_not_taken_for_the_agents() {
 /// Everything is in a commit; the index of a watched workspace follows its checkpoints a moment later.
 #[track_caller]
 fn is_recorded(git: &Git, files: &Path) {
-    eventually("everything is recorded", || {
-        git.ok(files, "status --porcelain").is_empty()
-    });
+    let mut status = String::new();
+    let clean = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        eventually("everything is recorded", || {
+            status = git.ok(files, "status --porcelain");
+            status.is_empty()
+        });
+    }));
+    assert!(clean.is_ok(), "not recorded: {status}");
 }
 
 /// Starts a script, waits until the files are there that say that all of it runs, has it end by `end`, and looks that nothing is left.

@@ -231,7 +231,7 @@ fn one_command_shows_it() {
             "echo out; echo err >&2; exit 3",
         ],
     );
-    assert!(ok);
+    assert!(!ok, "who waits for it learns that it has failed");
     assert_eq!(out, "out\n");
     let (_, out, _) = cli(&house, &["list"]);
     assert_eq!(

@@ -1060,3 +1060,30 @@ fn a_damaged_index_puts_nothing_into_a_checkpoint_that_is_not_there() {
     drop(workspace);
     assert_eq!(git.ok(&dir, "fsck --strict"), "");
 }
+
+#[test]
+fn a_process_that_ends_leaves_no_index_behind_whoever_else_holds_the_workspace() {
+    let git = Git::new();
+    let dir = git.init("w");
+    let workspace = std::sync::Arc::new(
+        Workspace::open_with(
+            &dir,
+            &WorkspaceOptions {
+                index_delay: std::time::Duration::from_secs(3_600),
+                index_at_once: 0,
+                ..options()
+            },
+        )
+        .expect("a workspace"),
+    );
+    workspace.watch().expect("a watch");
+    fs::write(dir.join("a.txt"), "one\n").expect("written");
+    take(&workspace, "a first one");
+    fs::write(dir.join("b.txt"), "two\n").expect("written");
+    take(&workspace, "a second one");
+    let elsewhere = workspace.clone();
+    assert_ne!(git.ok(&dir, "status --porcelain"), "", "the index is behind");
+    workspace.settle().expect("settled");
+    assert_eq!(git.ok(&dir, "status --porcelain"), "");
+    drop(elsewhere);
+}

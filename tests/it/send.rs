@@ -11,8 +11,8 @@ use bstr::BStr;
 use gitstead::{
     base::Filter,
     repo::{
-        DeepenTo, FilterPlan, ObjectSet, Odb, OpenOptions, PackOptions, PackStats, Repository, SendError, SendRequest,
-        ShallowPlan, enumerate, is_ancestor, plan_deepen, unreachable_of, write_pack,
+        Anew, DeepenTo, FilterPlan, ObjectSet, Odb, OpenOptions, PackOptions, PackStats, Repository, SendError,
+        SendRequest, ShallowPlan, enumerate, is_ancestor, plan_deepen, unreachable_of, write_pack,
     },
 };
 use gix::hash::ObjectId;
@@ -266,7 +266,8 @@ pub fn same(git: &Git, repo: &Path, got: &BTreeSet<ObjectId>, expected: &BTreeSe
 
 pub fn write(odb: &Odb, set: &ObjectSet, options: &PackOptions) -> (Vec<u8>, PackStats) {
     let mut pack = Vec::new();
-    let stats = write_pack(odb, set, options, &mut pack, &mut |_| (), &RUN).expect("a pack");
+    let anew = Anew::find(odb, set, options, &mut |_, _| (), &RUN).expect("deltas");
+    let stats = write_pack(odb, set, options, anew, &mut pack, &mut |_| (), &RUN).expect("a pack");
     assert_eq!((stats.objects, stats.bytes), (set.len(), pack.len() as u64));
     (pack, stats)
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, sync::atomic::AtomicBool};
 
-use gitstead::repo::{PackOptions, SendError, SendRequest, write_pack};
+use gitstead::repo::{Anew, PackOptions, SendError, SendRequest, write_pack};
 
 use crate::{
     send::{Random, all_tips, find, id, odb, write},
@@ -133,14 +133,9 @@ fn a_damaged_object_is_named_and_not_made_a_delta_of_others() {
         },
     );
     let run = AtomicBool::new(false);
-    let sent = write_pack(
-        &odb,
-        &found,
-        &PackOptions::default(),
-        &mut Vec::new(),
-        &mut |_| (),
-        &run,
-    );
+    let options = PackOptions::default();
+    let anew = Anew::find(&odb, &found, &options, &mut |_, _| (), &run).expect("others can be compared");
+    let sent = write_pack(&odb, &found, &options, anew, &mut Vec::new(), &mut |_| (), &run);
     match sent {
         Err(error @ (SendError::Corrupt { .. } | SendError::Odb { .. })) => assert!(error.to_string().len() > 10),
         Err(error) => panic!("another error: {error:?}"),

@@ -8,7 +8,7 @@ use std::{collections::HashMap, path::PathBuf, sync::atomic::AtomicBool};
 use gix::{hash::ObjectId, objs::Kind};
 
 use super::{
-    ObjectSet, SendError,
+    ObjectSet, PackOptions, SendError,
     marks::Id,
     places::{Entries, Place},
     walk::{IdMap, check},
@@ -36,9 +36,9 @@ const ENOUGH: usize = 20;
 const HELD_EACH: u64 = 256 << 10;
 const HELD_BYTES: usize = 32 << 20;
 
-/// What was made for one answer.
+/// Deltas and compressed objects that were made for one answer: of loose objects, and of what lies whole in different packs.
 #[derive(Default)]
-pub(super) struct Anew {
+pub struct Anew {
     deltas: IdMap<Delta>,
     /// Loose objects that stay whole and were compressed already.
     whole: IdMap<Whole>,
@@ -62,12 +62,22 @@ pub(super) struct Delta {
 }
 
 impl Anew {
-    /// Looks for deltas. An object that cannot be read is left to whoever sends it.
-    pub(super) fn find(odb: &Odb, set: &ObjectSet, level: i32, stop: &AtomicBool) -> Result<Anew, SendError> {
+    /// Looks for deltas between the objects of `set`, which was made from `odb`. Where all of them lie in one pack there is nothing to do. `progress` is told from time to time how many objects were looked at, and of how many (0 while
+    /// that is not known). An object that cannot be read is left to whoever sends it.
+    ///
+    /// # Errors
+    /// `Stopped`, and when a pack cannot be opened any more.
+    pub fn find(
+        odb: &Odb,
+        set: &ObjectSet,
+        options: &PackOptions,
+        progress: &mut dyn FnMut(u64, u64),
+        stop: &AtomicBool,
+    ) -> Result<Anew, SendError> {
         if set.names.is_empty() {
             return Ok(Anew::default());
         }
-        let Some((objects, ids)) = gather(odb, set, stop)? else {
+        let Some((objects, ids)) = gather(odb, set, progress, stop)? else {
             return Ok(Anew::default());
         };
         let how = Search {
@@ -81,11 +91,11 @@ impl Anew {
             threads: odb.limits().threads_per_request,
             largest: LARGEST,
             again: false,
-            level,
+            level: options.compression,
             enough: ENOUGH,
             wholes: true,
         };
-        let found = match search(&objects, odb, &how, stop, &mut |_, _| ()) {
+        let found = match search(&objects, odb, &how, stop, progress) {
             Ok(found) => found,
             Err(trouble) => {
                 check(stop)?;
@@ -112,8 +122,13 @@ impl Anew {
         Ok(anew)
     }
 
-    /// Whether nothing was made.
-    pub(super) fn is_empty(&self) -> bool {
+    /// How many deltas there are.
+    pub fn len(&self) -> usize {
+        self.deltas.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
         self.deltas.is_empty()
     }
 
@@ -132,7 +147,12 @@ impl Anew {
 }
 
 /// What would be sent whole, if there is something to compare.
-fn gather(odb: &Odb, set: &ObjectSet, stop: &AtomicBool) -> Result<Option<(Objects, Vec<Id>)>, SendError> {
+fn gather(
+    odb: &Odb,
+    set: &ObjectSet,
+    progress: &mut dyn FnMut(u64, u64),
+    stop: &AtomicBool,
+) -> Result<Option<(Objects, Vec<Id>)>, SendError> {
     let mut objects = Objects {
         items: Vec::new(),
         packs: set.packs.clone(),
@@ -169,6 +189,7 @@ fn gather(odb: &Odb, set: &ObjectSet, stop: &AtomicBool) -> Result<Option<(Objec
         let mut places: Vec<Place> = Vec::new();
         loop {
             check(stop)?;
+            progress(0, 0);
             entries.next(pack, &mut places)?;
             if places.is_empty() {
                 break;
@@ -195,6 +216,7 @@ fn gather(odb: &Odb, set: &ObjectSet, stop: &AtomicBool) -> Result<Option<(Objec
     let before = objects.items.len();
     for number in set.chosen.loose() {
         check(stop)?;
+        progress(0, 0);
         let oid = set.numbering.loose()[number];
         let Some(id) = set.numbering.known_loose_id(&oid) else {
             continue;

@@ -24,6 +24,7 @@ mod sink;
 mod trees;
 mod walk;
 
+pub use anew::Anew;
 pub use deepen::{DeepenTo, ShallowPlan};
 pub use enumerate::{SendRequest, enumerate};
 pub use error::SendError;

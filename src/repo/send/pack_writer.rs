@@ -79,7 +79,7 @@ const WORTH_A_DELTA: std::ops::RangeInclusive<usize> = 512..=1 << 20;
 /// A chain of bases longer than this is taken for a circle.
 const MAX_CHAIN: usize = 10_000;
 
-/// Writes the objects of `set` as one pack. `odb` is the view that the set was made from. `progress` is told how many objects were written so far.
+/// Writes the objects of `set` as one pack. `odb` is the view that the set was made from, and so were the deltas of `anew`. `progress` is told how many objects were written so far.
 ///
 /// # Errors
 /// `Write` when the receiver is gone. `Corrupt` and `Odb` when an object turns out to be damaged; what was written before is then no valid pack.
@@ -87,6 +87,7 @@ pub fn write_pack(
     odb: &Odb,
     set: &ObjectSet,
     options: &PackOptions,
+    anew: Anew,
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u32),
     stop: &AtomicBool,
@@ -95,7 +96,6 @@ pub fn write_pack(
     if let Some(pack) = mirror.as_ref().filter(|_| set.had.is_empty()) {
         return as_it_is(odb, pack, out, progress, stop);
     }
-    let anew = Anew::find(odb, set, options.compression, stop)?;
     let mut writer = PackWriter {
         odb,
         set,

@@ -79,7 +79,11 @@ pub(super) async fn list(
                     continue;
                 }
                 match authorise(api, &who, &entry.place_of()?, Deed::Look, true) {
-                    Ok(()) => agents.push(AgentView::from(&record)),
+                    Ok(()) => {
+                        let all = authorise(api, &who, &entry.place_of()?, Deed::Manage, true).is_ok();
+                        let view = AgentView::from(&record);
+                        agents.push(if all { view } else { view.for_onlookers() });
+                    }
                     Err(error) => refused = Some(error),
                 }
             }
@@ -136,8 +140,19 @@ pub(super) async fn show(
     peer: Option<Extension<Peer>>,
     at: At,
 ) -> Answer {
-    let entry = entry(&api, &who(caller, peer), at, Deed::Look).await?;
-    Ok(json(StatusCode::OK, &view(&entry)))
+    let who = who(caller, peer);
+    let entry = entry(&api, &who, at, Deed::Look).await?;
+    Ok(json(StatusCode::OK, &seen_by(&api, who, &entry).await?))
+}
+
+/// What somebody who may look at an agent sees of it.
+async fn seen_by(api: &Arc<Api>, who: Who, entry: &Arc<Entry>) -> Result<AgentView, ApiError> {
+    let here = entry.clone();
+    let all = api
+        .work(move |api| Ok(authorise(api, &who, &here.place_of()?, Deed::Manage, true).is_ok()))
+        .await?;
+    let view = view(entry);
+    Ok(if all { view } else { view.for_onlookers() })
 }
 
 pub(super) async fn remove(
@@ -231,7 +246,8 @@ pub(super) async fn wait(
     asked: Result<Query<WaitAsked>, QueryRejection>,
 ) -> Answer {
     let Query(asked) = asked?;
-    let entry = entry(&api, &who(caller, peer), at, Deed::Look).await?;
+    let who = who(caller, peer);
+    let entry = entry(&api, &who, at, Deed::Look).await?;
     let time = asked.timeout_ms.map_or(WAIT, Duration::from_millis).min(WAIT);
     let waiting = entry.wait(Instant::now() + time, |status| match asked.until {
         Until::Ended => status.state.is_over(),
@@ -242,5 +258,5 @@ pub(super) async fn wait(
         _ = waiting => {}
         () = doors(&api)?.closed.cancelled() => {}
     }
-    Ok(json(StatusCode::OK, &view(&entry)))
+    Ok(json(StatusCode::OK, &seen_by(&api, who, &entry).await?))
 }

@@ -25,28 +25,33 @@ pub(super) fn same_user(peer: Option<Peer>, port: u16) -> Result<(), ApiError> {
     // Both tables: a socket for both protocols is in the second one.
     let mut tables = fs::read_to_string(table).unwrap_or_default();
     tables.push_str(&fs::read_to_string("/proc/net/tcp6").unwrap_or_default());
-    match uid_of(&tables, peer, port) {
-        Some(uid) if uid == 0 || uid == rustix::process::geteuid().as_raw() => Ok(()),
-        Some(_) => refuse("this is another user"),
-        None => refuse("it is not known who this is"),
+    let ours = rustix::process::geteuid().as_raw();
+    match uids_of(&tables, peer, port)[..] {
+        [] => refuse("it is not known who this is"),
+        ref uids if uids.iter().all(|uid| *uid == 0 || *uid == ours) => Ok(()),
+        _ => refuse("this is another user"),
     }
 }
 
-/// The user of the socket that is connected from `local` to `port`, in what `/proc/net/tcp` says.
-fn uid_of(table: &str, local: SocketAddr, port: u16) -> Option<u32> {
-    table.lines().find_map(|line| {
+/// The users of the sockets that are connected from `local` to `port`, in what `/proc/net/tcp` says: one, if that address is not used towards several of this machine's.
+///
+/// A socket that its owner has closed belongs to nobody, which the table calls user 0 and inode 0: whoever asked and went away is not known.
+fn uids_of(table: &str, local: SocketAddr, port: u16) -> Vec<u32> {
+    let uid = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let (from, to, state) = (fields.nth(1)?, fields.next()?, fields.next()?);
         let (from, to) = (address(from)?, address(to)?);
-        // Established, or closed by one side only.
-        let is_open = matches!(state, "01" | "04" | "05" | "08");
+        let is_open = state == "01";
         let same = from.ip().to_canonical() == local.ip().to_canonical() && from.port() == local.port();
         if !is_open || !same || to.port() != port {
             return None;
         }
-        // "tx_queue:rx_queue", "tr:tm->when", "retrnsmt", uid
-        fields.nth(3)?.parse().ok()
-    })
+        // "tx_queue:rx_queue", "tr:tm->when", "retrnsmt", uid, timeout, inode
+        let uid = fields.nth(3)?.parse().ok()?;
+        let inode: u64 = fields.nth(1)?.parse().ok()?;
+        (inode != 0).then_some(uid)
+    };
+    table.lines().filter_map(uid).collect()
 }
 
 /// `0100007F:1F90`: words in the byte order of the machine.
@@ -86,6 +91,8 @@ mod tests {
             let peer = stream.local_addr().expect("connected");
             assert!(same_user(Some(Peer(peer)), port).is_ok(), "{at}");
             assert!(same_user(Some(Peer(peer)), port.wrapping_add(1)).is_err());
+            drop(stream);
+            assert!(same_user(Some(Peer(peer)), port).is_err(), "who has gone is nobody");
             let other = SocketAddr::new(peer.ip(), peer.port().wrapping_add(1));
             assert!(same_user(Some(Peer(other)), port).is_err());
         }
@@ -100,12 +107,18 @@ mod tests {
              0: {bytes:08X}:D431 {bytes:08X}:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 1 1 0 20 4 30 10 -1\n"
         );
         let local = "127.0.0.1:54321".parse().expect("an address");
-        assert_eq!(uid_of(&table, local, 8080), Some(1000));
-        assert_eq!(uid_of(&table, local, 8081), None);
-        assert_eq!(
-            uid_of(&table.replace(" 01 ", " 06 "), local, 8080),
-            None,
-            "only waiting to be forgotten"
-        );
+        assert_eq!(uids_of(&table, local, 8080), [1000]);
+        assert_eq!(uids_of(&table, local, 8081), [0; 0]);
+        for state in ["04", "05", "06", "08"] {
+            let table = table.replace(" 01 ", &format!(" {state} "));
+            assert_eq!(
+                uids_of(&table, local, 8080),
+                [0; 0],
+                "half closed, or waiting to be forgotten"
+            );
+        }
+        let orphan = table.replace("  1000        0 1 ", "     0        0 0 ");
+        assert_ne!(orphan, table);
+        assert_eq!(uids_of(&orphan, local, 8080), [0; 0], "nobody's any more");
     }
 }

@@ -51,6 +51,20 @@ pub struct AgentView {
     pub ended_at: Option<String>,
 }
 
+impl AgentView {
+    /// What those see of it who may only look: not how it is started, which may be a message or a key, nor what its sessions are called.
+    pub(super) fn for_onlookers(mut self) -> Self {
+        self.argv = Vec::new();
+        self.env = Vec::new();
+        self.secrets = Vec::new();
+        self.session = None;
+        self.failure = self.failure.map(|_| "it could not be started".to_owned());
+        self.stragglers = Vec::new();
+        self.label = None;
+        self
+    }
+}
+
 impl From<&AgentRecord> for AgentView {
     fn from(record: &AgentRecord) -> Self {
         let spec = &record.spec;
