@@ -17,7 +17,7 @@ use bstr::ByteSlice as _;
 
 use crate::{
     base::RepoName,
-    repo::{Head, RefQuery},
+    repo::{Flock, Head, RefQuery},
 };
 
 /// What our own directories that are no repositories begin with. Never looked up, never listed.
@@ -27,17 +27,14 @@ const TEMP_PREFIX: &str = ".gitstead-tmp-";
 /// The right to change names. One holder in this process (the mutex), and, where the file system can lock directories, one on this machine.
 pub(super) struct Changes<'a> {
     _in_process: MutexGuard<'a, ()>,
-    _on_machine: Option<File>,
+    _on_machine: Option<Flock>,
 }
 
 impl Depot {
     pub(super) fn changes(&self) -> Changes<'_> {
         let in_process = self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let on_machine = File::open(&self.root).ok();
-        if let Some(root) = &on_machine {
-            // Some network file systems cannot lock a directory; the exclusive renames below still hold there.
-            let _ = rustix::fs::flock(root, rustix::fs::FlockOperation::LockExclusive);
-        }
+        // Some network file systems cannot lock a directory; the exclusive renames below still hold there.
+        let on_machine = File::open(&self.root).and_then(Flock::exclusive).ok();
         Changes {
             _in_process: in_process,
             _on_machine: on_machine,

@@ -10,6 +10,7 @@ mod config;
 mod connectivity;
 mod contents;
 mod deltas;
+mod flock;
 pub mod fsck;
 mod graph;
 mod hidden;
@@ -34,6 +35,7 @@ mod write;
 pub use config::BadValue;
 pub use connectivity::{Connectivity, ConnectivityError, check_connectivity};
 pub use contents::ContentCache;
+pub(crate) use flock::Flock;
 pub use fsck::FsckPolicy;
 pub use hidden::HideRefs;
 #[cfg(any(test, fuzzing))]

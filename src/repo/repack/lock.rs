@@ -1,16 +1,14 @@
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io,
     path::Path,
     time::{Duration, SystemTime},
 };
 
-use rustix::{
-    fs::{FlockOperation, flock},
-    process::{Pid, test_kill_process},
-};
+use rustix::process::{Pid, test_kill_process};
 
 use super::RepackError;
+use crate::repo::Flock;
 
 /// Stays when it is unlocked: the system unlocks it when the process that held it has died.
 const NAME: &str = "gitstead-maintenance.lock";
@@ -22,7 +20,7 @@ const MOST: u64 = 1 << 10;
 /// The right to do maintenance in a repository, of this process or another one.
 #[derive(Debug)]
 pub(super) struct MaintenanceLock {
-    _file: File,
+    _lock: Flock,
 }
 
 /// `None` when somebody else has it.
@@ -34,11 +32,8 @@ pub(super) fn take(common_dir: &Path) -> Result<Option<MaintenanceLock>, RepackE
         .write(true)
         .open(&path)
         .map_err(RepackError::io("open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(MaintenanceLock { _file: file })),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(err) => Err(RepackError::io("lock", path)(err.into())),
-    }
+    let lock = Flock::try_exclusive(file).map_err(RepackError::io("lock", &path))?;
+    Ok(lock.map(|lock| MaintenanceLock { _lock: lock }))
 }
 
 /// Whether a `git gc` runs here, as git itself finds out: by `gc.pid`, which names a process and a machine.

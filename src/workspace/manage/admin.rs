@@ -11,7 +11,7 @@ use gix::hash::ObjectId;
 use super::{ManageError, parent};
 use crate::{
     base::WorkspaceName,
-    repo::{RefValue, Repository},
+    repo::{Flock, RefValue, Repository},
     workspace::beneath::{Beneath, remove_all, step},
 };
 
@@ -37,7 +37,7 @@ pub(super) struct Admin {
 
 /// The right to make and remove workspaces of one repository, in this process and others.
 pub(super) struct Makers {
-    _lock: File,
+    _lock: Flock,
 }
 
 impl Makers {
@@ -50,8 +50,7 @@ impl Makers {
                 .create(true)
                 .truncate(false)
                 .open(&path)?;
-            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-            Ok(file)
+            Flock::exclusive(file)
         };
         lock()
             .map(|lock| Makers { _lock: lock })
