@@ -23,10 +23,8 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// A later Gitstead has written it.
-    #[error("{path} was written by a later version of gitstead (format {found}, this one knows {known})", path = path.display())]
+    #[error("the ledger was written by a later version of gitstead (format {found}, this one knows {known})")]
     Version {
-        /// The file.
-        path: PathBuf,
         /// What it says.
         found: u64,
         /// What we know.

@@ -4,6 +4,8 @@
 //! given, many changes are one transaction, and [`Ledger::flush`] says when it is done. Records are JSON that belongs to whoever wrote it; nothing is known here of what is
 //! in it.
 
+mod changes;
+mod disk;
 mod error;
 mod store;
 #[cfg(test)]

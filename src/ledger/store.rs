@@ -1,34 +1,20 @@
 use std::{
-    collections::{BTreeMap, VecDeque},
-    fmt, fs,
-    os::unix::fs::PermissionsExt as _,
+    fmt,
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::LedgerError;
+use super::{
+    LedgerError,
+    changes::Changes,
+    disk::{Cuts, Disk},
+};
 
-/// The format of the file.
-const VERSION: u64 = 1;
-/// Entries of a journal that wait for the disk; beyond it the oldest of them are forgotten, and that is told.
-const WAITING: usize = 20_000;
-/// Entries that each journal keeps.
-const KEPT: u64 = 5_000;
-/// How often a journal is cut to that, in entries.
-const CUT_EVERY: u64 = 500;
-/// Memory for pages of the database.
-const CACHE: usize = 4 << 20;
-
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const RECORDS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("records");
-const JOURNAL: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("journal");
-
-fn bad<E: Into<redb::Error>>(doing: &'static str) -> impl FnOnce(E) -> LedgerError {
-    LedgerError::database(doing)
-}
+/// After a failure it is tried again so much later, or as soon as somebody wants to know.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A kind of record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +27,7 @@ pub enum Shelf {
 }
 
 impl Shelf {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Shelf::Agents => "agents",
             Shelf::Sessions => "sessions",
@@ -70,7 +56,7 @@ struct Inner {
 }
 
 struct Shared {
-    database: Database,
+    disk: Disk,
     state: Mutex<State>,
     work: Condvar,
     done: Condvar,
@@ -83,25 +69,13 @@ struct State {
     /// Changes that were given, and those that are on the disk.
     given: u64,
     written: u64,
-    broken: bool,
+    /// Times that writing has failed.
+    failures: u64,
+    /// The last attempt has failed.
+    failing: bool,
+    /// When it is tried again.
+    again: Option<Instant>,
     closed: bool,
-}
-
-/// What is to be written in one transaction.
-#[derive(Default)]
-struct Changes {
-    /// The newest content of each record; none to remove it.
-    records: BTreeMap<(Shelf, String), Option<Vec<u8>>>,
-    /// Journals that are removed, before anything is added.
-    removed: Vec<String>,
-    entries: VecDeque<(String, u64, Vec<u8>)>,
-    forgotten: u64,
-}
-
-impl Changes {
-    fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.removed.is_empty() && self.entries.is_empty()
-    }
 }
 
 impl fmt::Debug for Ledger {
@@ -116,57 +90,17 @@ impl Ledger {
     /// # Errors
     /// When it cannot be opened, another process has it, or a later Gitstead has written it.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let io = |doing| {
-            move |source| LedgerError::Io {
-                doing,
-                path: path.to_owned(),
-                source,
-            }
-        };
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).map_err(io("create the directory of"))?;
-        }
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE);
-        let database = builder.create(path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => LedgerError::InUse { path: path.to_owned() },
-            other => bad("open the ledger")(other),
-        })?;
-        // It says who asked for what.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io("protect"))?;
-        let write = database
-            .begin_write()
-            .map_err(bad("begin a transaction of the ledger"))?;
-        let next_seq;
-        {
-            let mut meta = write.open_table(META).map_err(bad("open a table of the ledger"))?;
-            let found = meta
-                .get("version")
-                .map_err(bad("read the ledger"))?
-                .map(|found| found.value());
-            match found {
-                None => {
-                    meta.insert("version", VERSION).map_err(bad("write the ledger"))?;
-                }
-                Some(VERSION) => {}
-                Some(found) => {
-                    return Err(LedgerError::Version {
-                        path: path.to_owned(),
-                        found,
-                        known: VERSION,
-                    });
-                }
-            }
-            next_seq = meta
-                .get("next")
-                .map_err(bad("read the ledger"))?
-                .map_or(1, |found| found.value());
-            write.open_table(RECORDS).map_err(bad("open a table of the ledger"))?;
-            write.open_table(JOURNAL).map_err(bad("open a table of the ledger"))?;
-        }
-        write.commit().map_err(bad("commit a transaction of the ledger"))?;
+        let (disk, next_seq) = Disk::open(path)?;
+        Self::on(disk, next_seq).map_err(|source| LedgerError::Io {
+            doing: "start a thread for",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    pub(super) fn on(disk: Disk, next_seq: u64) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            database,
+            disk,
             state: Mutex::new(State {
                 next_seq,
                 ..State::default()
@@ -177,8 +111,7 @@ impl Ledger {
         let writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || writer.work())
-            .map_err(io("start a thread for"))?;
+            .spawn(move || writer.work())?;
         Ok(Ledger {
             inner: Arc::new(Inner {
                 shared,
@@ -210,23 +143,14 @@ impl Ledger {
         seq
     }
 
-    /// Adds an entry to a journal. Does not wait for the disk.
+    /// Adds an entry to a journal. Does not wait for the disk; where it is too slow or full the oldest entries that wait are forgotten, and the log tells.
     pub fn append(&self, journal: &str, seq: u64, json: Vec<u8>) {
-        self.change(|state| {
-            if state.waiting.entries.len() >= WAITING {
-                state.waiting.entries.pop_front();
-                state.waiting.forgotten += 1;
-            }
-            state.waiting.entries.push_back((journal.to_owned(), seq, json));
-        });
+        self.change(|state| state.waiting.append(journal.to_owned(), seq, json));
     }
 
     /// Removes a journal and what waits for it.
     pub fn remove_journal(&self, journal: &str) {
-        self.change(|state| {
-            state.waiting.entries.retain(|(name, ..)| name != journal);
-            state.waiting.removed.push(journal.to_owned());
-        });
+        self.change(|state| state.waiting.remove_journal(journal));
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) {
@@ -239,13 +163,17 @@ impl Ledger {
     /// Waits until everything that was given so far is on the disk. Blocks.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written now. It is kept and tried again, until it is written or the process ends.
     pub fn flush(&self) -> Result<(), LedgerError> {
         let shared = &self.inner.shared;
         let mut state = shared.lock();
-        let until = state.given;
+        let (until, failures) = (state.given, state.failures);
+        // Whoever asks does not wait for the next attempt.
+        if state.again.take().is_some() {
+            shared.work.notify_one();
+        }
         while state.written < until {
-            if state.broken {
+            if state.failures > failures {
                 return Err(LedgerError::Broken);
             }
             state = shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -256,59 +184,29 @@ impl Ledger {
     /// All records of a kind that can be read, in the order of their keys. Those that cannot are told of in the log. Blocks.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// When what was given cannot be written, or the file cannot be read.
     pub fn all<T: DeserializeOwned>(&self, shelf: Shelf) -> Result<Vec<(String, T)>, LedgerError> {
         self.flush()?;
-        let read = self
-            .inner
-            .shared
-            .database
-            .begin_read()
-            .map_err(bad("begin a transaction of the ledger"))?;
-        let table = read.open_table(RECORDS).map_err(bad("open a table of the ledger"))?;
         let mut all = Vec::new();
-        let range = table.range((shelf.as_str(), "")..).map_err(bad("read the ledger"))?;
-        for found in range {
-            let (key, value) = found.map_err(bad("read the ledger"))?;
-            let (on, key) = key.value();
-            if on != shelf.as_str() {
-                break;
-            }
-            match serde_json::from_slice(value.value()) {
+        self.inner
+            .shared
+            .disk
+            .records(shelf, &mut |key, json| match serde_json::from_slice(json) {
                 Ok(record) => all.push((key.to_owned(), record)),
                 Err(error) => {
                     tracing::error!(shelf = shelf.as_str(), key, %error, "a record of the ledger cannot be read");
                 }
-            }
-        }
+            })?;
         Ok(all)
     }
 
     /// Up to `most` entries of a journal after number `after`. Blocks.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// As [`all`](Self::all).
     pub fn entries(&self, journal: &str, after: u64, most: usize) -> Result<Vec<Entry>, LedgerError> {
         self.flush()?;
-        let read = self
-            .inner
-            .shared
-            .database
-            .begin_read()
-            .map_err(bad("begin a transaction of the ledger"))?;
-        let table = read.open_table(JOURNAL).map_err(bad("open a table of the ledger"))?;
-        let range = table
-            .range((journal, after.saturating_add(1))..=(journal, u64::MAX))
-            .map_err(bad("read the ledger"))?;
-        let mut entries = Vec::new();
-        for found in range.take(most) {
-            let (key, value) = found.map_err(bad("read the ledger"))?;
-            entries.push(Entry {
-                seq: key.value().1,
-                json: value.value().to_vec(),
-            });
-        }
-        Ok(entries)
+        self.inner.shared.disk.entries(journal, after, most)
     }
 }
 
@@ -318,86 +216,76 @@ impl Shared {
     }
 
     fn work(&self) {
+        let mut cuts = Cuts::default();
         loop {
-            let (changes, until, next_seq) = {
-                let mut state = self.lock();
-                while state.waiting.is_empty() {
-                    if state.closed {
-                        return;
-                    }
+            let mut state = self.lock();
+            while !state.closed {
+                if state.waiting.is_empty() {
                     state.written = state.given;
                     self.done.notify_all();
                     state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    continue;
                 }
-                (std::mem::take(&mut state.waiting), state.given, state.next_seq)
-            };
-            if changes.forgotten > 0 {
-                tracing::error!(entries = changes.forgotten, "the ledger is too slow: events are lost");
+                let Some(again) = state.again else { break };
+                let pause = again.saturating_duration_since(Instant::now());
+                if pause.is_zero() {
+                    break;
+                }
+                state = self
+                    .work
+                    .wait_timeout(state, pause)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
             }
-            let result = self.write(&changes, next_seq);
+            let last = state.closed;
+            let after_failure = state.failing;
+            let mut changes = std::mem::take(&mut state.waiting);
+            let (until, next_seq) = (state.given, state.next_seq);
+            drop(state);
+            let forgotten = std::mem::take(&mut changes.forgotten);
+            if forgotten > 0 {
+                tracing::error!(entries = forgotten, "the ledger is too slow: events are lost");
+            }
+            let written = self.disk.write(&changes, next_seq, last, &mut cuts).or_else(|error| {
+                // The first failure is told of once; what comes after it are attempts with a database that was opened anew.
+                if !after_failure {
+                    tell(&error);
+                }
+                self.disk.again()?;
+                self.disk.write(&changes, next_seq, last, &mut cuts)
+            });
             let mut state = self.lock();
-            match result {
+            match written {
                 Ok(()) => {
                     state.written = until;
-                    state.broken = false;
+                    state.failing = false;
+                    state.again = None;
+                    if after_failure {
+                        tracing::info!("the ledger can be written again");
+                    }
                 }
-                Err(error) => {
-                    tracing::error!(%error, source = ?std::error::Error::source(&error).map(ToString::to_string), "the ledger cannot be written");
-                    state.broken = true;
+                Err(error) if last => {
+                    tell(&error);
+                    tracing::error!("what the ledger could not write is lost");
+                }
+                Err(_) => {
+                    let later = std::mem::take(&mut state.waiting);
+                    state.waiting = changes.then(later);
+                    state.failures += 1;
+                    state.failing = true;
+                    state.again = Some(Instant::now() + AGAIN);
                 }
             }
             self.done.notify_all();
+            if last {
+                return;
+            }
         }
     }
+}
 
-    fn write(&self, changes: &Changes, next_seq: u64) -> Result<(), LedgerError> {
-        let write = self
-            .database
-            .begin_write()
-            .map_err(bad("begin a transaction of the ledger"))?;
-        {
-            let mut records = write.open_table(RECORDS).map_err(bad("open a table of the ledger"))?;
-            for ((shelf, key), json) in &changes.records {
-                let at = (shelf.as_str(), key.as_str());
-                match json {
-                    Some(json) => records.insert(at, json.as_slice()).map(drop),
-                    None => records.remove(at).map(drop),
-                }
-                .map_err(bad("write the ledger"))?;
-            }
-            let mut journal = write.open_table(JOURNAL).map_err(bad("open a table of the ledger"))?;
-            let cut = |journal: &mut redb::Table<'_, (&str, u64), &[u8]>, name: &str, below: u64| {
-                journal.retain_in((name, 0)..=(name, below), |_, _| false)
-            };
-            for name in &changes.removed {
-                cut(&mut journal, name, u64::MAX).map_err(bad("write the ledger"))?;
-            }
-            for (name, seq, json) in &changes.entries {
-                journal
-                    .insert((name.as_str(), *seq), json.as_slice())
-                    .map_err(bad("write the ledger"))?;
-                if seq % CUT_EVERY == 0 {
-                    let oldest = {
-                        let kept = usize::try_from(KEPT).unwrap_or(usize::MAX);
-                        let mut newest = journal
-                            .range((name.as_str(), 0)..=(name.as_str(), u64::MAX))
-                            .map_err(bad("read the ledger"))?
-                            .rev();
-                        match newest.nth(kept) {
-                            Some(found) => Some(found.map_err(bad("read the ledger"))?.0.value().1),
-                            None => None,
-                        }
-                    };
-                    if let Some(oldest) = oldest {
-                        cut(&mut journal, name, oldest).map_err(bad("write the ledger"))?;
-                    }
-                }
-            }
-            let mut meta = write.open_table(META).map_err(bad("open a table of the ledger"))?;
-            meta.insert("next", next_seq).map_err(bad("write the ledger"))?;
-        }
-        write.commit().map_err(bad("commit a transaction of the ledger"))
-    }
+fn tell(error: &LedgerError) {
+    tracing::error!(%error, source = ?std::error::Error::source(error).map(ToString::to_string), "the ledger cannot be written");
 }
 
 impl Drop for Inner {
