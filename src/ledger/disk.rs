@@ -107,14 +107,15 @@ impl Disk {
             let range = table
                 .range((journal, after.saturating_add(1))..=(journal, u64::MAX))
                 .map_err(bad("read the ledger"))?;
-            let entry = |found: Result<(redb::AccessGuard<'_, (&str, u64)>, redb::AccessGuard<'_, &[u8]>), _>| {
+            let mut entries = Vec::new();
+            for found in range.take(most) {
                 let (key, value) = found.map_err(bad("read the ledger"))?;
-                Ok(Entry {
+                entries.push(Entry {
                     seq: key.value().1,
                     json: value.value().to_vec(),
-                })
-            };
-            range.take(most).map(entry).collect()
+                });
+            }
+            Ok(entries)
         })
     }
 
