@@ -98,9 +98,12 @@ impl Place {
 pub(super) struct Serve {
     #[command(flatten)]
     pub place: Place,
-    /// Address to listen on; port 0 takes a free one, and the first line of standard output says which [default: 127.0.0.1:8080]
+    /// Address to listen on; port 0 takes a free one, and the first line of standard output says which [default: 127.0.0.1:8080, for Letta 127.0.0.1:8285]
     #[arg(long, value_name = "ADDR", env = "GITSTEAD_LISTEN")]
     pub listen: Option<String>,
+    /// Serve the memories of Letta's agents, as the Letta server and letta-code ask for them, from BASE/ORGANIZATION/AGENT/repo.git [default: ~/.letta/memfs/repository]
+    #[arg(long, value_name = "BASE", num_args = 0..=1)]
+    pub letta_memfs: Option<Option<PathBuf>>,
     /// Path before repository names in URLs [default: /repos]
     #[arg(long, value_name = "PATH", env = "GITSTEAD_URL_PREFIX")]
     pub url_prefix: Option<String>,
@@ -139,6 +142,7 @@ impl Serve {
             anonymous_read: self.anonymous_read,
             trusted_user_header: self.trusted_user_header.clone(),
             insecure_open: self.insecure_open,
+            letta_memfs: self.letta_memfs.clone(),
             ..self.place.overrides()
         }
     }

@@ -12,6 +12,7 @@ use std::{
 use super::{
     CreateOptions, Depot, DepotError,
     layout::{self, Located, Shape},
+    memfs::{self, Layout},
 };
 use bstr::ByteSlice as _;
 
@@ -56,6 +57,7 @@ impl Depot {
         name.check_creatable()?;
         check_branch(&options.default_branch)?;
         let guard = self.changes();
+        self.check_layout(name)?;
         self.check_room(name.stem(), None)?;
         let target = self.bare_path(name.stem());
         let made = self.make_parents(&target)?;
@@ -80,11 +82,21 @@ impl Depot {
         let temp = fresh_dir(parent(target))?;
         let result = layout::write_bare(&temp, options)
             .and_then(|()| fill(&temp))
+            .and_then(|()| self.lay_out(&temp))
             .and_then(|()| publish(&temp, target));
         if result.is_err() {
             let _ = fs::remove_dir_all(&temp);
         }
         result
+    }
+
+    /// What this depot's layout adds to a new repository.
+    fn lay_out(&self, temp: &Path) -> Result<(), DepotError> {
+        match self.layout() {
+            Layout::Names => Ok(()),
+            Layout::LettaMemfs { .. } => memfs::append_config(temp, "[http]\n\treceivepack = true\n")
+                .map_err(|source| DepotError::io("write", temp.join("config"), source)),
+        }
     }
 
     /// Deletes a bare repository: its name is gone at once, its files follow. Directories that held nothing else go too.
@@ -146,6 +158,7 @@ impl Depot {
                 why,
             });
         }
+        self.check_layout(new)?;
         self.check_room(new.stem(), Some(source))?;
         let target = self.bare_path(new.stem());
         let made = self.make_parents(&target)?;
@@ -194,6 +207,7 @@ impl Depot {
     /// Why not.
     pub fn check_free(&self, name: &RepoName) -> Result<(), DepotError> {
         name.check_creatable()?;
+        self.check_layout(name)?;
         self.check_room(name.stem(), None)
     }
 
@@ -217,6 +231,17 @@ impl Depot {
                 .map_err(refs)
                 .map(|()| true),
             _ => Ok(false),
+        }
+    }
+
+    /// Whether this depot's layout has a place for that name.
+    fn check_layout(&self, name: &RepoName) -> Result<(), DepotError> {
+        match self.layout() {
+            Layout::Names => Ok(()),
+            Layout::LettaMemfs { .. } if memfs::is_ours(name) => memfs::check_case(&self.root, name),
+            Layout::LettaMemfs { .. } => Err(DepotError::Layout {
+                name: name.stem().to_owned(),
+            }),
         }
     }
 

@@ -15,6 +15,12 @@ pub enum DepotError {
         /// The name.
         name: RepoName,
     },
+    /// Several organizations have an agent of that id, and none of them was meant.
+    #[error("'{name}' is not there, and several other organizations have an agent of that id")]
+    Ambiguous {
+        /// The name.
+        name: RepoName,
+    },
     /// There is something that looks like a repository, and it cannot be served.
     #[error("repository '{name}' cannot be opened")]
     Open {
@@ -60,6 +66,14 @@ pub enum DepotError {
         /// What was given.
         name: String,
     },
+    /// A name that this depot's layout has no place for.
+    #[error(
+        "'{name}' is not organization/agent/repo: this server keeps the repositories of Letta's agents and no others"
+    )]
+    Layout {
+        /// The name.
+        name: String,
+    },
     /// A repository that is not ours to move or delete.
     #[error("repository '{name}' {why}")]
     Foreign {
@@ -92,10 +106,12 @@ impl DepotError {
             DepotError::Open { source, .. } => source.fault(),
             DepotError::Refs { source, .. } => source.fault(),
             DepotError::Exists { .. }
+            | DepotError::Ambiguous { .. }
             | DepotError::Inside { .. }
             | DepotError::InTheWay { .. }
             | DepotError::Name(_)
             | DepotError::Branch { .. }
+            | DepotError::Layout { .. }
             | DepotError::Foreign { .. } => Fault::Client,
             DepotError::Io { .. } => Fault::Ours,
         }

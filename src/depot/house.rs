@@ -12,6 +12,7 @@ use super::{
     DepotError,
     change::{HIDDEN_PREFIX, check_branch},
     layout::{self, Located},
+    memfs::{self, Layout},
 };
 use crate::{
     base::RepoName,
@@ -25,6 +26,8 @@ pub struct DepotOptions {
     pub open: OpenOptions,
     /// Whether only repositories with a file `git-daemon-export-ok` in their git directory are there for anyone.
     pub require_export_ok: bool,
+    /// How repositories lie on disk.
+    pub layout: Layout,
     /// Where workspaces are made, in a directory per repository. `None` is `work` beside the directory of repositories.
     pub work: Option<PathBuf>,
 }
@@ -63,6 +66,8 @@ pub struct Depot {
     opened: Mutex<Opened>,
     pub(super) blank: Mutex<Option<Arc<Repository>>>,
     pub(super) uses: Mutex<HashMap<PathBuf, Use>>,
+    /// Which organization an agent was found in that was asked for in another.
+    elsewhere: Mutex<HashMap<String, String>>,
 }
 
 /// The repositories that are open, by git directory.
@@ -155,6 +160,7 @@ impl Depot {
             opened: Mutex::default(),
             blank: Mutex::default(),
             uses: Mutex::default(),
+            elsewhere: Mutex::default(),
         })
     }
 
@@ -166,6 +172,11 @@ impl Depot {
     /// The directory of workspaces. It need not be there.
     pub fn work_dir(&self) -> &Path {
         &self.work
+    }
+
+    /// How repositories lie on disk.
+    pub fn layout(&self) -> Layout {
+        self.options.layout
     }
 
     /// How repositories are opened.
@@ -181,7 +192,12 @@ impl Depot {
 
     /// As [`open`](Self::open), for one that must not be [discarded](Self::discard_if_empty) meanwhile.
     pub fn lease(self: &Arc<Self>, name: &RepoName) -> Result<Lease, DepotError> {
-        let located = self.locate(name)?;
+        let located = match self.locate(name) {
+            Err(DepotError::NotFound { .. }) if self.layout() == (Layout::LettaMemfs { org_fallback: true }) => {
+                self.locate_elsewhere(name)?
+            }
+            located => located?,
+        };
         // Counted before it is opened: what is discarded between the two is not found.
         self.uses().entry(located.git_dir.clone()).or_default().count += 1;
         let using = Using {
@@ -204,7 +220,11 @@ impl Depot {
         if let Some(repository) = self.cached(&dir, identity) {
             return Ok(repository);
         }
-        let repository = match Repository::open(&dir, &self.options.open) {
+        let opened = match self.layout() {
+            Layout::Names => Repository::open(&dir, &self.options.open),
+            Layout::LettaMemfs { .. } => memfs::open(&dir, &self.options.open),
+        };
+        let repository = match opened {
             Ok(repository) => Arc::new(repository),
             // Gone since we looked.
             Err(OpenError::NotARepository { .. }) => return Err(not_found()),
@@ -332,6 +352,10 @@ impl Depot {
 
     pub(super) fn uses(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Use>> {
         self.uses.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn elsewhere(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
+        self.elsewhere.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn opened(&self) -> std::sync::MutexGuard<'_, Opened> {

@@ -9,10 +9,12 @@ mod fork;
 mod house;
 mod layout;
 mod list;
+mod memfs;
 mod upkeep;
 
 pub use details::Details;
 pub use error::DepotError;
 pub use house::{CreateOptions, Depot, DepotOptions, Lease};
 pub use list::{Listed, Listing};
+pub use memfs::{Layout, letta_memfs_name};
 pub use upkeep::Upkeep;

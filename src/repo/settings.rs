@@ -157,6 +157,8 @@ pub struct ReceiveSettings {
     pub deny_non_fast_forwards: bool,
     /// `shallowUpdate` (false).
     pub shallow_update: bool,
+    /// `gitstead.keepReplaced` (false): what a push takes away from a branch or a tag, by force or by deleting it, stays below `refs/gitstead/replaced/`.
+    pub keep_replaced: bool,
 }
 
 /// `transfer.*`
@@ -498,6 +500,7 @@ fn receive(c: &Config, git_dir: &std::path::Path) -> Result<ReceiveSettings, Bad
         deny_current_branch: deny(c, "receive.denycurrentbranch", true)?,
         deny_non_fast_forwards: flag("receive.denynonfastforwards", false)?,
         shallow_update: flag("receive.shallowupdate", false)?,
+        keep_replaced: flag("gitstead.keepreplaced", false)?,
     })
 }
 

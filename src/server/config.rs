@@ -6,10 +6,10 @@ use std::{
 
 use bstr::{BString, ByteSlice as _};
 
-use super::file::{FileConfig, TokenEntry};
+use super::file::{Creation, FileConfig, TokenEntry};
 use crate::{
     base::{Grant, Limits, Rules, TokenRule},
-    depot::{CreateOptions, DepotOptions},
+    depot::{CreateOptions, DepotOptions, Layout},
     repo::{ContentCache, OpenOptions},
     session::AskRules,
     workspace::WorkspaceOptions,
@@ -44,6 +44,10 @@ pub struct Config {
     pub trusted_user_header: Option<String>,
     /// Public names of this server, which may stand in `Host` when nothing is configured for authentication.
     pub hosts: Vec<String>,
+    /// Whether the repositories are those of Letta's agents, and which organization an agent may be in.
+    pub layout: Layout,
+    /// Whether a fetch of what does not exist makes it, too.
+    pub create_on_fetch: bool,
     /// Who may do what.
     pub rules: Rules,
     /// Bounds.
@@ -74,6 +78,8 @@ pub struct Overrides {
     pub trusted_user_header: Option<String>,
     pub insecure_open: bool,
     pub log: Option<String>,
+    /// `--letta-memfs`, perhaps with a directory.
+    pub letta_memfs: Option<Option<PathBuf>>,
     /// `--config`.
     pub config: Option<PathBuf>,
 }
@@ -107,7 +113,9 @@ pub enum ConfigError {
         why: String,
     },
     /// Nobody said where data should be, and there is no home directory.
-    #[error("there is no home directory to keep data in; say where with --data DIR")]
+    #[error(
+        "there is no home directory to keep data in; say where with --data DIR, and with --letta-memfs BASE where Letta keeps its own"
+    )]
     NoHome,
     /// An open server on an address others can reach.
     #[error(
@@ -134,6 +142,16 @@ pub fn default_data_dir(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Opt
     absolute("XDG_DATA_HOME")
         .map(|dir| dir.join("gitstead"))
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share/gitstead")))
+}
+
+/// Where the server listens that nobody told, and where the sidecar did that Letta knows.
+const LISTEN: &str = "127.0.0.1:8080";
+const LETTA_LISTEN: &str = "127.0.0.1:8285";
+
+/// Where Letta keeps the memories of its agents: `~/.letta/memfs/repository`.
+fn letta_base(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
+    let home = env("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    home.map(|home| home.join(".letta/memfs/repository"))
 }
 
 impl Config {
@@ -170,6 +188,19 @@ impl Config {
             .or_else(|| file.data.map(|path| base.join(path)))
             .or(fallback);
         let repos = over.repos.clone().or_else(|| file.repos.map(|path| base.join(path)));
+        let memfs = match (&over.letta_memfs, file.letta_memfs) {
+            (None, told) => told,
+            (Some(_), told) => Some(told.unwrap_or_default()),
+        };
+        let repos = match &memfs {
+            None => repos,
+            Some(told) => {
+                let flag = over.letta_memfs.clone().flatten();
+                let told = flag.or_else(|| told.base.as_ref().map(|path| base.join(path)));
+                let usual = || letta_base(|name| std::env::var_os(name));
+                Some(told.or(repos).or_else(usual).ok_or(ConfigError::NoHome)?)
+            }
+        };
         let (data, repos) = match (data, repos) {
             (Some(data), Some(repos)) => (data, repos),
             (Some(data), None) => (data.clone(), data.join("repos")),
@@ -187,6 +218,17 @@ impl Config {
             trusted_header: header.is_some(),
             anonymous_read: over.anonymous_read.or(file.anonymous_read).unwrap_or(false),
             insecure_open: over.insecure_open,
+        };
+        let creation = memfs.as_ref().map(|told| told.create);
+        let layout = match &memfs {
+            None => Layout::Names,
+            Some(told) if told.org_fallback && !rules.tokens.is_empty() => {
+                let why = "finds an agent in whichever organization has it, so it cannot be kept from any token; do without one of them";
+                return Err(value("letta_memfs.org_fallback", why));
+            }
+            Some(told) => Layout::LettaMemfs {
+                org_fallback: told.org_fallback,
+            },
         };
         let mut limits = Limits::default();
         file.limits.apply(&mut limits)?;
@@ -210,11 +252,17 @@ impl Config {
                 .listen
                 .clone()
                 .or(file.listen)
-                .unwrap_or_else(|| "127.0.0.1:8080".to_owned()),
+                .unwrap_or_else(|| if memfs.is_some() { LETTA_LISTEN } else { LISTEN }.to_owned()),
             url_prefix: url_prefix(over.url_prefix.as_deref().or(file.url_prefix.as_deref()))?,
             require_export_ok: over.require_export_ok.or(file.require_export_ok).unwrap_or(false),
             namespace: namespace.map(checked_namespace).transpose()?,
-            create_on_push: over.create_on_push.or(file.create_on_push).unwrap_or(true),
+            create_on_push: over
+                .create_on_push
+                .or(creation.map(|creation| creation != Creation::Never))
+                .or(file.create_on_push)
+                .unwrap_or(true),
+            create_on_fetch: creation == Some(Creation::OnAny) && over.create_on_push != Some(false),
+            layout,
             maintenance: over.maintenance.or(file.maintenance).unwrap_or(true),
             default_branch,
             object_format: object_format(file.object_format.as_deref())?,
@@ -224,7 +272,7 @@ impl Config {
             limits,
             checkpoints,
             ask,
-            defaults: defaults(&file.defaults)?,
+            defaults: defaults(layout, &file.defaults)?,
             log: over.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
         })
     }
@@ -249,6 +297,7 @@ impl Config {
                 ..OpenOptions::default()
             },
             require_export_ok: self.require_export_ok,
+            layout: self.layout,
             work: Some(self.data.join("work")),
         }
     }
@@ -386,8 +435,14 @@ fn object_format(text: Option<&str>) -> Result<gix::hash::Kind, ConfigError> {
 }
 
 /// `[defaults]` as git configuration. Both `"uploadpack.allowFilter" = true` and tables in tables are read; lists are keys with several values.
-fn defaults(table: &toml::Table) -> Result<Vec<(String, String)>, ConfigError> {
+fn defaults(layout: Layout, table: &toml::Table) -> Result<Vec<(String, String)>, ConfigError> {
     let mut all = Vec::new();
+    if layout != Layout::Names {
+        // Agents' memories were lost to forced pushes. What the operator says comes after this, and counts.
+        for key in ["gitstead.keepreplaced", "core.logallrefupdates"] {
+            all.push((key.to_owned(), "true".to_owned()));
+        }
+    }
     flatten("", table, &mut all)?;
     let options = OpenOptions {
         defaults: all,

@@ -40,6 +40,7 @@ pub(super) struct FileConfig {
     #[serde(default)]
     pub checkpoints: FileCheckpoints,
     pub ask: Option<FileAsk>,
+    pub letta_memfs: Option<FileMemfs>,
     #[serde(default)]
     pub defaults: toml::Table,
     #[serde(default)]
@@ -171,6 +172,30 @@ pub fn sign_with(path: &Path, options: &mut WorkspaceOptions) -> Result<(), Stri
 #[cfg(not(feature = "ssh-signatures"))]
 pub fn sign_with(_: &Path, _: &mut WorkspaceOptions) -> Result<(), String> {
     Err("this gitstead was built without signatures".to_owned())
+}
+
+/// `[letta_memfs]`: that the repositories are those of Letta's agents.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileMemfs {
+    pub base: Option<PathBuf>,
+    #[serde(default)]
+    pub create: Creation,
+    #[serde(default)]
+    pub org_fallback: bool,
+}
+
+/// What makes an agent's repository.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Creation {
+    /// Nothing but whoever runs the server.
+    Never,
+    /// The first push.
+    #[default]
+    OnPush,
+    /// The first push or fetch of somebody who may push.
+    OnAny,
 }
 
 /// `[ask]`: who answers the questions of `/agent/ask`.

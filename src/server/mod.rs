@@ -4,6 +4,7 @@
 mod config;
 mod file;
 mod note;
+mod notify;
 mod run;
 mod telemetry;
 

@@ -10,10 +10,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, ConfigError, note::Note};
+use super::{Config, ConfigError, note::Note, notify::Supervisor};
 use crate::{
     base::SystemClock,
-    depot::{Depot, DepotError, Upkeep},
+    depot::{Depot, DepotError, Layout, Upkeep},
     ledger::Ledger,
     session::{Agents, AskDesk, Context},
     web::{self, AgentDoors, Api, DepotHands, House, Options, ResidentWorkspaces, Residents},
@@ -113,6 +113,8 @@ async fn serve(
         url_prefix: config.url_prefix.clone(),
         namespace: config.namespace.clone(),
         create_on_push: config.create_on_push,
+        create_on_fetch: config.create_on_fetch,
+        letta_memfs: config.layout != Layout::Names,
         trusted_user_header: header,
         hosts: config.hosts.clone(),
     };
@@ -160,6 +162,11 @@ async fn serve(
     // Without the ledger there is another server on this data directory, which commands shall still find.
     let note = has_agents.then(|| Note::write(&config.data, local)).flatten();
     announce(config, local);
+    let supervisor = Supervisor::from_env().map(Arc::new);
+    let alive = supervisor.clone().and_then(feed_watchdog);
+    if let Some(supervisor) = &supervisor {
+        supervisor.tell("READY=1");
+    }
     let closing = Arc::clone(&house);
     let (begin, began) = tokio::sync::oneshot::channel::<()>();
     let patience = config.limits.agent_drain;
@@ -178,6 +185,9 @@ async fn serve(
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!(signal = name, "closing; running requests may finish");
+        if let Some(supervisor) = supervisor {
+            supervisor.tell("STOPPING=1");
+        }
         closing.close();
         let _ = begin.send(());
         // Whoever asks twice is in a hurry.
@@ -193,6 +203,9 @@ async fn serve(
     let tired = tokio::spawn(let_go_of_idle(Arc::clone(&house), Arc::clone(&workspaces)));
     let drain = web::serve(listener, router, &config.limits, shutdown).await;
     tired.abort();
+    if let Some(alive) = alive {
+        alive.abort();
+    }
     let _ = ending.await;
     drop(note);
     // What is acknowledged is on the disk before we end.
@@ -246,6 +259,17 @@ fn open_desk(config: &Config, agents: &Agents) -> Option<AskDesk> {
             None
         }
     }
+}
+
+/// Says as often as the service manager wants to hear it that requests are still taken up.
+fn feed_watchdog(supervisor: Arc<Supervisor>) -> Option<tokio::task::JoinHandle<()>> {
+    let mut often = tokio::time::interval(supervisor.watchdog()?);
+    Some(tokio::spawn(async move {
+        loop {
+            often.tick().await;
+            supervisor.tell("WATCHDOG=1");
+        }
+    }))
 }
 
 /// Closes workspaces that nobody has asked for lately.
@@ -306,6 +330,18 @@ fn announce(config: &Config, local: std::net::SocketAddr) {
     let _ = writeln!(out, "gitstead listening on http://{shown}").and_then(|()| out.flush());
     tracing::info!(address = %local, repositories = %config.repos.display(), "serving");
     let mut err = io::stderr().lock();
+    if config.rules.insecure_open && !config.rules.authentication_configured() {
+        tracing::warn!("--insecure-open: everyone who can reach {local} may fetch and push");
+    }
+    if config.layout != Layout::Names {
+        let _ = writeln!(err, "  memories of Letta's agents: {}", config.repos.display());
+        let _ = writeln!(err, "  for the Letta server: LETTA_MEMFS_SERVICE_URL=http://{shown}");
+        let _ = writeln!(
+            err,
+            "  for letta-code without it: LETTA_MEMFS_LOCAL=1 LETTA_MEMFS_BASE_URL=http://{shown}"
+        );
+        return;
+    }
     let prefix = &config.url_prefix;
     let _ = writeln!(err, "  clone: git clone http://{shown}{prefix}/NAME");
     let how = if config.create_on_push {
@@ -314,9 +350,6 @@ fn announce(config: &Config, local: std::net::SocketAddr) {
         ""
     };
     let _ = writeln!(err, "  push:  git push http://{shown}{prefix}/NAME main{how}");
-    if config.rules.insecure_open && !config.rules.authentication_configured() {
-        tracing::warn!("--insecure-open: everyone who can reach {local} may fetch and push");
-    }
 }
 
 /// Connections, packs and indices are files; the soft limit is often 1,024.

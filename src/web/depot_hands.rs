@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::{RepoName, Version},
-    depot::{CreateOptions, Depot, DepotError, Lease, Upkeep},
+    depot::{CreateOptions, Depot, DepotError, Layout, Lease, Upkeep},
     repo::Repository,
     service::{self, Context, DumbFile, Service, ServiceError},
     workspace::WorkspaceOptions,
@@ -30,15 +30,20 @@ pub struct DepotHands {
 struct Beside {
     upkeep: Option<Arc<Upkeep>>,
     workspaces: WorkspaceOptions,
+    layout: Layout,
 }
 
 impl DepotHands {
     /// `create` says what a push to a new name makes.
     pub fn new(depot: Arc<Depot>, create: CreateOptions) -> Self {
+        let beside = Beside {
+            layout: depot.layout(),
+            ..Beside::default()
+        };
         DepotHands {
             depot,
             create,
-            beside: Arc::default(),
+            beside: Arc::new(beside),
         }
     }
 
@@ -136,10 +141,14 @@ impl Served for Open {
     fn doors(&self) -> Doors {
         let settings = self.repository().settings();
         let http = &settings.http;
+        // All of Letta's repositories say that anyone may push, and none that files may be fetched one by one.
+        let is_lettas = matches!(self, Open::Lease(_, beside) if beside.layout != Layout::Names);
         Doors {
             upload_pack: http.upload_pack,
-            receive_pack: http.receive_pack,
-            any_file: http.get_any_file.unwrap_or(settings.hide_refs_upload.is_empty()),
+            receive_pack: http.receive_pack.filter(|open| !(is_lettas && *open)),
+            any_file: http
+                .get_any_file
+                .unwrap_or(!is_lettas && settings.hide_refs_upload.is_empty()),
         }
     }
 

@@ -98,8 +98,7 @@ pub(super) async fn route(State(house): State<Arc<House>>, request: Request) -> 
 }
 
 fn prepare(house: &Arc<House>, caller: &Caller, parts: &Parts, body: Body) -> Result<Job, Refusal> {
-    let not_found = || Refusal::new(StatusCode::NOT_FOUND, "not found");
-    let (name, endpoint) = path::parse(parts.uri.path(), &house.options.url_prefix).ok_or_else(not_found)?;
+    let (name, endpoint) = place(house, parts)?;
     check_method(parts, &endpoint)?;
     let posted = endpoint.is_post();
     let want = want(parts, endpoint)?;
@@ -127,6 +126,24 @@ fn prepare(house: &Arc<House>, caller: &Caller, parts: &Parts, body: Body) -> Re
         body: RequestBody::new(wire, is_gzip(&parts.headers), house.limits.inflate_ratio),
         room: None,
     })
+}
+
+/// Which repository is meant, and what of it.
+fn place(house: &House, parts: &Parts) -> Result<(RepoName, Endpoint), Refusal> {
+    let raw = parts.uri.path();
+    let not_found = |text: &str| Refusal::new(StatusCode::NOT_FOUND, text);
+    if house.options.letta_memfs {
+        let mut said = parts.headers.get_all("x-organization-id").into_iter();
+        let organization = match (said.next().map(HeaderValue::to_str), said.next()) {
+            (None, _) => None,
+            (Some(Ok(text)), None) => Some(text),
+            _ => return Err(Refusal::new(StatusCode::BAD_REQUEST, "one X-Organization-Id, please")),
+        };
+        if let Some(place) = path::parse_letta(raw, organization) {
+            return place.ok_or_else(|| not_found("Not a valid memfs path"));
+        }
+    }
+    path::parse(raw, &house.options.url_prefix).ok_or_else(|| not_found("not found"))
 }
 
 fn check_method(parts: &Parts, endpoint: &Endpoint) -> Result<(), Refusal> {
@@ -365,6 +382,16 @@ impl Job {
                 let blank = house.hands.blank().map_err(|failure| self.refuse(&failure))?;
                 self.serve(&*blank, &context, reply)
             }
+            None if self.fetches() => {
+                let (repo, made) = house
+                    .hands
+                    .create(&self.name)
+                    .map_err(|failure| self.refuse(&failure))?;
+                if made {
+                    tracing::info!(repo = %self.name, "created by a fetch");
+                }
+                self.serve(&*repo, &context, reply)
+            }
             None => self.push_to_new(&context, reply),
         }
     }
@@ -395,15 +422,19 @@ impl Job {
         result
     }
 
+    fn fetches(&self) -> bool {
+        matches!(self.want, Want::UploadPack | Want::Advertisement(Service::UploadPack))
+    }
+
     /// The one place where a git request is allowed.
     fn authorise(&self, found: Option<&dyn Served>) -> Result<(), Refusal> {
         let house = &self.house;
         let pushes = matches!(self.want, Want::ReceivePack | Want::Advertisement(Service::ReceivePack));
+        let options = &house.options;
+        let makes = (pushes && options.create_on_push) || (self.fetches() && options.create_on_fetch);
         let presence = match found {
             Some(_) => Presence::Present,
-            None if pushes && house.options.create_on_push && self.name.check_creatable().is_ok() => {
-                Presence::Creatable
-            }
+            None if makes && self.name.check_creatable().is_ok() => Presence::Creatable,
             None => Presence::Absent,
         };
         let doors = match found {
@@ -433,7 +464,11 @@ impl Job {
             .map_err(|decision| Refusal::of_decision(*decision))?;
         let ask = Ask {
             repo: &self.name,
-            route: self.want.route(doors),
+            // Whoever makes a repository by asking for it must be one who may push to it.
+            route: match presence {
+                Presence::Creatable => Want::ReceivePack.route(doors),
+                _ => self.want.route(doors),
+            },
             presence,
             local: self.caller.local,
         };

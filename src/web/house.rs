@@ -63,6 +63,10 @@ pub struct Options {
     pub namespace: Option<BString>,
     /// Whether a push to a name that does not exist makes the repository.
     pub create_on_push: bool,
+    /// Whether a fetch of what does not exist makes it, too, for those who may push.
+    pub create_on_fetch: bool,
+    /// Whether repositories are those of Letta's agents, and asked for as Letta asks.
+    pub letta_memfs: bool,
     /// The header in which a proxy on loopback names the user.
     pub trusted_user_header: Option<HeaderName>,
     /// Public names of this server ([`Origin::own_hosts`]).

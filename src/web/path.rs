@@ -1,6 +1,6 @@
 //! From the raw path of a URL to a repository and what is asked of it. One grammar, decoded once.
 
-use crate::base::RepoName;
+use crate::{base::RepoName, depot::letta_memfs_name};
 
 /// What of a repository a git URL asks for, by the end of its path (git-http-backend(1)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,29 @@ pub(super) fn parse(raw: &str, prefix: &str) -> Option<(RepoName, Endpoint)> {
     let (name, endpoint) = split(&segments)?;
     let name = RepoName::parse(&name.join("/")).ok()?;
     Some((name, endpoint))
+}
+
+/// The organization of who names none.
+const DEFAULT_ORGANIZATION: &str = "default";
+
+/// Reads a raw path as Letta and its clients ask for an agent's memory: `/git/{agent}/state.git/…`, also below `/v1`. The organization is what its header says.
+///
+/// `None` if this is no such path at all, or `Some(None)` if it is one that means nothing.
+pub(super) fn parse_letta(raw: &str, organization: Option<&str>) -> Option<Option<(RepoName, Endpoint)>> {
+    let rest = raw.strip_prefix("/v1/git/").or_else(|| raw.strip_prefix("/git/"))?;
+    let read = || {
+        let segments = rest.split('/').map(segment_text).collect::<Option<Vec<_>>>()?;
+        let (name, endpoint) = split(&segments)?;
+        let [agent, state] = name else {
+            return None;
+        };
+        let organization = organization
+            .filter(|text| !text.is_empty())
+            .unwrap_or(DEFAULT_ORGANIZATION);
+        let name = letta_memfs_name(organization, agent)?;
+        (state == "state.git").then_some((name, endpoint))
+    };
+    Some(read())
 }
 
 fn segment_text(raw: &str) -> Option<String> {
@@ -187,6 +210,56 @@ mod tests {
             "/repos/a/objects/../config",
         ] {
             assert_eq!(check(bad), None, "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn letta_asks_for_agents_in_its_own_way() {
+        let is = |raw: &str, organization: Option<&str>| {
+            parse_letta(raw, organization).map(|found| found.map(|(name, _)| name.as_str().to_owned()))
+        };
+        let found = |text: &str| Some(Some(text.to_owned()));
+        assert_eq!(
+            is("/git/agent-1/state.git/info/refs", None),
+            found("default/agent-1/repo")
+        );
+        assert_eq!(
+            is("/git/agent-1/state.git/info/refs", Some("")),
+            found("default/agent-1/repo")
+        );
+        assert_eq!(
+            is("/v1/git/agent-1/state.git/git-upload-pack", Some("org-7")),
+            found("org-7/agent-1/repo")
+        );
+        for other in [
+            "/repos/a/info/refs",
+            "/gitx/a/state.git/HEAD",
+            "/v1/agents",
+            "/v2/git/a/state.git/HEAD",
+        ] {
+            assert_eq!(is(other, None), None, "{other}");
+        }
+        for bad in [
+            "/git/",
+            "/git/agent-1",
+            "/git/agent-1/state.git",
+            "/git/agent-1/state.git/",
+            "/git/agent-1/state.git/config",
+            "/git/agent-1/other.git/info/refs",
+            "/git/a/b/state.git/info/refs",
+            "/git/../state.git/info/refs",
+            "/git/%2e%2e/state.git/info/refs",
+            "/git/-x/state.git/info/refs",
+            "/git/a%00/state.git/info/refs",
+            "/git/a%2fb/state.git/info/refs",
+            "/git/a.git/state.git/info/refs",
+            "/git//state.git/info/refs",
+            "/v1/git/v1/git/a/state.git/info/refs",
+        ] {
+            assert_eq!(is(bad, None), Some(None), "{bad}");
+        }
+        for bad in ["..", "../x", "a/b", "-x", ".git", "a b"] {
+            assert_eq!(is("/git/agent-1/state.git/info/refs", Some(bad)), Some(None), "{bad}");
         }
     }
 

@@ -29,6 +29,7 @@ mod http;
 mod ingest;
 mod live;
 mod maintain;
+mod memfs;
 mod no_exec;
 mod push;
 mod refs;

@@ -1,5 +1,6 @@
 mod cert;
 mod live;
+mod replaced;
 mod rules;
 
 use std::{
@@ -483,6 +484,17 @@ impl<'a> Job<'a> {
     }
 
     fn move_refs(&mut self, atomic: bool, band: &mut Band<'_>) -> Result<(), ServiceError> {
+        let log = RefLog {
+            name: self.ctx.user.unwrap_or("anonymous").to_owned(),
+            email: format!("{}@http.{}", self.ctx.user.unwrap_or("anonymous"), self.ctx.remote_addr),
+            seconds: self.ctx.clock.seconds(),
+            message: "push".to_owned(),
+        };
+        self.keep_replaced(&log, band)?;
+        if atomic && self.commands.iter().any(|c| c.refused.is_some()) {
+            self.refuse_rest("atomic push failure");
+            return Ok(());
+        }
         let mut updates = Vec::new();
         let (mut which, mut unread) = (Vec::new(), Vec::new());
         for (n, command) in self.commands.iter().enumerate().filter(|(_, c)| c.refused.is_none()) {
@@ -519,12 +531,6 @@ impl<'a> Job<'a> {
         if updates.is_empty() {
             return Ok(());
         }
-        let log = RefLog {
-            name: self.ctx.user.unwrap_or("anonymous").to_owned(),
-            email: format!("{}@http.{}", self.ctx.user.unwrap_or("anonymous"), self.ctx.remote_addr),
-            seconds: self.ctx.clock.seconds(),
-            message: "push".to_owned(),
-        };
         let outcomes = match self.repo.update_refs(&updates, atomic, &log) {
             Ok(outcomes) => outcomes,
             Err(err) => {

@@ -6,7 +6,7 @@ use crate::repo::{Deny, Head, Odb, Repository, is_ancestor};
 
 use super::{
     super::{Context, ServiceError, band::Band, wants::hidden},
-    Command,
+    Command, replaced,
 };
 
 /// What a repository's configuration says about ref commands, and what is checked out.
@@ -58,6 +58,9 @@ impl<'a> Rules<'a> {
                 "deny updating a hidden ref"
             };
             return Ok(Some(reason.to_owned()));
+        }
+        if replaced::is_kept(self.repo, name) {
+            return Ok(Some("it keeps what was replaced".to_owned()));
         }
         if !is_ref_name(name, deletes) {
             return refuse(
