@@ -4,10 +4,10 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io,
     os::fd::OwnedFd,
-    process::Child,
     sync::Arc,
 };
 
+use rustix::process::Signal;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{
@@ -22,19 +22,17 @@ use tokio::{
 };
 
 use super::{
-    handle::{Agent, Command, Host, Newborn, News, NotTaken, Prepared, RUN_MARK, Settings, Status},
+    handle::{Agent, Command, Host, Newborn, News, NotTaken, Orphan, Prepared, RUN_MARK, Settings, Status},
     hunt::{bury, hunt_down},
     launch::{SpawnFailure, SpawnFault},
     output::{LogRing, Splitter, Spool, Stream},
     rules::State,
+    spawn::Ward,
     state::{Event, Machine, Order, Timer},
     tree::Process,
     wire::{self, Lines, Word},
 };
-use crate::{
-    base::Clock,
-    dialect::{self, Dialect, Step},
-};
+use crate::{base::Clock, dialect::Dialect};
 
 /// Bytes that wait to be read by the agent, from whoever talks to it.
 const INPUT_BYTES: usize = 1 << 20;
@@ -50,12 +48,15 @@ const COMMANDS: usize = 256;
 /// Starts the task of an agent. It ends when nobody controls it any more and it does not run.
 pub fn drive(settings: Settings, host: impl Host) -> Agent {
     let (send, receive) = mpsc::channel(COMMANDS);
-    let machine = Machine::at(settings.rules, settings.state, settings.seed);
+    // The machine's time begins when an end that still counts may have been.
+    let window = settings.rules.restart.window;
+    let ends = settings.ends.iter().filter_map(|ago| window.checked_sub(*ago));
+    let machine = Machine::at(settings.rules, settings.state, settings.seed).having_ended(ends);
     let status = Status {
         state: machine.state(),
         run: settings.runs,
         pid: None,
-        parent: None,
+        parent: settings.orphan.as_ref().and_then(|orphan| orphan.parent),
         exit: None,
         failure: None,
         cause: None,
@@ -82,6 +83,8 @@ pub fn drive(settings: Settings, host: impl Host) -> Agent {
         spool: Spool::new(settings.spool, settings.spool_bounds),
         clock: settings.clock,
         began: Instant::now(),
+        window,
+        orphan: settings.orphan,
         timers: BTreeMap::new(),
         events: VecDeque::new(),
         early: Vec::new(),
@@ -90,6 +93,8 @@ pub fn drive(settings: Settings, host: impl Host) -> Agent {
     tokio::spawn(driver.run());
     agent
 }
+
+mod streams;
 
 struct Driver<H> {
     machine: Machine,
@@ -104,6 +109,8 @@ struct Driver<H> {
     spool: Spool,
     clock: Arc<dyn Clock>,
     began: Instant,
+    window: std::time::Duration,
+    orphan: Option<Orphan>,
     timers: BTreeMap<Timer, Instant>,
     /// What the machine has not been told yet.
     events: VecDeque<Event>,
@@ -118,7 +125,7 @@ struct Run {
     dialect: Box<dyn Dialect>,
     control: Option<Lines>,
     orders: OwnedWriteHalf,
-    child: Option<Child>,
+    child: Option<Ward>,
     stdin: Option<Sender>,
     input: VecDeque<Vec<u8>>,
     input_bytes: usize,
@@ -152,7 +159,17 @@ impl<H: Host> Driver<H> {
             tokio::select! {
                 command = self.commands.recv() => match command {
                     // What runs is stopped by its parent process, when we are gone.
-                    Some(Command::Forget) | None => return,
+                    None => return,
+                    Some(Command::Forget(reply)) => {
+                        let state = self.status.state;
+                        if state == State::Created || state.is_over() {
+                            // Whoever asks for anything after this answer finds nobody.
+                            self.commands.close();
+                            let _ = reply.send(Ok(()));
+                            return;
+                        }
+                        let _ = reply.send(Err(state));
+                    }
                     Some(command) => self.command(command).await,
                 },
                 word = next_word(control) => self.word(word),
@@ -172,7 +189,7 @@ impl<H: Host> Driver<H> {
                 .told(News::Trouble(format!("output cannot be written to disk: {why}")));
         }
         while let Some(event) = self.events.pop_front() {
-            let now = self.began.elapsed();
+            let now = self.window + self.began.elapsed();
             for order in self.machine.on(event, now) {
                 self.execute(order).await;
             }
@@ -189,6 +206,7 @@ impl<H: Host> Driver<H> {
                 self.status.swept = 0;
                 self.status.stragglers.clear();
                 self.run = None;
+                self.orphan = None;
                 self.early.clear();
                 if let Some(me) = self.remote() {
                     self.host.prepare(self.status.run, &me);
@@ -205,10 +223,12 @@ impl<H: Host> Driver<H> {
             Order::KillTree => {
                 self.order(&wire::Order::Kill).await;
                 if self.run.is_none() {
-                    // It is being prepared, and will be told when it is there; there is nothing to wait for.
+                    // It is being prepared: what comes of that is refused, so there is nothing to wait for.
+                    self.events.push_back(Event::OutputEnded);
                     self.events.push_back(Event::TreeGone);
                 }
             }
+            Order::HurryOrphan { at_once } => self.hurry_orphan(at_once),
             Order::Hunt => self.hunt(),
             Order::Arm(timer, after) => {
                 self.timers.insert(timer, Instant::now() + after);
@@ -219,7 +239,7 @@ impl<H: Host> Driver<H> {
             Order::Record => {
                 self.finish_output();
                 if let Some(me) = self.remote() {
-                    self.host.record(&me);
+                    self.host.record(self.status.run, &me);
                 }
             }
             Order::Warn(dog) => self.host.told(News::Warned(dog)),
@@ -252,12 +272,18 @@ impl<H: Host> Driver<H> {
 
     async fn command(&mut self, command: Command) {
         match command {
-            Command::Start => self.events.push_back(Event::Start),
+            Command::Start(reply) => {
+                self.events.push_back(Event::Start);
+                self.settle().await;
+                let _ = reply.send(());
+            }
             Command::Stop(cause) => self.events.push_back(Event::Stop(cause)),
             Command::Kill(cause) => self.events.push_back(Event::Kill(cause)),
             Command::Prepared(run, prepared) => self.prepared(run, prepared).await,
-            Command::Recorded => self.events.push_back(Event::Recorded),
-            Command::Hunted(killed) => {
+            // Of a run that was given up before it answered: the present one is not that far.
+            Command::Recorded(run) | Command::Hunted(run, _) if run != self.status.run => {}
+            Command::Recorded(_) => self.events.push_back(Event::Recorded),
+            Command::Hunted(_, killed) => {
                 self.status.swept += killed;
                 self.events.push_back(Event::TreeGone);
             }
@@ -273,7 +299,8 @@ impl<H: Host> Driver<H> {
                 }
                 self.events.push_back(Event::Adopted { exit, orphaned });
             }
-            Command::Forget => {}
+            // The loop has seen to it.
+            Command::Forget(_) => {}
             Command::Interrupt(reply) => {
                 let mut result = self.may_take_input();
                 if result.is_ok() && !self.interrupt() {
@@ -305,7 +332,7 @@ impl<H: Host> Driver<H> {
     }
 
     async fn prepared(&mut self, run: u32, prepared: Result<Box<Prepared>, SpawnFailure>) {
-        let wanted = run == self.status.run && self.run.is_none() && !self.status.state.is_over();
+        let wanted = run == self.status.run && self.run.is_none() && !self.machine.is_past_saving();
         match prepared {
             // Dropped, it ends by itself: it has been told nothing.
             Ok(prepared) if !wanted => bury(prepared.newborn.0.child),
@@ -337,8 +364,9 @@ impl<H: Host> Driver<H> {
         } = prepared;
         parent.control.set_nonblocking(true)?;
         let (read, mut orders) = UnixStream::from_std(parent.control)?.into_split();
-        self.status.parent = i32::try_from(parent.child.id())
-            .ok()
+        self.status.parent = parent
+            .child
+            .id()
             .and_then(Process::of)
             .map(|process| (process.pid, process.started));
         self.run = Some(Box::new(Run {
@@ -404,246 +432,6 @@ impl<H: Host> Driver<H> {
         }
     }
 
-    /// Says whether there was something to interrupt, in words that the agent knows.
-    fn interrupt(&mut self) -> bool {
-        let mut heard = false;
-        self.speak(|dialect, step| heard = dialect.interrupt(step).is_ok());
-        heard
-    }
-
-    /// Lets the dialect do something, and does what it says.
-    fn speak(&mut self, act: impl FnOnce(&mut dyn Dialect, &mut Step)) {
-        let Some(run) = &mut self.run else { return };
-        let mut step = Step::default();
-        act(run.dialect.as_mut(), &mut step);
-        for order in std::mem::take(&mut step.orders) {
-            let answer = dialect::Answer::Failed("this is not offered here".to_owned());
-            let mut more = Step::default();
-            run.dialect.answer(order.id(), answer, &mut more);
-            step.events.append(&mut more.events);
-            step.input.append(&mut more.input);
-        }
-        for bytes in step.input {
-            run.input_bytes += bytes.len();
-            run.input.push_back(bytes);
-        }
-        if run.input_bytes > UNREAD_BYTES && !run.close_input {
-            // It asks and asks and does not read what it is told.
-            run.close_input = true;
-            run.input.clear();
-            (run.input_bytes, run.written) = (0, 0);
-            tracing::warn!("an agent does not read its answers: its input is closed");
-        }
-        run.close_input |= step.close_input;
-        for event in step.events {
-            match &event {
-                dialect::Event::Ready => self.events.push_back(Event::SessionReady),
-                dialect::Event::TurnStarted { .. } => self.events.push_back(Event::TurnStarted),
-                dialect::Event::TurnEnded(_) => {
-                    run.open_questions = 0;
-                    self.events.push_back(Event::TurnEnded);
-                }
-                dialect::Event::Permission(_) => {
-                    run.open_questions += 1;
-                    self.events.push_back(Event::PermissionAsked);
-                }
-                dialect::Event::PermissionGone { .. } => {
-                    run.open_questions = run.open_questions.saturating_sub(1);
-                    if run.open_questions == 0 {
-                        self.events.push_back(Event::PermissionsGone);
-                    }
-                }
-                _ => {}
-            }
-            self.host.told(News::Said(Box::new(event)));
-        }
-        self.write();
-    }
-
-    fn may_take_input(&self) -> Result<(), NotTaken> {
-        match self.run.as_deref() {
-            _ if !self.status.state.is_up() && self.status.state != State::Starting => Err(NotTaken::NotRunning),
-            None => Err(NotTaken::NotRunning),
-            Some(run) if run.stdin.is_none() || run.close_input => Err(NotTaken::Closed),
-            Some(run) if run.input_bytes >= INPUT_BYTES => Err(NotTaken::Full),
-            Some(_) => Ok(()),
-        }
-    }
-
-    fn take_input(&mut self, bytes: Vec<u8>) -> Result<(), NotTaken> {
-        if self.run.is_none() && self.status.state == State::Starting {
-            if self.early.len() >= INPUT_BYTES {
-                return Err(NotTaken::Full);
-            }
-            self.early.extend_from_slice(&bytes);
-            return Ok(());
-        }
-        self.may_take_input()?;
-        if let Some(run) = &mut self.run {
-            run.input_bytes += bytes.len();
-            run.input.push_back(bytes);
-        }
-        self.write();
-        Ok(())
-    }
-
-    fn close_input(&mut self) {
-        if let Some(run) = &mut self.run {
-            run.close_input = true;
-        }
-        self.write();
-    }
-
-    /// Gives the agent as much as it takes.
-    fn write(&mut self) {
-        let Some(run) = &mut self.run else { return };
-        while let Some(stdin) = &run.stdin
-            && let Some(bytes) = run.input.front()
-        {
-            match stdin.try_write(&bytes[run.written..]) {
-                Ok(written) => {
-                    run.written += written;
-                    if run.written >= bytes.len() {
-                        run.input_bytes = run.input_bytes.saturating_sub(bytes.len());
-                        run.written = 0;
-                        run.input.pop_front();
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // While it is being stopped nobody waits for it to read.
-                    if run.close_input && self.status.state == State::Stopping {
-                        break;
-                    }
-                    return;
-                }
-                Err(_) => {
-                    // It has closed its end. That is its right.
-                    run.stdin = None;
-                }
-            }
-        }
-        if run.stdin.is_none() || run.close_input {
-            run.stdin = None;
-            run.input.clear();
-            (run.input_bytes, run.written) = (0, 0);
-        }
-    }
-
-    fn read(&mut self, stream: Stream) {
-        thread_local! {
-            static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; CHUNK]);
-        }
-        BUFFER.with_borrow_mut(|buffer| {
-            for _ in 0..READS {
-                let Some(run) = &mut self.run else { return };
-                let pipe = match stream {
-                    Stream::Stdout => &mut run.stdout,
-                    Stream::Stderr => &mut run.stderr,
-                };
-                let Some(open) = pipe else { return };
-                match open.try_read(buffer) {
-                    Ok(0) => {
-                        *pipe = None;
-                        self.flush_tail(stream);
-                        self.output_may_have_ended();
-                        break;
-                    }
-                    Ok(n) => {
-                        self.spool.push(stream, &buffer[..n]);
-                        self.events.push_back(Event::Output);
-                        self.take_lines(stream, &buffer[..n]);
-                        if self.spool.is_full() {
-                            break;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(_) => {
-                        *pipe = None;
-                        self.output_may_have_ended();
-                        break;
-                    }
-                }
-            }
-        });
-        self.log.ring();
-    }
-
-    fn output_may_have_ended(&mut self) {
-        let ended = self
-            .run
-            .as_deref()
-            .is_some_and(|run| run.stdout.is_none() && run.stderr.is_none());
-        if ended {
-            self.events.push_back(Event::OutputEnded);
-        }
-    }
-
-    fn take_lines(&mut self, stream: Stream, bytes: &[u8]) {
-        self.with_splitter(stream, |splitter, take| splitter.push(bytes, take));
-    }
-
-    /// A last line without an end.
-    fn flush_tail(&mut self, stream: Stream) {
-        self.with_splitter(stream, |splitter, take| splitter.finish(take));
-    }
-
-    fn with_splitter(
-        &mut self,
-        stream: Stream,
-        cut: impl FnOnce(&mut Splitter, &mut dyn FnMut(super::output::Cut<'_>)),
-    ) {
-        let at = self.clock.now();
-        let Some(run) = &mut self.run else { return };
-        let splitter = match stream {
-            Stream::Stdout => &mut run.out,
-            Stream::Stderr => &mut run.err,
-        };
-        // Its place is taken meanwhile: what a line says may change everything else.
-        let mut own = std::mem::replace(splitter, Splitter::new(0));
-        cut(&mut own, &mut |found| {
-            self.log.push(stream, found.line, found.dropped, at);
-            if stream == Stream::Stderr {
-                return;
-            }
-            if found.dropped > 0 {
-                let bytes = found.line.len() as u64 + found.dropped;
-                let text = format!("a line of {bytes} bytes was too long to be understood");
-                self.host.told(News::Trouble(text));
-            } else {
-                self.speak(|dialect, step| dialect.line(found.line, step));
-            }
-        });
-        if let Some(run) = &mut self.run {
-            match stream {
-                Stream::Stdout => run.out = own,
-                Stream::Stderr => run.err = own,
-            }
-        }
-    }
-
-    /// Whatever was said is said now, and what was begun has come to an end.
-    fn finish_output(&mut self) {
-        if self.run.as_deref().is_none_or(|run| run.finished) {
-            return;
-        }
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            self.flush_tail(stream);
-        }
-        if let Some(run) = &mut self.run {
-            (run.stdout, run.stderr, run.finished) = (None, None, true);
-        }
-        self.spool.flush();
-        self.log.ring();
-        let exit = self.machine.exit();
-        self.speak(|dialect, step| {
-            let exit = dialect::Exit {
-                code: exit.and_then(|exit| exit.code),
-                signal: exit.and_then(|exit| exit.signal),
-            };
-            dialect.finished(&exit, step);
-        });
-    }
-
     /// The run is over.
     fn bury(&mut self) {
         if let Some(child) = self.run.take().and_then(|run| run.child) {
@@ -674,21 +462,42 @@ impl<H: Host> Driver<H> {
         }
     }
 
+    /// A signal to the parent process that an earlier Gitstead has started, which has no other ear for us.
+    fn signal_orphan(&self, signal: Signal) {
+        if let Some((pid, started)) = self.orphan.as_ref().and_then(|orphan| orphan.parent) {
+            Process { pid, started }.signal(signal);
+        }
+    }
+
+    fn hurry_orphan(&self, at_once: bool) {
+        self.signal_orphan(if at_once { Signal::USR2 } else { Signal::USR1 });
+    }
+
     /// Kills what is marked as belonging to this run, where its parent process did not.
     fn hunt(&mut self) {
-        let (Some(run), Some(me)) = (&mut self.run, self.me.upgrade()) else {
+        let mark = match (&mut self.run, &self.orphan) {
+            (Some(run), _) => {
+                if let Some(child) = &mut run.child {
+                    child.kill();
+                }
+                Some(run.mark.clone())
+            }
+            (None, Some(orphan)) => {
+                self.signal_orphan(Signal::KILL);
+                Some(format!("{RUN_MARK}={}", orphan.run))
+            }
+            (None, None) => None,
+        };
+        let (Some(mark), Some(me)) = (mark, self.me.upgrade()) else {
             self.events.push_back(Event::TreeGone);
             return;
         };
-        if let Some(child) = &mut run.child {
-            let _ = child.kill();
-        }
-        let mark = run.mark.clone();
+        let number = self.status.run;
         let started = std::thread::Builder::new()
             .name("agent-hunt".to_owned())
             .spawn(move || {
                 let killed = hunt_down(&mark);
-                let _ = me.blocking_send(Command::Hunted(killed));
+                let _ = me.blocking_send(Command::Hunted(number, killed));
             });
         if started.is_err() {
             self.events.push_back(Event::TreeGone);
@@ -720,3 +529,6 @@ async fn writable(pipe: Option<&Sender>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

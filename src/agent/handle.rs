@@ -45,8 +45,8 @@ pub trait Host: Send + 'static {
     fn prepare(&mut self, run: u32, agent: &Agent);
     /// Something has happened.
     fn told(&mut self, news: News<'_>);
-    /// Make the last checkpoint, and answer with [`Command::Recorded`].
-    fn record(&mut self, agent: &Agent);
+    /// Make the last checkpoint of this run, and answer with [`Command::Recorded`].
+    fn record(&mut self, run: u32, agent: &Agent);
 }
 
 /// What happens with an agent.
@@ -90,8 +90,8 @@ pub struct Status {
 
 /// What an agent's task is asked to do.
 pub enum Command {
-    /// Run.
-    Start,
+    /// Run. Answered when it has been heard; whether it begins to run is in the status then.
+    Start(oneshot::Sender<()>),
     /// Stop; asked again, less gently.
     Stop(Cause),
     /// Stop at once.
@@ -110,14 +110,14 @@ pub enum Command {
     Release(String),
     /// The answer to [`Host::prepare`].
     Prepared(u32, Result<Box<Prepared>, SpawnFailure>),
-    /// The answer to [`Host::record`].
-    Recorded,
-    /// What was left of it without a parent process is gone; so many were killed.
-    Hunted(usize),
+    /// The answer to [`Host::record`] of this run; that of an earlier one comes too late.
+    Recorded(u32),
+    /// What was left of this run without a parent process is gone; so many were killed.
+    Hunted(u32, usize),
     /// Of an agent that ran when an earlier Gitstead ended: how it ended, if that is known, and how many processes were left of it. Nothing is now.
     Adopted(Option<Box<ExitRecord>>, usize),
-    /// Nobody will want anything of it any more.
-    Forget,
+    /// Nobody will want anything of it any more: its task ends, unless it runs; then it says what it is.
+    Forget(oneshot::Sender<Result<(), State>>),
 }
 
 /// Why something was not given to an agent.
@@ -156,6 +156,22 @@ impl Agent {
     /// Sends a command. Says whether there is somebody who takes it.
     pub async fn send(&self, command: Command) -> bool {
         self.commands.send(command).await.is_ok()
+    }
+
+    /// Has it run, unless it does. When this returns it has heard. Says whether there was somebody who heard.
+    pub async fn start(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Start(reply)).await && answer.await.is_ok()
+    }
+
+    /// Ends its task, if it does not run. Nobody hears anything of it any more when this has returned `Ok`.
+    ///
+    /// # Errors
+    /// What it is, when it runs; `None` when somebody else has done it.
+    pub async fn forget(&self) -> Result<(), Option<State>> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Forget(reply)).await;
+        answer.await.map_err(|_| None)?.map_err(Some)
     }
 
     /// What it is now.
@@ -204,6 +220,15 @@ impl Agent {
     }
 }
 
+/// What an earlier Gitstead has left of a run.
+#[derive(Debug, Clone)]
+pub struct Orphan {
+    /// The parent process and when the system started that, if there was one.
+    pub parent: Option<(i32, u64)>,
+    /// The name of the run, in the environment of everything that it has started.
+    pub run: String,
+}
+
 /// How an agent is driven.
 pub struct Settings {
     /// What is decided before it starts.
@@ -218,6 +243,10 @@ pub struct Settings {
     pub log: Arc<LogRing>,
     /// What it was before, if it is an earlier one.
     pub state: State,
+    /// What it left when it ran as the last Gitstead ended.
+    pub orphan: Option<Orphan>,
+    /// How long ago it ended without having been told to, each time since somebody has started it, oldest first.
+    pub ends: Vec<std::time::Duration>,
     /// How often it was started before.
     pub runs: u32,
     /// Spreads restarts.

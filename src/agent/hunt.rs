@@ -1,10 +1,13 @@
 //! Processes of ours and of agents that are to be gone.
 
-use std::{process::Child, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::tree::{self, Process};
+use super::{
+    spawn::Ward,
+    tree::{self, Process},
+};
 
 /// How long a process of ours that has said its last word may take to end.
 const LAST_BREATH: Duration = Duration::from_secs(5);
@@ -35,13 +38,13 @@ pub fn is_alive(pid: i32, started: u64) -> bool {
 }
 
 /// Waits for a process of ours that ends by itself.
-pub(super) fn bury(mut child: Child) {
+pub(super) fn bury(mut child: Ward) {
     tokio::spawn(async move {
         let until = Instant::now() + LAST_BREATH;
         let mut pause = Duration::from_millis(1);
-        while matches!(child.try_wait(), Ok(None)) {
+        while !child.is_gone() {
             if Instant::now() >= until {
-                let _ = child.kill();
+                child.kill();
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));

@@ -44,6 +44,31 @@ pub struct Ladder {
     pub verify: Duration,
 }
 
+/// The longest that a step takes when the Gitstead is gone that could have shortened it.
+const ORPHAN_STEP: Duration = Duration::from_secs(10);
+/// How long a record waits then for processes that do not die (in a system call that cannot be interrupted): nobody waits for it.
+const GIVE_UP: Duration = Duration::from_secs(30);
+
+impl Ladder {
+    /// How an agent is stopped whose Gitstead is gone: its parent process does so by itself, and the next Gitstead waits for that.
+    pub fn orphaned(self) -> Self {
+        Ladder {
+            // Nobody is left who speaks its protocol.
+            interrupt: Duration::ZERO,
+            end_of_input: self.end_of_input.min(ORPHAN_STEP),
+            terminate: self.terminate.min(ORPHAN_STEP),
+            verify: self.verify.max(GIVE_UP),
+        }
+    }
+
+    /// All steps together.
+    pub fn total(self) -> Duration {
+        [self.interrupt, self.end_of_input, self.terminate, self.verify]
+            .into_iter()
+            .fold(Duration::ZERO, Duration::saturating_add)
+    }
+}
+
 impl Default for Ladder {
     fn default() -> Self {
         Ladder {

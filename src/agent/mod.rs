@@ -17,7 +17,9 @@ mod tree;
 mod wire;
 
 pub use driver::drive;
-pub use handle::{Agent, Command, Host, Newborn, News, NotTaken, Prepared, RUN_MARK, Settings, Status, spawn_parent};
+pub use handle::{
+    Agent, Command, Host, Newborn, News, NotTaken, Orphan, Prepared, RUN_MARK, Settings, Status, spawn_parent,
+};
 pub use hunt::{hunt_down, is_alive};
 pub use launch::{Bounds, Exit, ExitRecord, Ladder, Launch, SpawnFailure, SpawnFault};
 pub use output::{LogLine, LogPage, LogRing, RingBounds, SpoolBounds, Stream, spooled_tail};

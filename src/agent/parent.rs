@@ -17,7 +17,10 @@ use std::{
 
 use rustix::{
     fs::Mode,
-    process::{Resource, Rlimit, Signal, WaitOptions, getpid, set_child_subreaper, setrlimit, setsid, umask, wait},
+    process::{
+        Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getrlimit, prlimit, set_child_subreaper, setrlimit, setsid,
+        umask, wait,
+    },
 };
 use tokio::{
     io::AsyncWriteExt as _,
@@ -33,12 +36,8 @@ use super::{
     wire::{Lines, Order, Word, line},
 };
 
-/// The longest that a step of the ladder takes when nobody is left who could shorten it.
-const ORPHAN_STEP: Duration = Duration::from_secs(10);
 /// How often a tree is killed anew that is not gone yet.
 const AGAIN: Duration = Duration::from_millis(20);
-/// How long a record may wait for processes that do not die (in a system call that cannot be interrupted).
-const GIVE_UP: Duration = Duration::from_secs(30);
 /// How long Gitstead may take to say what is to be started.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -76,6 +75,8 @@ struct Care {
     failure: Option<SpawnFailure>,
     swept: usize,
     orphaned: bool,
+    /// When the agent was sent SIGTERM.
+    asked: Option<Instant>,
     phase: Phase,
 }
 
@@ -98,14 +99,10 @@ async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let _others: Vec<_> = [
-        SignalKind::quit(),
-        SignalKind::user_defined1(),
-        SignalKind::user_defined2(),
-    ]
-    .into_iter()
-    .map(signal)
-    .collect::<io::Result<_>>()?;
+    let mut quit = signal(SignalKind::quit())?;
+    // From a Gitstead that was started after the one that started us: it has no socket to us.
+    let mut hurry = signal(SignalKind::user_defined1())?;
+    let mut at_once = signal(SignalKind::user_defined2())?;
 
     let (read, mut write) = UnixStream::from_std(control)?.into_split();
     let mut read = Lines::new(read);
@@ -123,6 +120,7 @@ async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
         failure: None,
         swept: 0,
         orphaned: false,
+        asked: None,
         phase: Phase::Running,
     };
     match start(&care.launch, streams) {
@@ -154,6 +152,9 @@ async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
             _ = terminate.recv() => care.let_go(),
             _ = interrupt.recv() => care.let_go(),
             _ = hang_up.recv() => care.let_go(),
+            _ = quit.recv() => care.let_go(),
+            _ = hurry.recv() => care.hurry(),
+            _ = at_once.recv() => care.sweep(),
             order = read.next(), if connected => match order {
                 Some(order) => match serde_json::from_slice(&order) {
                     Ok(Order::Terminate) => care.terminate(),
@@ -208,13 +209,38 @@ impl Care {
     /// Nobody tells us what to do any more: the agent is stopped, gently first.
     fn let_go(&mut self) {
         if self.phase == Phase::Running {
-            self.phase = Phase::Left {
-                until: Instant::now() + self.launch.ladder.end_of_input.min(ORPHAN_STEP),
+            let ladder = self.launch.ladder.orphaned();
+            self.phase = match self.asked {
+                // What was asked for need not be asked for again.
+                Some(at) => Phase::Asked {
+                    until: at + ladder.terminate,
+                },
+                None => Phase::Left {
+                    until: Instant::now() + ladder.end_of_input,
+                },
             };
         }
     }
 
+    /// The next step now.
+    fn hurry(&mut self) {
+        match self.phase {
+            Phase::Running => self.let_go(),
+            Phase::Left { .. } => self.ask(),
+            Phase::Asked { .. } => self.sweep(),
+            Phase::Sweeping { .. } => {}
+        }
+    }
+
+    fn ask(&mut self) {
+        self.terminate();
+        self.phase = Phase::Asked {
+            until: Instant::now() + self.launch.ladder.orphaned().terminate,
+        };
+    }
+
     fn terminate(&mut self) {
+        self.asked.get_or_insert_with(Instant::now);
         if let Some(leader) = self.leader {
             leader.signal(Signal::TERM);
             // One that is stopped would not notice.
@@ -227,7 +253,7 @@ impl Care {
             let now = Instant::now();
             self.phase = Phase::Sweeping {
                 report: now + self.launch.ladder.verify,
-                give_up: now + GIVE_UP.max(self.launch.ladder.verify),
+                give_up: now + self.launch.ladder.orphaned().verify,
             };
         }
         self.kill_all();
@@ -244,12 +270,7 @@ impl Care {
         let now = Instant::now();
         match self.phase {
             Phase::Running => {}
-            Phase::Left { until } if now >= until => {
-                self.terminate();
-                self.phase = Phase::Asked {
-                    until: now + self.launch.ladder.terminate.min(ORPHAN_STEP),
-                };
-            }
+            Phase::Left { until } if now >= until => self.ask(),
             Phase::Asked { until } if now >= until => self.sweep(),
             Phase::Left { .. } | Phase::Asked { .. } => {}
             Phase::Sweeping { report, give_up } => {
@@ -285,7 +306,8 @@ fn start(launch: &Launch, streams: Streams) -> Result<i32, SpawnFailure> {
         text,
     };
     let bounds = launch.bounds;
-    set_bounds(&bounds).map_err(|error| other(format!("its limits cannot be set: {error}")))?;
+    umask(Mode::from_raw_mode(bounds.umask & 0o777));
+    let unset = |error: io::Error| other(format!("its limits cannot be set: {error}"));
     let before = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     // As far as we may; it is a wish.
     let _ = fs::write("/proc/self/oom_score_adj", bounds.oom_score_adj.to_string());
@@ -295,7 +317,11 @@ fn start(launch: &Launch, streams: Streams) -> Result<i32, SpawnFailure> {
                 rustix::thread::set_no_new_privs(true)
                     .map_err(|error| other(format!("its privileges cannot be bounded: {error}")))?;
             }
-            spawn::leader(launch, streams)
+            let narrow = Narrow::set(&bounds).map_err(unset)?;
+            let pid = spawn::leader(launch, streams)?;
+            drop(narrow);
+            bind(pid, &bounds).map_err(unset)?;
+            Ok(pid)
         });
         thread
             .join()
@@ -305,29 +331,61 @@ fn start(launch: &Launch, streams: Streams) -> Result<i32, SpawnFailure> {
     result
 }
 
-/// Bounds of this process that its children have too. None of them is in our own way.
-fn set_bounds(bounds: &Bounds) -> io::Result<()> {
-    umask(Mode::from_raw_mode(bounds.umask & 0o777));
-    let most = |resource, value: u64| {
-        let hard = rustix::process::getrlimit(resource).maximum;
-        let value = hard.map_or(value, |hard| hard.min(value));
-        setrlimit(
-            resource,
-            Rlimit {
-                current: Some(value),
-                maximum: Some(value),
-            },
-        )
-    };
-    most(Resource::Core, 0)?;
-    if let Some(number) = bounds.open_files {
-        most(Resource::Nofile, number.max(16))?;
+/// Limits of each process that were asked for: which, how much, and how much this process needs of it while it starts another.
+fn wanted(bounds: &Bounds) -> impl Iterator<Item = (Resource, u64, u64)> {
+    let asked = [
+        (Resource::Core, Some(0), 0),
+        (Resource::Nofile, bounds.open_files.map(|number| number.max(16)), 64),
+        // What the agent may have of it says nothing of what we need to start it.
+        (Resource::As, bounds.address_space, u64::MAX),
+        (Resource::Nproc, bounds.processes, 0),
+    ];
+    asked
+        .into_iter()
+        .filter_map(|(resource, most, needed)| Some((resource, most?, needed)))
+}
+
+/// While it is held, what this process starts has these limits from its first moment. They can be taken back, so the agent could raise them again: [`bind`] sees to that.
+struct Narrow(Vec<(Resource, Rlimit)>);
+
+impl Narrow {
+    fn set(bounds: &Bounds) -> io::Result<Self> {
+        let mut before = Narrow(Vec::new());
+        for (resource, most, needed) in wanted(bounds) {
+            let now = getrlimit(resource);
+            let current = now.current.map_or(u64::MAX, |current| current);
+            let most = most.max(needed);
+            if most < current {
+                before.0.push((resource, now.clone()));
+                let current = Some(most);
+                setrlimit(resource, Rlimit { current, ..now })?;
+            }
+        }
+        Ok(before)
     }
-    if let Some(bytes) = bounds.address_space {
-        most(Resource::As, bytes)?;
+}
+
+impl Drop for Narrow {
+    fn drop(&mut self) {
+        for (resource, before) in self.0.drain(..) {
+            let _ = setrlimit(resource, before);
+        }
     }
-    if let Some(number) = bounds.processes {
-        most(Resource::Nproc, number)?;
+}
+
+/// Bounds the agent for good, and this process not: it has to be able to look after it.
+fn bind(pid: i32, bounds: &Bounds) -> io::Result<()> {
+    for (resource, most, _) in wanted(bounds) {
+        let most = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        match prlimit(Pid::from_raw(pid), resource, limit) {
+            // It has ended already.
+            Ok(_) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }

@@ -27,11 +27,52 @@ const STREAMS: usize = 3;
 /// A parent process that has been started and told nothing but its streams.
 #[derive(Debug)]
 pub(super) struct Parent {
-    pub(super) child: Child,
+    pub(super) child: Ward,
     pub(super) control: UnixStream,
     pub(super) stdin: PipeWriter,
     pub(super) stdout: PipeReader,
     pub(super) stderr: PipeReader,
+}
+
+/// A process of ours that somebody waits for, whoever forgets it: one that has ended and was not waited for keeps its number for as long as we live.
+#[derive(Debug)]
+pub(super) struct Ward(Option<Child>);
+
+impl Ward {
+    pub(super) fn id(&self) -> Option<i32> {
+        i32::try_from(self.0.as_ref()?.id()).ok()
+    }
+
+    pub(super) fn kill(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+        }
+    }
+
+    /// Whether it has ended, and is not there any more in any way.
+    pub(super) fn is_gone(&mut self) -> bool {
+        let gone = match &mut self.0 {
+            Some(child) => !matches!(child.try_wait(), Ok(None)),
+            None => true,
+        };
+        if gone {
+            self.0 = None;
+        }
+        gone
+    }
+}
+
+impl Drop for Ward {
+    fn drop(&mut self) {
+        if self.is_gone() {
+            return;
+        }
+        if let Some(mut child) = self.0.take() {
+            // It ends by itself, since we are not at the other end of its socket any more; nobody has to wait for that but this thread.
+            let waits = std::thread::Builder::new().name("agent-reap".to_owned());
+            let _ = waits.spawn(move || child.wait());
+        }
+    }
 }
 
 /// The streams of an agent, on the side of its parent process.
@@ -65,7 +106,7 @@ pub(super) fn parent() -> io::Result<Parent> {
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let child = command.spawn()?;
+    let child = Ward(Some(command.spawn()?));
     drop(command);
     let fds = [child_stdin.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
@@ -222,6 +263,22 @@ pub(super) fn find_program(name: &str, search: Option<&str>, cwd: &Path) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_parent_process_that_is_told_nothing_leaves_nothing_behind() {
+        // The binary of this test ends by itself when it is asked for a test that is not there.
+        let newborn = parent().expect("started");
+        let pid = newborn.child.id().expect("it is there");
+        drop(newborn);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "it is still there, perhaps as a zombie"
+            );
+            std::thread::yield_now();
+        }
+    }
 
     #[test]
     fn a_program_is_found_in_the_path_and_what_is_wrong_with_it_is_said() {

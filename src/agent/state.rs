@@ -104,6 +104,11 @@ pub enum Order {
     Terminate,
     /// SIGKILL to everything.
     KillTree,
+    /// It was started by an earlier Gitstead: have its parent process take the next step of stopping, or kill everything at once.
+    HurryOrphan {
+        /// Whether everything is to be killed.
+        at_once: bool,
+    },
     /// Find what is left of it without the help of its parent process, and kill that.
     Hunt,
     /// Send [`Event::Due`] after this time; an earlier time of that kind is forgotten.
@@ -194,6 +199,12 @@ impl Machine {
         }
     }
 
+    /// The same, having ended at these times lately without having been told to.
+    pub(super) fn having_ended(mut self, ends: impl IntoIterator<Item = Duration>) -> Self {
+        self.ends.extend(ends);
+        self
+    }
+
     /// What it is.
     pub fn state(&self) -> State {
         self.state
@@ -207,6 +218,11 @@ impl Machine {
     /// Why it was stopped, if it was.
     pub fn cause(&self) -> Option<Cause> {
         self.cause
+    }
+
+    /// Whether everything of this run is being killed, or is gone already: nothing may be started for it any more.
+    pub(super) fn is_past_saving(&self) -> bool {
+        self.state.is_over() || self.rung >= Rung::Killed
     }
 
     /// What `event` at `now` (of a clock that only goes on) makes necessary, in this order.
@@ -390,14 +406,19 @@ impl Machine {
                 // A restart that becomes a stop is a stop.
                 if self.cause.is_none() || self.cause == Some(Cause::Restart) {
                     // Unless it has ended by itself already.
-                    if self.rung < Rung::Killed || self.cause.is_some() {
+                    if self.rung < Rung::Killed || self.rung == Rung::Adopting || self.cause.is_some() {
                         self.cause = Some(cause);
                     }
                 }
                 if self.rung < Rung::Killed {
                     self.enter(State::Stopping, out);
                 }
-                if at_once {
+                if self.rung == Rung::Adopting {
+                    out.push(Order::HurryOrphan { at_once });
+                    if at_once {
+                        out.push(Order::Arm(Timer::Rung, self.rules.ladder.verify + PARENT));
+                    }
+                } else if at_once {
                     self.kill(out);
                 } else if first && self.rules.interrupt && self.spawned {
                     self.rung = Rung::Interrupted;
@@ -483,9 +504,9 @@ impl Machine {
 
     fn next_rung(&mut self, now: Duration, out: &mut Vec<Order>) {
         match self.rung {
-            Rung::None | Rung::Adopting => {}
+            Rung::None => {}
             Rung::Interrupted | Rung::InputClosed | Rung::Terminated => self.escalate(out),
-            Rung::Killed => self.hunt(out),
+            Rung::Killed | Rung::Adopting => self.hunt(out),
             Rung::Hunted => self.tree_gone(out),
             Rung::Draining => self.record(out),
             Rung::Recording => self.end(now, out),
@@ -547,7 +568,8 @@ impl Machine {
         let again = match self.rules.restart.mode {
             RestartMode::Never => false,
             RestartMode::OnFailure => matches!(ended, State::Failed | State::Lost),
-            RestartMode::Always => ended != State::Stopped,
+            // That it was stopped because there was no Gitstead is nobody's wish.
+            RestartMode::Always => ended != State::Stopped || self.cause == Some(Cause::Orphaned),
         };
         if !again || self.spawn_failed == Some(false) {
             self.enter(ended, out);

@@ -195,6 +195,51 @@ fn what_nobody_saw_is_lost_and_what_was_recorded_is_told() {
 }
 
 #[test]
+fn one_that_is_taken_up_can_be_hurried() {
+    let mut machine = Machine::at(rules(), State::Busy, 1);
+    let stop = Event::Stop(Cause::Asked);
+    assert_eq!(after(&mut machine, &[stop]), ["HurryOrphan { at_once: false }"]);
+    let orders = after(&mut machine, &[Event::Kill(Cause::Asked)]);
+    assert_eq!(orders, ["HurryOrphan { at_once: true }"]);
+    // Not even that helps.
+    assert_eq!(after(&mut machine, &[Event::Due(Timer::Rung)]), ["Hunt"]);
+    let late = Event::Adopted {
+        exit: None,
+        orphaned: true,
+    };
+    assert_eq!(after(&mut machine, &[late]), [""; 0], "it is being hunted");
+    assert_eq!(
+        after(&mut machine, &[Event::TreeGone, Event::Recorded])[1..],
+        ["Enter(Stopped)"]
+    );
+    assert_eq!(machine.cause(), Some(Cause::Asked));
+}
+
+#[test]
+fn one_that_always_runs_is_started_again_after_its_server_was_gone_but_not_for_ever() {
+    let adopted = |mode, cause: Option<Event>, ends: usize| {
+        let mut rules = rules();
+        (rules.restart.mode, rules.restart.burst) = (mode, 3);
+        let ends = vec![Duration::ZERO; ends];
+        let mut machine = Machine::at(rules, State::Busy, 1).having_ended(ends);
+        let gone = Event::Adopted {
+            exit: Some(Exit::of_code(0)),
+            orphaned: true,
+        };
+        let events: Vec<_> = cause.into_iter().chain([gone, Event::Recorded]).collect();
+        after(&mut machine, &events);
+        machine.state()
+    };
+    assert_eq!(adopted(RestartMode::Never, None, 0), State::Stopped);
+    assert_eq!(adopted(RestartMode::OnFailure, None, 0), State::Stopped);
+    assert_eq!(adopted(RestartMode::Always, None, 0), State::Restarting);
+    assert_eq!(adopted(RestartMode::Always, None, 1), State::Restarting);
+    assert_eq!(adopted(RestartMode::Always, None, 2), State::CrashLooping);
+    let stop = Event::Stop(Cause::Asked);
+    assert_eq!(adopted(RestartMode::Always, Some(stop), 0), State::Stopped);
+}
+
+#[test]
 fn a_watchdog_barks_only_when_it_concerns_it() {
     let mut rules = rules();
     rules.watchdogs.silence = Some((SECOND, Reaction::Interrupt));
@@ -243,6 +288,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::ParentLost),
         Just(Event::OutputEnded),
         Just(Event::Recorded),
+        any::<bool>().prop_map(|orphaned| Event::Adopted { exit: None, orphaned }),
     ]
 }
 
@@ -306,8 +352,8 @@ proptest! {
             check(&mut machine, Event::Due(Timer::Rung), now)?;
         }
         let ended = machine.state().is_over() || machine.state() == State::Created;
-        // A restart that was asked for is one after the end of the old one; and what is only waited for says so itself.
-        let again = matches!(machine.state(), State::Starting | State::Restarting) || begin == State::Ready;
+        // A restart that was asked for is one after the end of the old one.
+        let again = matches!(machine.state(), State::Starting | State::Restarting);
         prop_assert!(ended || again, "{:?}", machine.state());
     }
 }

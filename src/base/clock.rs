@@ -8,6 +8,10 @@ pub trait Clock: Send + Sync {
     fn seconds(&self) -> i64 {
         i64::try_from(self.now().as_secs()).unwrap_or(i64::MAX)
     }
+    /// Whole milliseconds since the Unix epoch.
+    fn millis(&self) -> u64 {
+        u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// The operating system's clock. A clock before 1970 reads as zero.

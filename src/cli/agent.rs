@@ -191,7 +191,7 @@ enum RestartWord {
     Never,
     /// When it has failed
     OnFailure,
-    /// Whenever nobody has stopped it, as long as the server runs
+    /// Whenever nobody has stopped it, also when the server was gone meanwhile
     Always,
 }
 
@@ -246,9 +246,16 @@ pub(super) fn run(wanted: &Agent) -> anyhow::Result<()> {
             // It may take as long as stopping does.
             loop {
                 let agent = client.ask("GET", &path(name, "/wait?until=ready&timeout_ms=200"), None)?;
-                let fresh = agent["run"].as_u64() > before;
-                if fresh || agent["ended"] == true {
-                    return show(&agent);
+                if agent["run"].as_u64() > before {
+                    show(&agent)?;
+                    return match agent["failure"].as_str() {
+                        Some(failure) => bail!("{}", harmless(failure)),
+                        None => Ok(()),
+                    };
+                }
+                if agent["ended"] == true {
+                    show(&agent)?;
+                    bail!("it was stopped before it could be started again");
                 }
             }
         }

@@ -1,5 +1,10 @@
 use super::{AgentName, State, Trouble};
-use crate::{agent::NotTaken, base::Fault, ledger::LedgerError, worker::CallError};
+use crate::{
+    agent::{NotTaken, SpawnFailure},
+    base::Fault,
+    ledger::LedgerError,
+    worker::CallError,
+};
 
 /// Why something was not done with an agent.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +48,9 @@ pub enum SessionError {
     /// It was not taken.
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
+    /// It could not be started, and is not there.
+    #[error("{0}")]
+    NotStarted(SpawnFailure),
     /// The workspace cannot be had.
     #[error("{0}")]
     Workspace(Trouble),
@@ -62,6 +70,7 @@ impl SessionError {
             SessionError::Exists { .. }
             | SessionError::Invalid { .. }
             | SessionError::Running { .. }
+            | SessionError::NotStarted(_)
             | SessionError::NotTaken(NotTaken::NotRunning | NotTaken::Closed | NotTaken::Refused(_)) => Fault::Client,
             SessionError::TooMany { .. } | SessionError::Closing | SessionError::NotTaken(_) => Fault::Busy,
             SessionError::Workspace(trouble) => trouble.fault,

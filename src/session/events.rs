@@ -31,6 +31,8 @@ struct Ring {
     bytes: usize,
     /// Whether something older is in the ledger only.
     older: bool,
+    /// Whether the agent is forgotten: nothing that comes late is kept.
+    closed: bool,
 }
 
 /// Some events, and how to go on.
@@ -59,10 +61,13 @@ impl EventLog {
 
     /// Adds one: `{"seq": …, "at": …, "type": kind, "agent": …}` and the members of `data`. Returns its number.
     pub(super) fn push(&self, kind: &str, data: Value) -> u64 {
-        let millis = u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX);
+        let millis = self.clock.millis();
         let mut ring = self.lock();
         // Under the lock, so that numbers come in their order.
         let seq = self.ledger.next_seq();
+        if ring.closed {
+            return seq;
+        }
         let mut event = Map::new();
         event.insert("seq".to_owned(), json!(seq));
         event.insert("at_ms".to_owned(), json!(millis));
@@ -83,6 +88,11 @@ impl EventLog {
         drop(ring);
         self.last.send_replace(seq);
         seq
+    }
+
+    /// Nothing is added any more: the agent is being forgotten.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
     }
 
     /// Up to `most` events after number `after`, if all of these are in memory.

@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde_json::{Value, json};
@@ -29,6 +32,8 @@ const TEXT_BYTES: usize = 16 << 10;
 /// What an agent's host and everybody else knows of it.
 pub(super) struct Shared {
     pub(super) record: Mutex<AgentRecord>,
+    /// Whether the agent is forgotten: what is told of it late goes nowhere.
+    pub(super) forgotten: AtomicBool,
     pub(super) spec: Arc<AgentSpec>,
     pub(super) events: Arc<EventLog>,
     pub(super) ledger: Ledger,
@@ -46,17 +51,27 @@ impl Shared {
         self.questions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the ledger left alone from now on.
+    pub(super) fn forget(&self) {
+        let _record = self.record();
+        self.forgotten.store(true, Ordering::Release);
+        self.events.close();
+    }
+
     /// Changes the record, and keeps it.
     pub(super) fn change(&self, change: impl FnOnce(&mut AgentRecord)) {
         let mut record = self.record();
         change(&mut record);
+        if self.forgotten.load(Ordering::Acquire) {
+            return;
+        }
         if let Err(error) = self.ledger.put(Shelf::Agents, record.name.as_str(), &*record) {
             tracing::error!(agent = %record.name, %error, "an agent is not in the ledger");
         }
     }
 
     pub(super) fn now(&self) -> u64 {
-        u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX)
+        self.clock.millis()
     }
 }
 
@@ -118,12 +133,12 @@ impl Host for Desk {
         }
     }
 
-    fn record(&mut self, agent: &Agent) {
+    fn record(&mut self, run: u32, agent: &Agent) {
         self.agent = Some(agent.clone());
-        if self.trail.give(Job::Last(agent.clone())).is_err() {
+        if self.trail.give(Job::Last(run, agent.clone())).is_err() {
             let text = "there is no last checkpoint: too many others wait";
             self.shared.events.push("checkpoint_failed", json!({ "text": text }));
-            self.send(Command::Recorded);
+            self.send(Command::Recorded(run));
         }
     }
 }

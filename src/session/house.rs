@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     agent::{
-        self, Agent, Cause, Command, ExitRecord, LogRing, RUN_MARK, RingBounds, Settings, SpoolBounds, State, Status,
+        self, Agent, Cause, Command, ExitRecord, LogRing, Orphan, RUN_MARK, RestartMode, RingBounds, Settings,
+        SpoolBounds, State, Status,
     },
     base::{Clock, Limits},
     dialect::{Decision, Permission},
@@ -28,6 +29,9 @@ use crate::{
 
 /// How often it is looked whether a process of an earlier Gitstead is gone.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How long whoever starts a new agent waits to be told that it runs.
+const SPAWNED: Duration = Duration::from_secs(10);
 
 /// What agents are run with.
 pub struct Context {
@@ -224,6 +228,9 @@ impl Agents {
                 continue;
             }
             let before = record.state;
+            // It was stopped because the house was closed, and for no other reason.
+            let closed = before == State::Stopped && record.cause == Some(Cause::Shutdown);
+            let goes_on = closed && record.spec.restart.mode == RestartMode::Always;
             let entry = match agents.entry(record, true) {
                 Ok(entry) => entry,
                 Err(error) => {
@@ -233,17 +240,22 @@ impl Agents {
             };
             let name = entry.record().name;
             agents.write().insert(name, Arc::clone(&entry));
-            if before == State::Created || before.is_over() {
-                continue;
-            }
             let agents = agents.clone();
-            tokio::spawn(async move { agents.take_up(&entry).await });
+            if before != State::Created && !before.is_over() {
+                tokio::spawn(async move { agents.take_up(&entry).await });
+            } else if goes_on {
+                tokio::spawn(async move {
+                    if let Err(error) = agents.start(&entry).await {
+                        tracing::error!(agent = key, %error, "an agent that always runs is not started");
+                    }
+                });
+            }
         }
         Ok(agents)
     }
 
     /// Puts together what an agent needs.
-    fn entry(&self, record: AgentRecord, known: bool) -> Result<Arc<Entry>, SessionError> {
+    fn entry(&self, mut record: AgentRecord, known: bool) -> Result<Arc<Entry>, SessionError> {
         let context = &self.inner.context;
         let place = record.spec.place()?;
         record.spec.kind()?;
@@ -251,6 +263,20 @@ impl Agents {
         let name = record.name.clone();
         let logs = context.logs.join(name.as_str());
         let (state, runs, seed) = (record.state, record.run, record.created);
+        let orphan = (state != State::Created && !state.is_over()).then(|| Orphan {
+            parent: record.parent,
+            run: record.run_name(record.run),
+        });
+        if orphan.is_some() {
+            // Nothing that an earlier Gitstead has started is claimed to run still.
+            (record.state, record.pid) = (State::Stopping, None);
+        }
+        let now = context.clock.millis();
+        let ends = record
+            .ends
+            .iter()
+            .map(|at| Duration::from_millis(now.saturating_sub(*at)));
+        let ends = ends.collect();
         let events = Arc::new(EventLog::new(
             context.ledger.clone(),
             name.as_str(),
@@ -259,6 +285,7 @@ impl Agents {
         ));
         let shared = Arc::new(Shared {
             record: Mutex::new(record),
+            forgotten: AtomicBool::new(false),
             spec: Arc::clone(&spec),
             events: Arc::clone(&events),
             ledger: context.ledger.clone(),
@@ -300,6 +327,8 @@ impl Agents {
             line_bytes: context.limits.agent_line_bytes,
             log: Arc::new(LogRing::new(RingBounds::default())),
             state,
+            orphan,
+            ends,
             runs,
             seed,
             clock: Arc::clone(&context.clock),
@@ -311,9 +340,7 @@ impl Agents {
     /// Finds out what became of an agent that ran when an earlier Gitstead ended.
     async fn take_up(&self, entry: &Entry) {
         let record = entry.record();
-        let ladder = record.spec.rules().ladder;
-        let patience = ladder.end_of_input + ladder.terminate + ladder.verify;
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + record.spec.rules().ladder.orphaned().total();
         // Its parent process has seen that Gitstead is gone, and stops it.
         if let Some((pid, started)) = record.parent {
             while agent::is_alive(pid, started) && Instant::now() < deadline {
@@ -363,6 +390,33 @@ impl Agents {
         Ok(entry)
     }
 
+    /// Makes an agent and lets it run. One that cannot be started at all is not there afterwards.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), and when it cannot be started.
+    pub async fn launch(
+        &self,
+        name: Option<AgentName>,
+        spec: AgentSpec,
+        owner: Option<String>,
+    ) -> Result<Arc<Entry>, SessionError> {
+        let entry = self.create(name, spec, owner).await?;
+        self.start(&entry).await?;
+        let soon = Instant::now() + SPAWNED;
+        let status = entry
+            .wait(soon, |status| status.pid.is_some() || status.state != State::Starting)
+            .await;
+        match status.failure {
+            Some(failure) if status.state == State::Failed && status.run == 1 => {
+                if let Err(error) = self.forget(&entry).await {
+                    tracing::warn!(agent = %entry.record().name, %error, "an agent that was never started is still there");
+                }
+                Err(SessionError::NotStarted(failure))
+            }
+            _ => Ok(entry),
+        }
+    }
+
     fn add(&self, name: Option<AgentName>, spec: AgentSpec, owner: Option<String>) -> Result<Arc<Entry>, SessionError> {
         let _one_at_a_time = self.changing();
         let most = self.inner.context.limits.agents;
@@ -377,7 +431,7 @@ impl Agents {
                 None => free_name(&spec.program(), |name| agents.contains_key(name)),
             }
         };
-        let now = u64::try_from(self.inner.context.clock.now().as_millis()).unwrap_or(u64::MAX);
+        let now = self.inner.context.clock.millis();
         let entry = self.entry(AgentRecord::new(name.clone(), spec, owner, now), false)?;
         entry.shared.change(|_| ());
         let record = entry.record();
@@ -392,20 +446,18 @@ impl Agents {
     /// Lets an agent run, unless it does.
     ///
     /// # Errors
-    /// When Gitstead is closing.
+    /// When Gitstead is closing, or the agent is forgotten.
     pub async fn start(&self, entry: &Entry) -> Result<(), SessionError> {
         if self.inner.closing.load(Ordering::Relaxed) {
             return Err(SessionError::Closing);
         }
         // Whoever asks what it is after this is told that it starts.
-        let before = entry.agent.status().run;
-        let over = entry.state() == State::Created || entry.state().is_over();
-        entry.agent.send(Command::Start).await;
-        if over {
-            let soon = Instant::now() + Duration::from_secs(5);
-            entry.wait(soon, |status| status.run > before).await;
+        match entry.agent.start().await {
+            true => Ok(()),
+            false => Err(SessionError::NotFound {
+                name: entry.record().name.to_string(),
+            }),
         }
-        Ok(())
     }
 
     /// The agent of that name.
@@ -440,7 +492,7 @@ impl Agents {
 
     /// Milliseconds since 1970.
     pub(super) fn now(&self) -> u64 {
-        u64::try_from(self.inner.context.clock.now().as_millis()).unwrap_or(u64::MAX)
+        self.inner.context.clock.millis()
     }
 
     /// What others of this room work with.
@@ -459,24 +511,29 @@ impl Agents {
     /// When it runs, or there is none.
     pub async fn remove(&self, name: &str) -> Result<(), SessionError> {
         let entry = self.get(name)?;
+        let agents = self.clone();
+        // Also when nobody waits for it any more: half forgotten it would be of use to nobody.
+        let removed = tokio::spawn(async move { agents.forget(&entry).await });
+        removed.await.unwrap_or(Err(SessionError::Closing))
+    }
+
+    async fn forget(&self, entry: &Entry) -> Result<(), SessionError> {
         let name = entry.record().name;
-        {
-            let _one_at_a_time = self.changing();
-            let state = entry.state();
-            if state != State::Created && !state.is_over() {
-                return Err(SessionError::Running { name, state });
-            }
-            self.write().remove(&name);
+        match entry.agent.forget().await {
+            Ok(()) => {}
+            Err(Some(state)) => return Err(SessionError::Running { name, state }),
+            Err(None) => return Err(SessionError::NotFound { name: name.to_string() }),
         }
-        entry.agent.send(Command::Forget).await;
+        entry.shared.forget();
         let ledger = self.inner.context.ledger.clone();
         let (logs, exit) = (entry.logs.clone(), self.inner.context.runs.join(format!("{name}.exit")));
-        self.inner
+        ledger.remove(Shelf::Agents, name.as_str());
+        ledger.remove_journal(name.as_str());
+        let removed = self
+            .inner
             .context
             .workers
             .call(Lane::Short, None, move || {
-                ledger.remove(Shelf::Agents, name.as_str());
-                ledger.remove_journal(name.as_str());
                 let _ = std::fs::remove_file(exit);
                 if let Err(error) = std::fs::remove_dir_all(&logs)
                     && error.kind() != std::io::ErrorKind::NotFound
@@ -485,8 +542,10 @@ impl Agents {
                 }
                 ledger.flush()
             })
-            .await??;
-        Ok(())
+            .await;
+        // Last: whoever takes the name next begins with nothing.
+        self.write().remove(&name);
+        Ok(removed??)
     }
 
     /// Stops all, side by side, and waits until they have ended and their last checkpoints are made, or until the time is over: then what is left is killed. Nothing is

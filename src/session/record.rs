@@ -3,6 +3,9 @@ use serde::{Deserialize, Serialize};
 use super::{AgentName, AgentSpec, State};
 use crate::agent::{Cause, Exit, SpawnFailure, Status};
 
+/// Ends of an agent that are remembered.
+const ENDS: usize = 1_000;
+
 /// What the ledger knows of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentRecord {
@@ -44,6 +47,9 @@ pub struct AgentRecord {
     pub checkpoint: Option<String>,
     /// How many there are.
     pub checkpoints: u64,
+    /// When it ended without having been told to, in milliseconds since 1970, since somebody has started it.
+    #[serde(default)]
+    pub ends: Vec<u64>,
 }
 
 impl AgentRecord {
@@ -72,10 +78,21 @@ impl AgentRecord {
             session: None,
             checkpoint: None,
             checkpoints: 0,
+            ends: Vec::new(),
         }
     }
 
     pub(super) fn follow(&mut self, status: &Status, now: u64) {
+        match status.state {
+            State::Starting if self.state != State::Restarting => self.ends.clear(),
+            State::Restarting if status.cause == Some(Cause::Restart) => self.ends.clear(),
+            State::Restarting | State::CrashLooping => {
+                self.ends.push(now);
+                let most = self.spec.restart.burst.clamp(1, ENDS);
+                self.ends.drain(..self.ends.len().saturating_sub(most));
+            }
+            _ => {}
+        }
         if status.state == State::Starting {
             self.started = Some(now);
             self.ended = None;

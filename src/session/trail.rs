@@ -79,8 +79,8 @@ pub(super) enum Job {
     Tool(Box<ToolFinished>, u64, Option<Arc<Gate>>),
     /// Several have, and perhaps nothing has changed since the checkpoints of each.
     Settled(u64, Option<Arc<Gate>>),
-    /// Nothing of the agent is left.
-    Last(Agent),
+    /// Nothing of this run of the agent is left.
+    Last(u32, Agent),
 }
 
 /// Where an agent waits for a checkpoint, until that is made or takes too long.
@@ -208,12 +208,12 @@ impl Desk {
                         let made = self.if_changed(self.say(turn)).await;
                         self.let_go(made, gate, &[]).await;
                     }
-                    Some(Job::Last(agent)) => {
+                    Some(Job::Last(run, agent)) => {
                         quiet = None;
                         watched = None;
                         let say = self.say(0);
                         self.note(self.if_changed(say).await, &[], false);
-                        agent.send(Command::Recorded).await;
+                        agent.send(Command::Recorded(run)).await;
                     }
                 },
                 () = bell.notified(), if watched.is_some() => {

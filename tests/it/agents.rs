@@ -295,6 +295,104 @@ fn when_the_server_is_killed_agents_end_and_the_next_one_tells_how() {
     house.ended("it");
 }
 
+/// Kills the server and starts another one, in which the agent `it` is being taken up.
+fn taken_up(house: House) -> House {
+    let house = House::on(house.kill(), ServerOptions::default());
+    assert_eq!(house.get("/it")["state"], "stopping");
+    house
+}
+
+#[test]
+fn one_that_is_taken_up_by_the_next_server_can_be_killed_and_hurried() {
+    let slow = || json!({ "ladder": { "end_of_input_ms": 3_600_000, "terminate_ms": 3_600_000 } });
+    let script = format!("trap 'echo x >> asked' TERM; {DAEMON}; touch main; while :; do sleep 0.05; done");
+    let runs = |house: &House| {
+        eventually("all of it runs", || {
+            ["main", "daemon"].iter().all(|sign| house.files().join(sign).exists())
+        });
+    };
+    let house = House::start();
+    house.run("it", &script, slow());
+    runs(&house);
+    let house = taken_up(house);
+    let began = std::time::Instant::now();
+    house.post("/it/kill");
+    let agent = house.ended("it");
+    assert!(began.elapsed() < Duration::from_secs(8), "nobody waits for its ladder");
+    assert_eq!(
+        (&agent["state"], &agent["cause"]),
+        (&json!("stopped"), &json!("asked")),
+        "{agent}"
+    );
+    assert_eq!(agent["signal"], 9, "{agent}");
+    assert_eq!(house.processes(), [0i32; 0]);
+    assert!(!house.files().join("asked").exists());
+    // Each stop is one step: SIGTERM, then the end of all.
+    house.post("/it/start");
+    fs::remove_file(house.files().join("main")).unwrap();
+    runs(&house);
+    let house = taken_up(house);
+    let began = std::time::Instant::now();
+    house.post("/it/stop");
+    eventually("it is asked", || house.files().join("asked").exists());
+    house.post("/it/stop");
+    house.ended("it");
+    assert!(began.elapsed() < Duration::from_secs(8), "nobody waits for its ladder");
+    assert_eq!(house.processes(), [0i32; 0]);
+}
+
+#[test]
+fn what_was_asked_for_before_the_server_was_killed_is_not_asked_for_again() {
+    let house = House::start();
+    let slow = json!({ "ladder": { "end_of_input_ms": 0, "terminate_ms": 3_600_000 } });
+    let script = "trap 'echo x >> asked' TERM; touch main; while :; do sleep 0.05; done";
+    house.run("it", script, slow);
+    eventually("it runs", || house.files().join("main").exists());
+    house.post("/it/stop");
+    eventually("it is asked", || house.files().join("asked").exists());
+    let house = taken_up(house);
+    house.ended("it");
+    assert_eq!(fs::read_to_string(house.files().join("asked")).unwrap(), "x\n");
+}
+
+#[test]
+fn one_that_always_runs_outlasts_its_server() {
+    let house = House::start();
+    let always = json!({ "restart": "always", "restart_first_ms": 1, "restart_burst": 3 });
+    let script = "echo \"$GITSTEAD_RUN\" >> runs; while :; do sleep 0.05; done";
+    house.run("it", script, always);
+    let runs = |house: &House, n: usize| {
+        eventually("it runs", || {
+            fs::read_to_string(house.files().join("runs")).is_ok_and(|text| text.lines().count() == n)
+        });
+    };
+    runs(&house, 1);
+    let house = House::on(house.kill(), ServerOptions::default());
+    runs(&house, 2);
+    let kinds = house.kinds("it");
+    assert_eq!(
+        kinds.iter().filter(|kind| *kind == "restarting").count(),
+        1,
+        "{kinds:?}"
+    );
+    // One that is closed in order stops its agents, and the next one goes on with them.
+    let pid = rustix::process::Pid::from_raw(house.server.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    eventually("it has ended", || {
+        fs::read_to_string(format!("/proc/{}/stat", house.server.pid())).is_ok_and(|stat| stat.contains(") Z "))
+    });
+    let house = House::on(house.kill(), ServerOptions::default());
+    runs(&house, 3);
+    // Three servers that die under it are too many.
+    let house = House::on(house.kill(), ServerOptions::default());
+    runs(&house, 4);
+    let house = House::on(house.kill(), ServerOptions::default());
+    runs(&house, 5);
+    let house = House::on(house.kill(), ServerOptions::default());
+    assert_eq!(house.ended("it")["state"], "crash_looping");
+    assert_eq!(house.processes(), [0i32; 0]);
+}
+
 #[test]
 fn when_the_parent_processes_are_killed_with_the_server_nothing_runs_on_either() {
     let house = House::start();
@@ -355,7 +453,9 @@ fn what_cannot_be_executed_is_said_to_be_so() {
     let case = |name: &str, argv: &[&str], more: Value| {
         let mut more = more;
         more["argv"] = json!(argv);
+        more["start"] = json!(false);
         house.run(name, "", more);
+        house.post(&format!("/{name}/start"));
         let agent = house.ended(name);
         assert_eq!(
             (&agent["state"], &agent["run"]),
@@ -376,6 +476,17 @@ fn what_cannot_be_executed_is_said_to_be_so() {
         (kind, text.as_str()),
         (json!("missing"), "there is no program 'no-such-program'")
     );
+    // Who starts a new one in vain has none afterwards, and can use its name.
+    let body = json!({ "name": "new", "repository": "demo", "argv": ["no-such-program"] });
+    for _ in 0..2 {
+        let refused = house.ask("POST", "", Some(&body)).is(422);
+        assert_eq!(
+            (&refused["error"]["code"], &refused["error"]["message"]),
+            (&json!("not_started"), &json!("there is no program 'no-such-program'"))
+        );
+    }
+    house.ask("GET", "/new", None).is(404);
+    assert!(!house.server.data().join("logs/new").exists());
     let work = house.files();
     fs::write(work.join("plain"), "#!/bin/sh\n").unwrap();
     fs::write(work.join("bad"), "#!/no/such/shell\n").unwrap();
@@ -440,6 +551,23 @@ fn an_agent_gets_a_clean_process() {
     assert!(!shown.contains("s3cret"), "{shown}");
     let ledger = fs::read(house.server.data().join("ledger.redb")).unwrap();
     assert!(!ledger.windows(6).any(|bytes| bytes == b"s3cret"));
+}
+
+#[test]
+fn what_an_agent_may_have_is_no_bound_of_what_looks_after_it() {
+    let house = House::start();
+    let script = "ulimit -n > own; ulimit -Hn >> own; ulimit -v >> own; grep -E 'open files|address space' /proc/$PPID/limits > parent";
+    let bounds = json!({ "bounds": { "open_files": 20, "address_space": 1 << 28, "processes": 100_000 } });
+    house.run("it", script, bounds);
+    assert_eq!(house.ended("it")["state"], "exited");
+    let read = |name: &str| fs::read_to_string(house.files().join(name)).unwrap();
+    assert_eq!(read("own"), format!("20\n20\n{}\n", (1 << 28) / 1024));
+    let parent = read("parent");
+    assert_eq!(parent.lines().count(), 2);
+    assert!(
+        !parent.contains(" 20 ") && !parent.contains(&(1 << 28).to_string()),
+        "{parent}"
+    );
 }
 
 #[test]

@@ -245,6 +245,7 @@ fn one_command_shows_it() {
         &["start", "-w", "demo", "--name", "bad", "--", "no-such-program"],
     );
     assert!(!ok && err.contains("there is no program 'no-such-program'"), "{err}");
+    assert!(!cli(&house, &["show", "bad"]).0, "it never was one");
     let (ok, out, err) = cli(&house, &["start", "echo"]);
     assert!(
         ok && out.starts_with("echo failed in demo/other: exit code 3"),
@@ -279,6 +280,29 @@ fn an_agent_is_talked_to_and_stopped_from_the_command_line() {
     let (_, out, _) = cli(&house, &["events", "it"]);
     let last: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!(last["type"], "stopped");
+}
+
+#[test]
+fn a_restart_that_is_overtaken_by_a_kill_is_none() {
+    let house = House::start();
+    let slow = json!({ "ladder": { "terminate_ms": 3_600_000 } });
+    house.run(
+        "it",
+        "trap 'touch asked' TERM; touch main; while :; do sleep 0.05; done",
+        slow,
+    );
+    eventually("it runs", || house.files().join("main").exists());
+    let (ok, out, err) = std::thread::scope(|scope| {
+        let restart = scope.spawn(|| cli(&house, &["restart", "it"]));
+        eventually("it is asked", || house.files().join("asked").exists());
+        house.post("/it/kill");
+        restart.join().unwrap()
+    });
+    assert!(
+        !ok && err.contains("stopped before it could be started again"),
+        "{out}{err}"
+    );
+    assert_eq!(house.get("/it")["run"], 1);
 }
 
 #[test]

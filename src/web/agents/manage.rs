@@ -121,12 +121,13 @@ pub(super) async fn create(
     api.work(move |api| authorise(api, &asker, &repository, Deed::Manage, true))
         .await?;
     let owner = who.caller.user().map(str::to_owned);
-    let entry = doors(&api)?.agents.create(name, spec, owner).await?;
+    let agents = &doors(&api)?.agents;
+    let entry = match starts {
+        true => agents.launch(name, spec, owner).await?,
+        false => agents.create(name, spec, owner).await?,
+    };
     let name = entry.record().name;
     tracing::info!(agent = %name, workspace = %place, user = who.caller.user(), "agent created");
-    if starts {
-        doors(&api)?.agents.start(&entry).await?;
-    }
     let mut response = json(StatusCode::CREATED, &view(&entry));
     if let Ok(location) = HeaderValue::from_str(&format!("/api/v1/agents/{name}")) {
         response.headers_mut().insert(header::LOCATION, location);

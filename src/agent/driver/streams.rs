@@ -1,0 +1,299 @@
+//! What an agent writes and what it is given: bytes on their way in and out, and what its dialect says of them.
+
+use std::io;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use super::{CHUNK, Driver, INPUT_BYTES, READS, UNREAD_BYTES};
+use crate::{
+    agent::{
+        handle::{Host, News, NotTaken},
+        output::{Cut, Splitter, Stream},
+        rules::State,
+        state::Event,
+    },
+    dialect::{self, Dialect, Step},
+};
+
+/// Bytes of a line that is understood in no time.
+const SHORT: usize = 256 << 10;
+
+/// Does what takes as long as so many bytes, so that others who wait for this thread do not wait for that.
+fn at_ease<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
+    let may_leave = || Handle::try_current().is_ok_and(|here| here.runtime_flavor() == RuntimeFlavor::MultiThread);
+    match bytes > SHORT && may_leave() {
+        true => tokio::task::block_in_place(act),
+        false => act(),
+    }
+}
+
+impl<H: Host> Driver<H> {
+    /// Says whether there was something to interrupt, in words that the agent knows.
+    pub(super) fn interrupt(&mut self) -> bool {
+        let mut heard = false;
+        self.speak(|dialect, step| heard = dialect.interrupt(step).is_ok());
+        heard
+    }
+
+    /// Lets the dialect do something, and does what it says.
+    pub(super) fn speak(&mut self, act: impl FnOnce(&mut dyn Dialect, &mut Step)) {
+        let Some(run) = &mut self.run else { return };
+        let mut step = Step::default();
+        act(run.dialect.as_mut(), &mut step);
+        for order in std::mem::take(&mut step.orders) {
+            let answer = dialect::Answer::Failed("this is not offered here".to_owned());
+            let mut more = Step::default();
+            run.dialect.answer(order.id(), answer, &mut more);
+            step.events.append(&mut more.events);
+            step.input.append(&mut more.input);
+        }
+        for bytes in step.input {
+            run.input_bytes += bytes.len();
+            run.input.push_back(bytes);
+        }
+        if run.input_bytes > UNREAD_BYTES && !run.close_input {
+            // It asks and asks and does not read what it is told.
+            run.close_input = true;
+            run.input.clear();
+            (run.input_bytes, run.written) = (0, 0);
+            let text = "it does not read what it is answered: its input is closed";
+            self.host.told(News::Trouble(text.to_owned()));
+        }
+        run.close_input |= step.close_input;
+        for event in step.events {
+            match &event {
+                dialect::Event::Ready => self.events.push_back(Event::SessionReady),
+                dialect::Event::TurnStarted { .. } => self.events.push_back(Event::TurnStarted),
+                dialect::Event::TurnEnded(_) => {
+                    run.open_questions = 0;
+                    self.events.push_back(Event::TurnEnded);
+                }
+                dialect::Event::Permission(_) => {
+                    run.open_questions += 1;
+                    self.events.push_back(Event::PermissionAsked);
+                }
+                dialect::Event::PermissionGone { .. } => {
+                    run.open_questions = run.open_questions.saturating_sub(1);
+                    if run.open_questions == 0 {
+                        self.events.push_back(Event::PermissionsGone);
+                    }
+                }
+                _ => {}
+            }
+            self.host.told(News::Said(Box::new(event)));
+        }
+        self.write();
+    }
+
+    pub(super) fn may_take_input(&self) -> Result<(), NotTaken> {
+        match self.run.as_deref() {
+            _ if !self.status.state.is_up() && self.status.state != State::Starting => Err(NotTaken::NotRunning),
+            None => Err(NotTaken::NotRunning),
+            Some(run) if run.stdin.is_none() || run.close_input => Err(NotTaken::Closed),
+            Some(run) if run.input_bytes >= INPUT_BYTES => Err(NotTaken::Full),
+            Some(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn take_input(&mut self, bytes: Vec<u8>) -> Result<(), NotTaken> {
+        if self.run.is_none() && self.status.state == State::Starting {
+            if self.early.len() >= INPUT_BYTES {
+                return Err(NotTaken::Full);
+            }
+            self.early.extend_from_slice(&bytes);
+            return Ok(());
+        }
+        self.may_take_input()?;
+        if let Some(run) = &mut self.run {
+            run.input_bytes += bytes.len();
+            run.input.push_back(bytes);
+        }
+        self.write();
+        Ok(())
+    }
+
+    pub(super) fn close_input(&mut self) {
+        if let Some(run) = &mut self.run {
+            run.close_input = true;
+        }
+        self.write();
+    }
+
+    /// Gives the agent as much as it takes.
+    pub(super) fn write(&mut self) {
+        let Some(run) = &mut self.run else { return };
+        while let Some(stdin) = &run.stdin
+            && let Some(bytes) = run.input.front()
+        {
+            match stdin.try_write(&bytes[run.written..]) {
+                Ok(written) => {
+                    run.written += written;
+                    if run.written >= bytes.len() {
+                        run.input_bytes = run.input_bytes.saturating_sub(bytes.len());
+                        run.written = 0;
+                        run.input.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // While it is being stopped nobody waits for it to read.
+                    if run.close_input && self.status.state == State::Stopping {
+                        break;
+                    }
+                    return;
+                }
+                Err(_) => {
+                    // It has closed its end. That is its right.
+                    run.stdin = None;
+                }
+            }
+        }
+        if run.stdin.is_none() || run.close_input {
+            run.stdin = None;
+            run.input.clear();
+            (run.input_bytes, run.written) = (0, 0);
+        }
+    }
+
+    pub(super) fn read(&mut self, stream: Stream) {
+        thread_local! {
+            static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; CHUNK]);
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            for _ in 0..READS {
+                let Some(run) = &mut self.run else { return };
+                let pipe = match stream {
+                    Stream::Stdout => &mut run.stdout,
+                    Stream::Stderr => &mut run.stderr,
+                };
+                let Some(open) = pipe else { return };
+                match open.try_read(buffer) {
+                    Ok(0) => {
+                        *pipe = None;
+                        self.flush_tail(stream);
+                        self.output_may_have_ended();
+                        break;
+                    }
+                    Ok(n) => {
+                        self.spool.push(stream, &buffer[..n]);
+                        self.events.push_back(Event::Output);
+                        self.take_lines(stream, &buffer[..n]);
+                        if self.spool.is_full() {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(_) => {
+                        *pipe = None;
+                        self.output_may_have_ended();
+                        break;
+                    }
+                }
+            }
+        });
+        self.log.ring();
+    }
+
+    pub(super) fn output_may_have_ended(&mut self) {
+        let ended = self
+            .run
+            .as_deref()
+            .is_some_and(|run| run.stdout.is_none() && run.stderr.is_none());
+        if ended {
+            self.events.push_back(Event::OutputEnded);
+        }
+    }
+
+    pub(super) fn take_lines(&mut self, stream: Stream, bytes: &[u8]) {
+        self.with_splitter(stream, |splitter, take| splitter.push(bytes, take));
+    }
+
+    /// A last line without an end.
+    pub(super) fn flush_tail(&mut self, stream: Stream) {
+        self.with_splitter(stream, |splitter, take| splitter.finish(take));
+    }
+
+    pub(super) fn with_splitter(&mut self, stream: Stream, cut: impl FnOnce(&mut Splitter, &mut dyn FnMut(Cut<'_>))) {
+        let at = self.clock.now();
+        let Some(run) = &mut self.run else { return };
+        let splitter = match stream {
+            Stream::Stdout => &mut run.out,
+            Stream::Stderr => &mut run.err,
+        };
+        // Its place is taken meanwhile: what a line says may change everything else.
+        let mut own = std::mem::replace(splitter, Splitter::new(0));
+        cut(&mut own, &mut |found| {
+            self.log.push(stream, found.line, found.dropped, at);
+            if stream == Stream::Stderr {
+                return;
+            }
+            if found.dropped > 0 {
+                let bytes = found.line.len() as u64 + found.dropped;
+                let text = format!("a line of {bytes} bytes was too long to be understood");
+                self.host.told(News::Trouble(text));
+            } else {
+                at_ease(found.line.len(), || {
+                    self.speak(|dialect, step| dialect.line(found.line, step));
+                });
+            }
+        });
+        if let Some(run) = &mut self.run {
+            match stream {
+                Stream::Stdout => run.out = own,
+                Stream::Stderr => run.err = own,
+            }
+        }
+    }
+
+    /// Whatever was said is said now, and what was begun has come to an end.
+    pub(super) fn finish_output(&mut self) {
+        if self.run.as_deref().is_none_or(|run| run.finished) {
+            return;
+        }
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.flush_tail(stream);
+        }
+        if let Some(run) = &mut self.run {
+            (run.stdout, run.stderr, run.finished) = (None, None, true);
+        }
+        self.spool.flush();
+        self.log.ring();
+        let exit = self.machine.exit();
+        self.speak(|dialect, step| {
+            let exit = dialect::Exit {
+                code: exit.and_then(|exit| exit.code),
+                signal: exit.and_then(|exit| exit.signal),
+            };
+            dialect.finished(&exit, step);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn whoever_has_little_to_do_does_not_wait_for_a_long_line() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .expect("a runtime");
+        let line = runtime.spawn(async {
+            let (send, receive) = mpsc::channel();
+            // On the same only thread, and in its queue.
+            tokio::spawn(async move { send.send(()) });
+            at_ease(SHORT + 1, || receive.recv_timeout(Duration::from_secs(20)).is_ok())
+        });
+        assert!(runtime.block_on(line).expect("no panic"), "it was held up");
+        let here = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        assert_eq!(
+            here.block_on(async { at_ease(SHORT + 1, || 7) }),
+            7,
+            "where there is only one thread"
+        );
+    }
+}
