@@ -356,7 +356,7 @@ impl Narrow {
             let current = now.current.map_or(u64::MAX, |current| current);
             let most = most.max(needed);
             if most < current {
-                before.0.push((resource, now.clone()));
+                before.0.push((resource, now));
                 let current = Some(most);
                 setrlimit(resource, Rlimit { current, ..now })?;
             }

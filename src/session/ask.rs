@@ -1,7 +1,7 @@
 //! Sessions that somebody asks questions in: each is an agent of its own in one workspace, started with the first question and let go when nobody asks any more.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs, io,
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
@@ -172,7 +172,7 @@ struct Book {
     users: HashMap<String, Usage>,
     running: usize,
     /// Sessions with a question, and when each was last asked something.
-    busy: HashMap<String, ()>,
+    busy: HashSet<String>,
     asked: HashMap<String, Instant>,
 }
 
@@ -240,7 +240,7 @@ impl Inner {
                 return Err(AskError::Full);
             }
         }
-        if book.busy.contains_key(session) {
+        if book.busy.contains(session) {
             return Err(AskError::Busy);
         }
         let full = book.running >= rules.total;
@@ -269,7 +269,7 @@ impl Inner {
         usage.times.push_back(now);
         usage.running += 1;
         book.running += 1;
-        book.busy.insert(session.to_owned(), ());
+        book.busy.insert(session.to_owned());
         book.asked.insert(session.to_owned(), now);
         Ok(Ticket {
             inner: Arc::clone(self),
@@ -482,11 +482,7 @@ impl AskDesk {
             None => {
                 let name = AgentName::parse(&format!("ask-{}", &id[..13]))
                     .map_err(|error| SessionError::Invalid { why: error.to_string() })?;
-                let spec = inner.rules.spec.clone();
-                let entry = inner
-                    .agents
-                    .create(Some(name.clone()), spec, Some(record.owner.clone()))
-                    .await?;
+                let entry = self.new_agent(&name, &record.owner).await?;
                 record.agent = Some(name);
                 inner.book().sessions.insert(id.to_owned(), record.clone());
                 inner.keep(id, &record);
@@ -511,6 +507,64 @@ impl AskDesk {
                 text: "the agent has ended before it could be asked".to_owned(),
             }),
         }
+    }
+
+    /// An agent of that name for a session of this user's.
+    async fn new_agent(&self, name: &AgentName, owner: &str) -> Result<Arc<Entry>, AskError> {
+        let inner = &self.inner;
+        loop {
+            let spec = inner.rules.spec.clone();
+            let made = inner
+                .agents
+                .create(Some(name.clone()), spec, Some(owner.to_owned()))
+                .await;
+            match made {
+                // An earlier server was killed before it had noted whose that is.
+                Err(error @ SessionError::Exists { .. }) => {
+                    let known = inner.agents.get(name.as_str())?;
+                    return match known.record().owner.as_deref() == Some(owner) {
+                        true => Ok(known),
+                        false => Err(error.into()),
+                    };
+                }
+                Err(error @ SessionError::TooMany { .. }) => {
+                    if !self.make_room().await {
+                        return Err(error.into());
+                    }
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Forgets the agent whose session nobody has asked anything for the longest time, if it has ended; what was said there is forgotten with it. Says whether there was one.
+    async fn make_room(&self) -> bool {
+        let inner = &self.inner;
+        let of_sessions: Vec<(String, AgentName)> = {
+            let book = inner.book();
+            let agents = book.sessions.iter().filter(|(id, _)| !book.busy.contains(*id));
+            agents
+                .filter_map(|(id, record)| Some((id.clone(), record.agent.clone()?)))
+                .collect()
+        };
+        let oldest = of_sessions
+            .into_iter()
+            .filter_map(|(id, name)| Some((inner.agents.get(name.as_str()).ok()?.record(), id)))
+            .filter(|(record, _)| record.state.is_over())
+            .min_by_key(|(record, _)| record.ended);
+        let Some((agent, id)) = oldest else { return false };
+        if inner.agents.remove(agent.name.as_str()).await.is_err() {
+            return false;
+        }
+        tracing::info!(agent = %agent.name, session = id, "forgotten, to make room for another session");
+        let freed = inner.book().sessions.get_mut(&id).map(|record| {
+            record.agent = None;
+            record.clone()
+        });
+        if let Some(record) = freed {
+            inner.keep(&id, &record);
+        }
+        true
     }
 
     async fn turn(&self, id: &str, record: SessionRecord, user: &str, message: String) -> Result<Answered, AskError> {
@@ -577,7 +631,7 @@ impl AskDesk {
             let name = {
                 let mut book = inner.book();
                 let quiet = book.asked.get(&id).is_none_or(|last| last.elapsed() >= idle);
-                if !quiet || book.busy.contains_key(&id) {
+                if !quiet || book.busy.contains(&id) {
                     return;
                 }
                 book.asked.remove(&id);

@@ -297,6 +297,8 @@ fn when_the_server_is_killed_agents_end_and_the_next_one_tells_how() {
 
 /// Kills the server and starts another one, in which the agent `it` is being taken up.
 fn taken_up(house: House) -> House {
+    // What is made is on disk when that is told, and with it whatever was before.
+    house.run("it", "", json!({ "name": null, "start": false }));
     let house = House::on(house.kill(), ServerOptions::default());
     assert_eq!(house.get("/it")["state"], "stopping");
     house
@@ -310,6 +312,7 @@ fn one_that_is_taken_up_by_the_next_server_can_be_killed_and_hurried() {
         eventually("all of it runs", || {
             ["main", "daemon"].iter().all(|sign| house.files().join(sign).exists())
         });
+        house.get("/it/wait?until=ready");
     };
     let house = House::start();
     house.run("it", &script, slow());

@@ -283,6 +283,51 @@ fn an_agent_is_talked_to_and_stopped_from_the_command_line() {
 }
 
 #[test]
+fn a_repository_without_a_commit_gets_its_first_one_from_an_agent() {
+    let house = House::start();
+    let made = Command::new(env!("CARGO_BIN_EXE_gitstead"))
+        .env_clear()
+        .env("HOME", house.server.data())
+        .args(["repo", "create", "demo", "--data"])
+        .arg(house.server.data())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let args = [
+        "start",
+        "--workspace",
+        "demo",
+        "--task",
+        "Begin",
+        "--wait",
+        "--",
+        "sh",
+        "-c",
+        "echo hi > a",
+    ];
+    let (ok, out, err) = cli(&house, &args);
+    assert!(
+        ok && out == "sh-1 exited in demo/main: exit code 0, 1 checkpoint\n",
+        "{out}{err}"
+    );
+    let git = crate::support::Git::new();
+    let log = git.ok(house.files(), "log --format=%s");
+    assert_eq!(log.trim(), "[sh] Created a\nInitial task: Begin");
+    let args = [
+        "start",
+        "--workspace",
+        "demo/other",
+        "--wait",
+        "--",
+        "sh",
+        "-c",
+        "cat a",
+    ];
+    let (ok, out, err) = cli(&house, &args);
+    assert!(ok && out.starts_with("sh-2 exited in demo/other"), "{out}{err}");
+}
+
+#[test]
 fn a_restart_that_is_overtaken_by_a_kill_is_none() {
     let house = House::start();
     let slow = json!({ "ladder": { "terminate_ms": 3_600_000 } });

@@ -115,6 +115,43 @@ fn history(house: &House, user: &str, session: &str) -> (u16, Value) {
 }
 
 #[test]
+fn agents_that_have_ended_make_room_for_the_next_session() {
+    let house = house("[limits]\nagents = 1");
+    let first = begin(&house, "ann");
+    assert_eq!(ask(&house, "ann", &first, "die").0, 502);
+    house.ended_as("ann", &format!("ask-{}", &first[..13]));
+    let second = begin(&house, "bob");
+    let (status, _, answer) = ask(&house, "bob", &second, "one");
+    assert_eq!((status, &answer["result"]), (200, &json!("answer 1")), "{answer}");
+    assert_eq!(history(&house, "ann", &first), (200, json!({ "messages": [] })));
+    // The one that is there is at work for somebody.
+    let (status, _, answer) = ask(&house, "ann", &first, "one");
+    assert_eq!(status, 502, "{answer}");
+}
+
+#[test]
+fn an_agent_that_is_there_already_is_used_by_its_owner_only() {
+    let house = house("");
+    let session = begin(&house, "ann");
+    let body = |name: &str| {
+        let player = house.server.data().join("claude");
+        json!({ "name": name, "repository": "ask", "dialect": "claude", "argv": [player], "inherit": ["HOUSE"], "start": false })
+    };
+    let name = format!("ask-{}", &session[..13]);
+    house
+        .ask_as(Some(&"ann".repeat(10)), "POST", "", Some(&body(&name)))
+        .is(201);
+    let (status, _, answer) = ask(&house, "ann", &session, "one");
+    assert_eq!((status, &answer["result"]), (200, &json!("answer 1")), "{answer}");
+    let session = begin(&house, "ann");
+    let name = format!("ask-{}", &session[..13]);
+    house
+        .ask_as(Some(&"bob".repeat(10)), "POST", "", Some(&body(&name)))
+        .is(201);
+    assert_eq!(ask(&house, "ann", &session, "one").0, 502);
+}
+
+#[test]
 fn questions_are_answered_and_remembered_for_whoever_asked() {
     let house = house("");
     let (status, _, body) = read(send(&house, None, "GET", "/agent/health", None));

@@ -67,6 +67,36 @@ fn claude(house: &House, part: &str, more: Value) {
     house.run("it", &format!("{PLAYER}{part}"), body);
 }
 
+/// Asks for something that nobody offers, again and again, and reads no answer.
+const DEAF: &str = r##"
+turn() {
+    init $n
+    touch began
+    yes '{"type":"control_request","request_id":"q","request":{"subtype":"mcp_message","server_name":"x","message":{}}}' | head -n 150000
+    touch asked
+    while :; do sleep 1; done
+}
+play
+"##;
+
+#[test]
+fn one_that_reads_no_answers_is_told_of_and_gets_no_more() {
+    let house = House::start();
+    claude(&house, DEAF, json!({ "message": "go" }));
+    eventually("it has asked", || house.files().join("asked").exists());
+    eventually("that is told", || {
+        house.events("it").iter().any(|event| {
+            event["type"] == "trouble" && event["text"] == "it does not read what it is answered: its input is closed"
+        })
+    });
+    assert_eq!(
+        house.ask("POST", "/it/input", Some(&json!({ "text": "x" }))).status,
+        409
+    );
+    house.post("/it/kill");
+    house.ended("it");
+}
+
 #[track_caller]
 fn is_idle(house: &House) {
     let agent = house.get("/it/wait?until=idle&timeout_ms=60000");

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension,
     extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -11,12 +10,11 @@ use axum::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Deed, Who, authorise, manage::who};
+use super::{Deed, Who, authorise};
 use crate::{
     session::{AskDesk, AskError, SessionError},
     web::{
         api::{self, Api, ApiError, chain},
-        house::{Caller, Peer},
         views::rfc3339,
     },
 };
@@ -87,12 +85,8 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Response {
     }
 }
 
-pub(super) async fn new_session(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-) -> Response {
-    let (desk, user) = match desk(&api, who(caller, peer)).await {
+pub(super) async fn new_session(State(api): State<Arc<Api>>, who: Who) -> Response {
+    let (desk, user) = match desk(&api, who).await {
         Ok(found) => found,
         Err(response) => return response,
     };
@@ -108,13 +102,8 @@ struct Question {
     message: String,
 }
 
-pub(super) async fn ask(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    request: Request,
-) -> Response {
-    let (desk, user) = match desk(&api, who(caller, peer)).await {
+pub(super) async fn ask(State(api): State<Arc<Api>>, who: Who, request: Request) -> Response {
+    let (desk, user) = match desk(&api, who).await {
         Ok(found) => found,
         Err(response) => return response,
     };
@@ -142,11 +131,10 @@ pub(super) async fn ask(
 
 pub(super) async fn history(
     State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
+    who: Who,
     at: Result<Path<String>, PathRejection>,
 ) -> Response {
-    let (desk, user) = match desk(&api, who(caller, peer)).await {
+    let (desk, user) = match desk(&api, who).await {
         Ok(found) => found,
         Err(response) => return response,
     };

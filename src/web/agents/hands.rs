@@ -1,7 +1,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    base::{Fault, RepoName},
+    base::Fault,
     depot::{CreateOptions, Depot},
     session::{Place, Trouble, Turn, Workspaces},
     web::{
@@ -21,12 +21,6 @@ pub struct ResidentWorkspaces {
     pub create: CreateOptions,
     /// How long to wait for others who change one.
     pub patience: Duration,
-}
-
-impl ResidentWorkspaces {
-    fn has_workspaces(&self, repository: &RepoName) -> Result<bool, ManageError> {
-        Ok(!self.depot.workspaces(repository)?.is_empty())
-    }
 }
 
 fn trouble(error: &ManageError) -> Trouble {
@@ -51,17 +45,24 @@ impl Workspaces for ResidentWorkspaces {
             Err(_) => {}
         }
         let there = self.depot.contains(repository).map_err(|err| trouble(&err.into()))?;
-        let start = match there && self.has_workspaces(repository).is_ok() {
-            true => Start::Default,
-            false => Start::Empty { task: task.to_owned() },
+        let create = |start| {
+            let create = CreateWorkspace {
+                start,
+                repository: self.create.clone(),
+                options: self.residents.options().clone(),
+                ..CreateWorkspace::default()
+            };
+            self.depot.create_workspace(repository, workspace, &create)
         };
-        let create = CreateWorkspace {
-            start,
-            repository: self.create.clone(),
-            options: self.residents.options().clone(),
-            ..CreateWorkspace::default()
+        let empty = || create(Start::Empty { task: task.to_owned() });
+        let made = match there {
+            true => match create(Start::Default) {
+                Err(ManageError::NoHistory { .. }) => empty(),
+                other => other,
+            },
+            false => empty(),
         };
-        match self.depot.create_workspace(repository, workspace, &create) {
+        match made {
             Ok(made) => {
                 tracing::info!(%repository, %workspace, "workspace created for an agent");
                 Ok(made.root().to_owned())

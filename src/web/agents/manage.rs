@@ -1,7 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Extension,
     extract::{Query, Request, State, rejection::QueryRejection},
     http::{HeaderValue, StatusCode, header},
     response::IntoResponse as _,
@@ -15,10 +14,7 @@ use super::{
 };
 use crate::{
     session::{AgentName, Cause, Entry, Place},
-    web::{
-        api::{Answer, Api, ApiError, json},
-        house::{Caller, Peer},
-    },
+    web::api::{Answer, Api, ApiError, json},
 };
 
 /// The longest that one request waits.
@@ -35,25 +31,16 @@ struct AgentList {
     agents: Vec<AgentView>,
 }
 
-pub(super) fn who(caller: Caller, peer: Option<Extension<Peer>>) -> Who {
-    Who {
-        caller,
-        peer: peer.map(|Extension(peer)| peer),
-    }
-}
-
 fn view(entry: &Entry) -> AgentView {
     AgentView::from(&entry.record())
 }
 
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
+    who: Who,
     asked: Result<Query<ListAsked>, QueryRejection>,
 ) -> Answer {
     let asked = asked?.0;
-    let who = who(caller, peer);
     let all = doors(&api)?.agents.list();
     let list = api
         .work(move |api| {
@@ -96,15 +83,9 @@ pub(super) async fn list(
     Ok(json(StatusCode::OK, &list))
 }
 
-pub(super) async fn create(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    request: Request,
-) -> Answer {
+pub(super) async fn create(State(api): State<Arc<Api>>, who: Who, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let wanted: CreateBody = api.body(&parts.headers, body).await?;
-    let who = who(caller, peer);
     let place = Place::parse(&wanted.repository, wanted.workspace.as_deref().unwrap_or("main"))?;
     let name = match &wanted.name {
         Some(name) => {
@@ -135,13 +116,7 @@ pub(super) async fn create(
     Ok(response)
 }
 
-pub(super) async fn show(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    at: At,
-) -> Answer {
-    let who = who(caller, peer);
+pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
     let entry = entry(&api, &who, at, Deed::Look).await?;
     Ok(json(StatusCode::OK, &seen_by(&api, who, &entry).await?))
 }
@@ -156,13 +131,7 @@ async fn seen_by(api: &Arc<Api>, who: Who, entry: &Arc<Entry>) -> Result<AgentVi
     Ok(if all { view } else { view.for_onlookers() })
 }
 
-pub(super) async fn remove(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    at: At,
-) -> Answer {
-    let who = who(caller, peer);
+pub(super) async fn remove(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
     let entry = entry(&api, &who, at, Deed::Manage).await?;
     let name = entry.record().name;
     doors(&api)?.agents.remove(name.as_str()).await?;
@@ -170,46 +139,26 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-pub(super) async fn start(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    at: At,
-) -> Answer {
-    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+pub(super) async fn start(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
+    let entry = entry(&api, &who, at, Deed::Manage).await?;
     doors(&api)?.agents.start(&entry).await?;
     Ok(json(StatusCode::ACCEPTED, &view(&entry)))
 }
 
-pub(super) async fn stop(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    at: At,
-) -> Answer {
-    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+pub(super) async fn stop(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
+    let entry = entry(&api, &who, at, Deed::Manage).await?;
     entry.stop(Cause::Asked).await;
     Ok(json(StatusCode::ACCEPTED, &view(&entry)))
 }
 
-pub(super) async fn kill(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    at: At,
-) -> Answer {
-    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+pub(super) async fn kill(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
+    let entry = entry(&api, &who, at, Deed::Manage).await?;
     entry.kill().await;
     Ok(json(StatusCode::ACCEPTED, &view(&entry)))
 }
 
-pub(super) async fn restart(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    at: At,
-) -> Answer {
-    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+pub(super) async fn restart(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
+    let entry = entry(&api, &who, at, Deed::Manage).await?;
     if entry.state().is_over() || entry.state() == crate::session::State::Created {
         doors(&api)?.agents.start(&entry).await?;
     } else {
@@ -241,13 +190,11 @@ enum Until {
 /// Waits for an agent, and says what it is then, whether that came true or not.
 pub(super) async fn wait(
     State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
+    who: Who,
     at: At,
     asked: Result<Query<WaitAsked>, QueryRejection>,
 ) -> Answer {
     let Query(asked) = asked?;
-    let who = who(caller, peer);
     let entry = entry(&api, &who, at, Deed::Look).await?;
     let time = asked.timeout_ms.map_or(WAIT, Duration::from_millis).min(WAIT);
     let waiting = entry.wait(Instant::now() + time, |status| match asked.until {

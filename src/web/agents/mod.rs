@@ -15,9 +15,12 @@ mod views;
 use std::sync::Arc;
 
 use axum::{
-    Router,
-    extract::{Path, rejection::PathRejection},
-    http::StatusCode,
+    Extension, Router,
+    extract::{
+        FromRequestParts, Path,
+        rejection::{ExtensionRejection, PathRejection},
+    },
+    http::{StatusCode, request::Parts},
     routing::{get, post},
 };
 use tokio_util::sync::CancellationToken;
@@ -136,6 +139,18 @@ fn doors(api: &Api) -> Result<&AgentDoors, ApiError> {
 struct Who {
     caller: Caller,
     peer: Option<Peer>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Who {
+    type Rejection = ExtensionRejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let Extension(caller) = Extension::from_request_parts(parts, state).await?;
+        Ok(Who {
+            caller,
+            peer: parts.extensions.get().copied(),
+        })
+    }
 }
 
 /// What is meant to be done.

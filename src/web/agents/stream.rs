@@ -1,4 +1,5 @@
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -6,34 +7,30 @@ use std::{
 };
 
 use axum::{
-    Extension,
-    body::Body,
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::{
+        IntoResponse as _, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
 };
-use bytes::Bytes;
-use http_body::Frame;
 use serde::Deserialize;
 use serde_json::{Value, json as value};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{At, Deed, doors, entry, manage::who};
+use super::{At, Deed, Who, doors, entry};
 use crate::{
     session::{Entry, LogLine, Stream, spooled_tail},
-    web::{
-        api::{Answer, Api, ApiError, json},
-        house::{Caller, Peer},
-    },
+    web::api::{Answer, Api, ApiError, json},
 };
 
 /// Lines or events in one answer.
 const PAGE: usize = 1_000;
 /// Lines of a log when nobody says how many.
 const LINES: usize = 200;
-/// Pieces that wait for a client who follows. What comes then stays where it is until there is room.
-const PIECES: usize = 4;
+/// Events that wait for a client who follows. What comes then stays where it is until there is room.
+const WAITING: usize = 64;
 /// How often a client who follows hears something.
 const ALIVE: Duration = Duration::from_secs(15);
 /// Bytes of the end of a file that are looked through for lines.
@@ -64,14 +61,13 @@ fn line(line: &LogLine) -> Value {
 /// The lines of an agent: a page of them, or with `follow` as events, each with its number, and `missed` where a client was too slow.
 pub(super) async fn logs(
     State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
+    who: Who,
     at: At,
     headers: HeaderMap,
     asked: Result<Query<LogsAsked>, QueryRejection>,
 ) -> Answer {
     let Query(asked) = asked?;
-    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+    let entry = entry(&api, &who, at, Deed::Manage).await?;
     let wanted = asked.lines.unwrap_or(LINES).min(PAGE);
     let log = Arc::clone(entry.log());
     let after = last_event_id(&headers)?.or(asked.after);
@@ -96,17 +92,16 @@ pub(super) async fn logs(
         let mut page = first;
         loop {
             if page.missed > 0 {
-                let text = piece(None, "missed", &value!({ "lines": page.missed }).to_string());
-                if send.send(text).await.is_err() {
+                let text = value!({ "lines": page.missed }).to_string();
+                if send.send(told(None, "missed", text)).await.is_err() {
                     return;
                 }
             }
-            let mut text = Vec::new();
             for found in &page.lines {
-                text.extend_from_slice(&piece(Some(found.seq), "line", &line(found).to_string()));
-            }
-            if !text.is_empty() && send.send(text.into()).await.is_err() {
-                return;
+                let text = line(found).to_string();
+                if send.send(told(Some(found.seq), "line", text)).await.is_err() {
+                    return;
+                }
             }
             let cursor = page.cursor;
             bell.borrow_and_update();
@@ -116,7 +111,7 @@ pub(super) async fn logs(
                     // There may be more by now.
                     page = log.after(cursor, PAGE);
                     if page.lines.is_empty() {
-                        let _ = send.send(piece(None, "end", "{}")).await;
+                        let _ = send.send(told(None, "end", "{}")).await;
                         return;
                     }
                     continue;
@@ -172,14 +167,13 @@ pub(super) struct EventsAsked {
 /// What happens with an agent: a page of events, or to those who accept `text/event-stream` all of them as they come, from the one after `Last-Event-ID` on.
 pub(super) async fn events(
     State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
+    who: Who,
     at: At,
     headers: HeaderMap,
     asked: Result<Query<EventsAsked>, QueryRejection>,
 ) -> Answer {
     let Query(asked) = asked?;
-    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+    let entry = entry(&api, &who, at, Deed::Manage).await?;
     let follows = headers
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
@@ -214,18 +208,17 @@ pub(super) async fn events(
             let Ok(page) = agents.events_after(&entry, cursor, PAGE).await else {
                 return;
             };
-            let mut text = Vec::new();
             for (seq, event) in &page.events {
                 let kind = serde_json::from_str::<Value>(event)
                     .ok()
                     .and_then(|event| event["type"].as_str().map(str::to_owned));
-                text.extend_from_slice(&piece(Some(*seq), kind.as_deref().unwrap_or("event"), event));
-            }
-            cursor = page.cursor;
-            if !text.is_empty() {
-                if send.send(text.into()).await.is_err() {
+                let kind = kind.as_deref().unwrap_or("event");
+                if send.send(told(Some(*seq), kind, event)).await.is_err() {
                     return;
                 }
+            }
+            cursor = page.cursor;
+            if !page.events.is_empty() {
                 continue;
             }
             if over && asked.until_ended {
@@ -239,10 +232,10 @@ pub(super) async fn events(
     Ok(events_response(body))
 }
 
-/// Waits until there is more, or it is time to say that one is still there. Says whether to go on.
+/// Waits until there is more. Says whether to go on.
 async fn more(
     bell: &mut watch::Receiver<u64>,
-    send: &mpsc::Sender<Bytes>,
+    send: &mpsc::Sender<Event>,
     closed: &CancellationToken,
     until: Option<&Entry>,
 ) -> bool {
@@ -260,7 +253,6 @@ async fn more(
         () = over => true,
         () = send.closed() => false,
         () = closed.cancelled() => false,
-        () = tokio::time::sleep(ALIVE) => send.send(Bytes::from_static(b": alive\n\n")).await.is_ok(),
     }
 }
 
@@ -275,38 +267,35 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 }
 
 /// One event of a stream. JSON has no line ends of its own.
-fn piece(id: Option<u64>, kind: &str, data: &str) -> Bytes {
-    let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
-    format!("{id}event: {kind}\ndata: {data}\n\n").into()
+fn told(id: Option<u64>, kind: &str, data: impl AsRef<str>) -> Event {
+    let event = match id {
+        Some(id) => Event::default().id(id.to_string()),
+        None => Event::default(),
+    };
+    event.event(kind).data(data)
 }
 
-fn events_response(body: Follow) -> Response {
-    let mut response = Body::new(body).into_response();
+fn events_response(events: Follow) -> Response {
+    let alive = KeepAlive::new().interval(ALIVE).text("alive");
+    let mut response = Sse::new(events).keep_alive(alive).into_response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-/// A body that somebody writes while it is read.
-struct Follow(mpsc::Receiver<Bytes>);
+/// Events that somebody says while they are read.
+struct Follow(mpsc::Receiver<Event>);
 
-fn channel() -> (mpsc::Sender<Bytes>, Follow) {
-    let (send, receive) = mpsc::channel(PIECES);
+fn channel() -> (mpsc::Sender<Event>, Follow) {
+    let (send, receive) = mpsc::channel(WAITING);
     (send, Follow(receive))
 }
 
-impl http_body::Body for Follow {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
+impl futures_core::Stream for Follow {
+    type Item = Result<Event, Infallible>;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0
-            .poll_recv(context)
-            .map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|event| event.map(Ok))
     }
 }

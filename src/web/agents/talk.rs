@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension,
     extract::{Path, Request, State, rejection::PathRejection},
     http::StatusCode,
     response::IntoResponse as _,
@@ -10,13 +9,10 @@ use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::json as value;
 
-use super::{At, Deed, entry, manage::who};
+use super::{At, Deed, Who, entry};
 use crate::{
     dialect::Decision,
-    web::{
-        api::{Answer, Api, ApiError, json},
-        house::{Caller, Peer},
-    },
+    web::api::{Answer, Api, ApiError, json},
 };
 
 #[derive(Deserialize)]
@@ -28,13 +24,7 @@ struct InputBody {
     close: bool,
 }
 
-pub(super) async fn input(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    at: At,
-    request: Request,
-) -> Answer {
+pub(super) async fn input(State(api): State<Arc<Api>>, who: Who, at: At, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let wanted: InputBody = api.body(&parts.headers, body).await?;
     let bytes = match (wanted.text, wanted.base64) {
@@ -45,7 +35,7 @@ pub(super) async fn input(
         (None, None) if wanted.close => Vec::new(),
         _ => return Err(ApiError::bad_request("give 'text' or 'base64', or only 'close'")),
     };
-    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+    let entry = entry(&api, &who, at, Deed::Manage).await?;
     if !bytes.is_empty() {
         entry.input(bytes).await?;
     }
@@ -61,42 +51,25 @@ struct AskBody {
     message: String,
 }
 
-pub(super) async fn ask(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    at: At,
-    request: Request,
-) -> Answer {
+pub(super) async fn ask(State(api): State<Arc<Api>>, who: Who, at: At, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let wanted: AskBody = api.body(&parts.headers, body).await?;
     if wanted.message.is_empty() {
         return Err(ApiError::bad_request("'message' is empty"));
     }
-    let who = who(caller, peer);
     let entry = entry(&api, &who, at, Deed::Manage).await?;
     let seq = entry.ask(wanted.message, who.caller.user()).await?;
     Ok(json(StatusCode::ACCEPTED, &value!({ "seq": seq })))
 }
 
-pub(super) async fn interrupt(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    at: At,
-) -> Answer {
-    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+pub(super) async fn interrupt(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
+    let entry = entry(&api, &who, at, Deed::Manage).await?;
     entry.interrupt().await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-pub(super) async fn permissions(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
-    at: At,
-) -> Answer {
-    let entry = entry(&api, &who(caller, peer), at, Deed::Manage).await?;
+pub(super) async fn permissions(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
+    let entry = entry(&api, &who, at, Deed::Manage).await?;
     let open: Vec<_> = entry
         .questions()
         .into_iter()
@@ -135,15 +108,13 @@ enum Word {
 
 pub(super) async fn permit(
     State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    peer: Option<Extension<Peer>>,
+    who: Who,
     at: Result<Path<(String, String)>, PathRejection>,
     request: Request,
 ) -> Answer {
     let (parts, body) = request.into_parts();
     let wanted: PermitBody = api.body(&parts.headers, body).await?;
     let Path((agent, question)) = at?;
-    let who = who(caller, peer);
     let entry = entry(&api, &who, Ok(Path(agent)), Deed::Manage).await?;
     let decision = match wanted.decision {
         Word::Allow => Decision::Allow,

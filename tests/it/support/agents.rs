@@ -155,6 +155,15 @@ impl House {
         agent
     }
 
+    /// The same, of one that only those with a token may see.
+    #[track_caller]
+    pub fn ended_as(&self, user: &str, name: &str) -> Value {
+        let path = format!("/{name}/wait?until=ended&timeout_ms=60000");
+        let agent = self.ask_as(Some(&user.repeat(10)), "GET", &path, None).is(200);
+        assert_eq!(agent["ended"], true, "{agent}");
+        agent
+    }
+
     /// Its events so far.
     #[track_caller]
     pub fn events(&self, name: &str) -> Vec<Value> {
