@@ -35,14 +35,16 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help, the version, or what is wrong with the arguments.
+            let mut words = std::env::args_os().skip(1);
+            let is_hook = words.next().is_some_and(|first| first == "hook")
+                && words.next().is_none_or(|second| second != "install");
+            if error.exit_code() != 0 && is_hook {
+                // Agents take 2 for an order to stop, and some any other than 0 for a failure of the tool. A message they show.
+                trail::say_of_hook(error.to_string().trim_end());
+                return ExitCode::SUCCESS;
+            }
             let _ = error.print();
-            // Agents take 2 for an order to stop.
-            let is_hook = std::env::args_os().nth(1).is_some_and(|first| first == "hook");
-            return match error.exit_code() {
-                0 => ExitCode::SUCCESS,
-                _ if is_hook => ExitCode::from(1),
-                _ => ExitCode::from(2),
-            };
+            return ExitCode::from(if error.exit_code() == 0 { 0 } else { 2 });
         }
     };
     match execute(cli.command) {

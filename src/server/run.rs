@@ -16,7 +16,7 @@ use crate::{
     depot::{Depot, DepotError, Layout, Upkeep},
     ledger::Ledger,
     session::{Agents, AskDesk, Context},
-    web::{self, AgentDoors, Api, DepotHands, House, Options, ResidentWorkspaces, Residents},
+    web::{self, AgentDoors, Api, DepotHands, HookDoor, House, Options, ResidentWorkspaces, Residents},
     worker::{Lane, Workers},
 };
 
@@ -150,7 +150,8 @@ async fn serve(
         }),
         ask: agents.as_ref().and_then(|agents| open_desk(config, agents)),
     };
-    let router = web::router(Arc::clone(&house)).merge(web::api_routes(Arc::new(api)));
+    let api = Arc::new(api);
+    let router = web::router(Arc::clone(&house)).merge(web::api_routes(Arc::clone(&api)));
 
     if config.create_on_push {
         // Now, while nobody holds the right to change names for long: strangers are shown it too. A directory that cannot be written to is no reason not to serve.
@@ -161,6 +162,7 @@ async fn serve(
     sweep_beside(depot)?;
     // Without the ledger there is another server on this data directory, which commands shall still find.
     let note = has_agents.then(|| Note::write(&config.data, local)).flatten();
+    let hooks = has_agents.then(|| hear_hooks(config, api)).flatten();
     announce(config, local);
     let supervisor = Supervisor::from_env().map(Arc::new);
     let alive = supervisor.clone().and_then(feed_watchdog);
@@ -203,6 +205,10 @@ async fn serve(
     let tired = tokio::spawn(let_go_of_idle(Arc::clone(&house), Arc::clone(&workspaces)));
     let drain = web::serve(listener, router, &config.limits, shutdown).await;
     tired.abort();
+    if let Some(hooks) = hooks {
+        hooks.abort();
+        let _ = hooks.await;
+    }
     if let Some(alive) = alive {
         alive.abort();
     }
@@ -256,6 +262,17 @@ fn open_desk(config: &Config, agents: &Agents) -> Option<AskDesk> {
         Ok(desk) => Some(desk),
         Err(error) => {
             tracing::error!(%error, "no questions are answered");
+            None
+        }
+    }
+}
+
+/// Has hooks of agents on this machine served. Without that they make their checkpoints themselves.
+fn hear_hooks(config: &Config, api: Arc<Api>) -> Option<tokio::task::JoinHandle<()>> {
+    match HookDoor::open(&config.data) {
+        Ok(door) => Some(tokio::spawn(door.serve(api))),
+        Err(error) => {
+            tracing::warn!(%error, "hooks make their checkpoints without this server");
             None
         }
     }

@@ -9,6 +9,7 @@ mod api;
 mod depot_hands;
 mod git;
 mod hands;
+mod hooks;
 mod house;
 mod inflate;
 mod listen;
@@ -20,12 +21,14 @@ mod residents;
 mod trail_errors;
 mod turn;
 mod views;
+mod wish;
 mod workspaces;
 
 pub use agents::{AgentDoors, AgentView, ResidentWorkspaces};
 pub use api::{Api, RepositoryInfo, api_routes};
 pub use depot_hands::DepotHands;
 pub use hands::{Doors, Failure, Hands, Served};
+pub use hooks::{HOOK_FRAME, HOOK_SOCKET, HookAsk, HookDoor, HookReply};
 pub use house::{Caller, House, Options, Peer, RequestId, router};
 pub use listen::{Drain, serve};
 pub use reply::Refusal;
@@ -35,3 +38,4 @@ pub use views::{
     PlaceView, RestoredView, SaidView, ShownView, SideView, SignatureView, SkippedView, TrailerView, TreeEntryView,
     TreeView, WhyView, WorkspaceView, rfc3339,
 };
+pub use wish::{CheckpointWish, TrailerWish};

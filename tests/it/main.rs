@@ -24,6 +24,7 @@ mod crash;
 mod depot;
 mod fetch;
 mod fsck;
+mod hook_socket;
 mod hostile;
 mod http;
 mod ingest;

@@ -613,9 +613,21 @@ fn the_hook_never_stops_an_agent() {
         assert_eq!(said.code, Some(0), "{}", said.err);
         assert!(said.out.contains("systemMessage"), "{}", said.out);
     }
-    // Claude Code takes exit code 2 for an order to stop.
-    let said = run(&ws, &["hook", "claude-code", "--nonsense"], &[], b"{}");
-    assert_eq!(said.code, Some(1), "{}", said.err);
+    // Claude Code takes exit code 2 for an order to stop, and shows its user a systemMessage of 0.
+    for words in [
+        &["hook", "claude-code", "--nonsense"][..],
+        &["hook", "nobody"],
+        &["hook"],
+    ] {
+        let said = run(&ws, words, &[], b"{}");
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        let told: Value = serde_json::from_str(&said.out).expect("what Claude Code shows is JSON");
+        assert!(told["systemMessage"].as_str().unwrap().contains("made no checkpoint"));
+        assert!(said.err.contains("Usage"), "{}", said.err);
+    }
+    // A person's command says so as others do.
+    let said = run(&ws, &["hook", "install", "--nonsense"], &[], b"");
+    assert_eq!(said.code, Some(2), "{}", said.err);
 }
 
 #[test]

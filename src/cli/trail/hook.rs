@@ -3,7 +3,6 @@
 use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -12,12 +11,14 @@ use serde_json::{Value, json};
 
 use super::{
     args::{HookOf, Hooked},
+    hook_socket,
     place::wipe,
     record::warn,
     summary,
 };
 use crate::{
-    checkpoint::{Checkpoint, ToolOutcome},
+    checkpoint::ToolOutcome,
+    web::{CheckpointWish, TrailerWish},
     workspace::Unchanged,
 };
 
@@ -61,12 +62,17 @@ pub(super) fn run(whose: Hooked, wanted: &HookOf) -> anyhow::Result<()> {
         return Ok(());
     };
     wipe();
-    let text = format!("gitstead made no checkpoint: {error:#}");
+    say(&format!("{error:#}"));
+    Ok(())
+}
+
+/// Says why there is no checkpoint, to whoever reads the agent's log and to its user.
+pub(in crate::cli) fn say(why: &str) {
+    let text = format!("gitstead made no checkpoint: {why}");
     let _ = writeln!(io::stderr().lock(), "{text}");
     // What the agent shows to its user.
     let said = json!({ "systemMessage": text }).to_string();
     let _ = writeln!(io::stdout().lock(), "{said}");
-    Ok(())
 }
 
 fn checkpoint(whose: Hooked, wanted: &HookOf) -> anyhow::Result<()> {
@@ -84,6 +90,23 @@ fn checkpoint(whose: Hooked, wanted: &HookOf) -> anyhow::Result<()> {
         return Ok(());
     };
     let here = event.cwd.clone().unwrap_or_else(|| PathBuf::from("."));
+    let agent = wanted.agent.as_deref().unwrap_or(match whose {
+        Hooked::ClaudeCode => "claude-code",
+        Hooked::Codex => "codex",
+        Hooked::Letta => "letta",
+    });
+    let wish = |root: &Path| CheckpointWish {
+        agent: Some(agent.to_owned()),
+        shadow: wanted.how.shadow,
+        skip_unchanged: wanted.how.skip_unchanged || kind != Kind::Tool,
+        ..describe(whose, &event, kind, root, &here)
+    };
+    if let Some(root) = served(wanted, &here)
+        && let Some(made) = hook_socket::ask(&root, &wish(&root))
+    {
+        warn(&made.map_err(|why| anyhow::anyhow!(why))?);
+        return Ok(());
+    }
     let opened = wanted.at.open_from(&here, |options| {
         wanted.how.lay_over(options)?;
         if kind != Kind::Tool {
@@ -91,17 +114,27 @@ fn checkpoint(whose: Hooked, wanted: &HookOf) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    let agent = wanted.agent.as_deref().unwrap_or(match whose {
-        Hooked::ClaudeCode => "claude-code",
-        Hooked::Codex => "codex",
-        Hooked::Letta => "letta",
-    });
-    let checkpoint = describe(whose, &event, kind, opened.workspace.root(), &here).agent(agent);
+    let checkpoint = wish(opened.workspace.root()).checkpoint();
+    let checkpoint = checkpoint.map_err(|word| anyhow::anyhow!("'{word}' is no outcome"))?;
     let outcome = opened.workspace.checkpoint(checkpoint)?;
     wipe();
     warn(&outcome.warnings);
     warn(&opened.settle());
     Ok(())
+}
+
+/// The workspace that a server may have open: unless something is wanted that a server decides for all.
+fn served(wanted: &HookOf, here: &Path) -> Option<PathBuf> {
+    let how = &wanted.how;
+    let is_usual = how.durability.is_none()
+        && !how.no_secret_rules
+        && how.max_file_bytes.is_none()
+        && how.max_files.is_none()
+        && how.signing_key.is_none();
+    if !is_usual {
+        return None;
+    }
+    hook_socket::root_of(wanted.at.workspace.as_deref().unwrap_or(here))
 }
 
 /// What an event is to us.
@@ -128,20 +161,20 @@ impl Kind {
     }
 }
 
-fn describe(whose: Hooked, event: &Event, kind: Kind, root: &Path, cwd: &Path) -> Checkpoint {
-    let mut checkpoint = match kind {
+fn describe(whose: Hooked, event: &Event, kind: Kind, root: &Path, cwd: &Path) -> CheckpointWish {
+    let mut wish = CheckpointWish::default();
+    let mut trailer = |key: &str, value: &Option<String>| {
+        if let Some(value) = value {
+            let (key, value) = (key.to_owned(), value.clone());
+            wish.trailers.push(TrailerWish { key, value });
+        }
+    };
+    let (tool, summary) = match kind {
         Kind::Tool => {
             let name = event.tool_name.as_deref().unwrap_or("Tool");
-            let crate::dialect::Summary { tool, text, server } =
-                summary::of_tool(name, &event.tool_input, &event.tool_response, root, cwd);
-            let mut checkpoint = Checkpoint::after(tool, text);
-            if let Some(outcome) = outcome_of(whose, event) {
-                checkpoint = checkpoint.outcome(outcome);
-            }
-            if let Some(server) = server {
-                checkpoint = checkpoint.trailer("Server", server);
-            }
-            checkpoint
+            let said = summary::of_tool(name, &event.tool_input, &event.tool_response, root, cwd);
+            trailer("Server", &said.server);
+            (said.tool, said.text)
         }
         Kind::Tools => {
             let mut names: Vec<&str> = event
@@ -151,41 +184,33 @@ fn describe(whose: Hooked, event: &Event, kind: Kind, root: &Path, cwd: &Path) -
                 .take(CALLS)
                 .collect();
             names.dedup();
-            let mut checkpoint = Checkpoint::after("Batch", names.join(", "));
-            for call in event.tool_calls.iter().take(CALLS) {
-                if let Some(id) = &call.tool_use_id {
-                    checkpoint = checkpoint.tool_use(id);
-                }
-            }
-            checkpoint
+            ("Batch".to_owned(), names.join(", "))
         }
-        Kind::Rest => Checkpoint::after(&event.hook_event_name, "What was not recorded before"),
+        Kind::Rest => (event.hook_event_name.clone(), "What was not recorded before".to_owned()),
     };
-    // Letta's agents are their sessions.
-    let session = match whose {
-        Hooked::Letta => event.session_id.as_ref().or(event.agent_id.as_ref()),
-        Hooked::ClaudeCode | Hooked::Codex => event.session_id.as_ref(),
+    trailer("Turn-Id", &event.turn_id);
+    if whose != Hooked::Letta {
+        trailer("Subagent", &event.agent_id);
+        trailer("Subagent-Type", &event.agent_type);
+    }
+    if kind == Kind::Tool {
+        wish.outcome = outcome_of(whose, event).map(|outcome| outcome.as_str().to_owned());
+    }
+    if kind == Kind::Tools {
+        let calls = event.tool_calls.iter().take(CALLS);
+        wish.tool_use_ids
+            .extend(calls.filter_map(|call| call.tool_use_id.clone()));
+    }
+    wish.tool_use_ids.extend(event.tool_use_id.clone());
+    wish.session = match whose {
+        // Letta's agents are their sessions.
+        Hooked::Letta => event.session_id.clone().or(event.agent_id.clone()),
+        Hooked::ClaudeCode | Hooked::Codex => event.session_id.clone(),
     };
-    if let Some(session) = session {
-        checkpoint = checkpoint.session(session);
-    }
-    if let Some(turn) = &event.turn_id {
-        checkpoint = checkpoint.trailer("Turn-Id", turn);
-    }
-    if let Some(id) = &event.tool_use_id {
-        checkpoint = checkpoint.tool_use(id);
-    }
-    if let Some(millis) = event.duration_ms.filter(|millis| *millis >= 0.0 && *millis < 1e12) {
-        checkpoint = checkpoint.duration(Duration::from_millis(millis as u64));
-    }
-    for (key, value) in [("Subagent", &event.agent_id), ("Subagent-Type", &event.agent_type)] {
-        if let Some(value) = value
-            && whose != Hooked::Letta
-        {
-            checkpoint = checkpoint.trailer(key, value);
-        }
-    }
-    checkpoint
+    let millis = event.duration_ms.filter(|millis| *millis >= 0.0 && *millis < 1e12);
+    wish.duration_ms = millis.map(|millis| millis as u64);
+    (wish.tool, wish.summary) = (Some(tool), summary);
+    wish
 }
 
 /// How the tool ended, if the agent says.

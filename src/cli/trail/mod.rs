@@ -4,6 +4,7 @@ mod args;
 mod branch;
 mod diff;
 mod hook;
+mod hook_socket;
 mod install;
 mod log;
 mod place;
@@ -13,6 +14,7 @@ mod summary;
 mod text;
 
 pub(super) use args::Command;
+pub(super) use hook::say as say_of_hook;
 
 pub(super) fn run(command: Command) -> anyhow::Result<()> {
     match command {

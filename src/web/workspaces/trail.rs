@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Extension,
@@ -10,12 +10,13 @@ use serde::Deserialize;
 
 use super::{Asked, At, PAGE, Which, created, odb};
 use crate::{
-    checkpoint::{self, Checkpoint, DiffOptions, LogCursor, LogQuery, ToolOutcome, resolve, shadow_of, tree_of},
+    checkpoint::{self, DiffOptions, LogCursor, LogQuery, resolve, shadow_of, tree_of},
     web::{
         api::{Answer, Api, ApiError, json},
         house::Caller,
         residents::Variant,
         views::{DiffView, LogView, OutcomeView, ShownView},
+        wish::CheckpointWish,
     },
 };
 
@@ -26,78 +27,20 @@ const FILES: usize = 5_000;
 /// What stands for the files as they are.
 const LIVE: &str = "live";
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RecordBody {
-    tool: Option<String>,
-    summary: String,
-    agent: Option<String>,
-    session: Option<String>,
-    turn: Option<u64>,
-    #[serde(default)]
-    tool_use_ids: Vec<String>,
-    outcome: Option<String>,
-    duration_ms: Option<u64>,
-    #[serde(default)]
-    trailers: Vec<TrailerBody>,
-    #[serde(default)]
-    shadow: bool,
-    #[serde(default)]
-    skip_unchanged: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TrailerBody {
-    key: String,
-    value: String,
-}
-
-impl RecordBody {
-    fn checkpoint(self) -> Result<Checkpoint, ApiError> {
-        let mut checkpoint = match self.tool {
-            Some(tool) => Checkpoint::after(tool, self.summary),
-            None => Checkpoint::message(self.summary),
-        };
-        if let Some(agent) = self.agent {
-            checkpoint = checkpoint.agent(agent);
-        }
-        if let Some(session) = self.session {
-            checkpoint = checkpoint.session(session);
-        }
-        if let Some(turn) = self.turn {
-            checkpoint = checkpoint.turn(turn);
-        }
-        for id in self.tool_use_ids {
-            checkpoint = checkpoint.tool_use(id);
-        }
-        if let Some(word) = self.outcome {
-            let outcome = ToolOutcome::from_word(&word)
-                .ok_or_else(|| ApiError::bad_request("outcome is 'ok', 'failed' or 'interrupted'"))?;
-            checkpoint = checkpoint.outcome(outcome);
-        }
-        if let Some(millis) = self.duration_ms {
-            checkpoint = checkpoint.duration(Duration::from_millis(millis));
-        }
-        for TrailerBody { key, value } in self.trailers {
-            checkpoint = checkpoint.trailer(key, value);
-        }
-        Ok(checkpoint)
-    }
-}
-
 pub(super) async fn record(
     State(api): State<Arc<Api>>,
     Extension(who): Extension<Caller>,
     at: At,
     request: Request,
 ) -> Answer {
-    let (which, wanted) = Which::asked::<RecordBody>(&api, at, request).await?;
+    let (which, wanted) = Which::asked::<CheckpointWish>(&api, at, request).await?;
     let variant = Variant {
         shadow: wanted.shadow,
         skip_unchanged: wanted.skip_unchanged,
     };
-    let checkpoint = wanted.checkpoint()?;
+    let checkpoint = wanted
+        .checkpoint()
+        .map_err(|_| ApiError::bad_request("outcome is 'ok', 'failed' or 'interrupted'"))?;
     let _turn = which.turn(&api).await?;
     let named = which.clone();
     let view = api
