@@ -172,6 +172,9 @@ pub(super) struct Maintain {
     /// Put everything into one pack and look for deltas anew: slow, and as small as it gets
     #[arg(long)]
     pub full: bool,
+    /// With --full: drop objects that nothing has referred to for so long ('2 weeks', 'now', 'never'), instead of what gc.pruneExpire says
+    #[arg(long, value_name = "AGE", requires = "full")]
+    pub expire: Option<String>,
     /// Leave alone what has only a few loose objects and packs, as the server does
     #[arg(long, conflicts_with = "full")]
     pub auto: bool,

@@ -10,7 +10,10 @@ use super::args::Maintain;
 use crate::{
     base::RepoName,
     depot::Depot,
-    repo::{CompactOptions, CompactPhase, CompactProgress, CompactSkip, MaintainOutcome, Occasion, Repository},
+    repo::{
+        CompactOptions, CompactPhase, CompactProgress, CompactSkip, Expiry, ExpirySkip, MaintainOutcome, Occasion,
+        Repository, parse_age,
+    },
     server::Config,
 };
 
@@ -24,6 +27,14 @@ pub(super) fn run(config: &Config, command: &Maintain) -> anyhow::Result<()> {
     let depot = Depot::new(&config.repos, config.depot_options_for_operator())?;
     let mut options = CompactOptions::default();
     (options.all, options.search_again) = (command.full, command.full);
+    options.expiry = match command.expire.as_deref() {
+        None => Expiry::Configured,
+        Some(said) => match parse_age(said) {
+            Some(Some(age)) => Expiry::After(age),
+            Some(None) => Expiry::Never,
+            None => anyhow::bail!("'{said}' is no age: it is said as '2 weeks', 'now' or 'never'"),
+        },
+    };
     if let Some(name) = &command.name {
         let name = RepoName::parse(name).with_context(|| format!("'{name}' is not a repository name"))?;
         return one(&depot, &name, &options, command.auto);
@@ -98,6 +109,23 @@ fn said(outcome: &MaintainOutcome) -> String {
             count(compaction.bytes_deleted, "byte"),
         ));
     }
+    if compaction.expired > 0 {
+        parts.push(format!("{} dropped", count(compaction.expired.into(), "object")));
+    }
+    if compaction.aside > 0 {
+        parts.push(format!(
+            "{} that nothing refers to set aside",
+            count(compaction.aside.into(), "object")
+        ));
+    }
+    if let Some(why) = compaction.postponed {
+        parts.push(match why {
+            ExpirySkip::Incomplete(id) => format!("nothing dropped, because {id} is needed and is missing or damaged"),
+            ExpirySkip::Partial => "nothing dropped, because it is a partial clone".to_owned(),
+            ExpirySkip::Busy => "nothing dropped, because it was in use all the time".to_owned(),
+            ExpirySkip::Wanted => "nothing dropped, because something old was used meanwhile".to_owned(),
+        });
+    }
     if compaction.damaged > 0 {
         parts.push(format!(
             "{} damaged packs and objects left as they are",
@@ -159,6 +187,7 @@ impl Progress {
         }
         self.shown = Some((now.phase, time));
         let doing = match now.phase {
+            CompactPhase::Reaching => "following refs",
             CompactPhase::Counting => "counting",
             CompactPhase::Naming => "finding names",
             CompactPhase::Comparing => "comparing",

@@ -1,6 +1,6 @@
 //! `pack`: git's pack files as values.
 //!
-//! Readers over byte slices and writers into `Write`: entry headers, deltas, `.idx`, `.rev`, `.bitmap`, multi-pack-index, commit-graph, and the zlib streams
+//! Readers over byte slices and writers into `Write`: entry headers, deltas, `.idx`, `.rev`, `.mtimes`, `.bitmap`, multi-pack-index, commit-graph, and the zlib streams
 //! inside them. No file is opened here, no repository is known, and no length is believed before it was checked.
 //!
 //! Format sources: gitformat-pack(5), gitformat-chunk(5), gitformat-commit-graph(5).
@@ -21,6 +21,7 @@ mod index;
 mod lookup;
 mod midx;
 mod midx_write;
+mod mtimes;
 mod rev;
 mod zlib;
 
@@ -38,5 +39,6 @@ pub use ewah::Ewah;
 pub use index::{Index, IndexEntry, write_index};
 pub use midx::MultiIndex;
 pub use midx_write::{MultiIndexEntry, multi_index_order, write_multi_index};
+pub use mtimes::{Mtimes, write_mtimes};
 pub use rev::{Rev, write_rev};
 pub use zlib::{Deflater, Inflater, Step, StreamInflater, deflate};

@@ -2,7 +2,7 @@ use std::{fs::File, io};
 
 use rustix::fs::{FlockOperation, flock};
 
-/// An exclusive lock of an open file or directory, ours until this is dropped. The system gives it back when the process dies.
+/// A lock of an open file or directory, ours until this is dropped. The system gives it back when the process dies.
 ///
 /// It is given back by name and not by closing the file: a process that is being started at that moment has a copy of the file until its program runs,
 /// and would hold the lock for us.
@@ -12,13 +12,25 @@ pub(crate) struct Flock {
 }
 
 impl Flock {
+    /// As [`exclusive`](Self::exclusive), but others may have it like this at the same time.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn shared(file: File) -> io::Result<Self> {
+        Self::wait(file, FlockOperation::LockShared)
+    }
+
     /// Waits until nobody else has it.
     ///
     /// # Errors
     /// Those of flock(2); some network file systems have no such locks.
     pub(crate) fn exclusive(file: File) -> io::Result<Self> {
+        Self::wait(file, FlockOperation::LockExclusive)
+    }
+
+    fn wait(file: File, how: FlockOperation) -> io::Result<Self> {
         loop {
-            match flock(&file, FlockOperation::LockExclusive) {
+            match flock(&file, how) {
                 Ok(()) => return Ok(Flock { file }),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(err) => return Err(err.into()),

@@ -55,8 +55,8 @@ pub use refs::{
     RefUpdate, RefValue, RefsError, RefsMoment, SharedRepository,
 };
 pub use repack::{
-    CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, GcSettings, GraphOutcome,
-    IndexFilesOutcome, MaintainOutcome, Occasion, RepackError,
+    CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, Expiry, ExpirySkip, GcSettings,
+    GraphOutcome, IndexFilesOutcome, MaintainOutcome, ObjectsHeld, Occasion, RepackError, parse_age,
 };
 pub use send::{
     Anew, CommonGround, DeepenTo, FilterPlan, FilterResolveError, KeptSet, ObjectSet, PackOptions, PackStats,

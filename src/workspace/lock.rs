@@ -21,7 +21,10 @@ use super::{
     index_file::{self, IndexStamp},
     watch::Watch,
 };
-use crate::{depot::Upkeep, repo::Head};
+use crate::{
+    depot::Upkeep,
+    repo::{Head, ObjectsHeld},
+};
 
 /// Beside HEAD. The lock is the system's (flock), so it is gone with its owner; what the file says is for those who wait.
 const LOCK: &str = "gitstead.lock";
@@ -70,6 +73,8 @@ pub(super) struct State {
 pub struct Held<'w> {
     pub(super) workspace: &'w Workspace,
     pub(super) state: MutexGuard<'w, State>,
+    /// What is found in the repository stays there until a ref leads to it.
+    _objects: Option<ObjectsHeld>,
 }
 
 impl Deref for Held<'_> {
@@ -134,7 +139,11 @@ impl Workspace {
             }
         };
         self.take(&mut state, deadline)?;
-        let mut held = Held { workspace: self, state };
+        let mut held = Held {
+            workspace: self,
+            state,
+            _objects: self.repository.hold_objects(),
+        };
         index_file::break_own_lock(&self.index_path())?;
         super::transition::recover(&mut held)?;
         Ok(held)

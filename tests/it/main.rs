@@ -22,6 +22,7 @@ mod cli;
 mod clients;
 mod crash;
 mod depot;
+mod expire;
 mod fetch;
 mod fsck;
 mod hook_socket;

@@ -494,29 +494,49 @@ fn killed_at_any_change_of_the_disk_it_leaves_a_whole_repository() {
         }
     }
     git.ok(&seed, "multi-pack-index write --bitmap");
-    let refs = git.ok(&seed, "for-each-ref");
+    // Something that nothing refers to, packed and loose.
+    for n in 0..3 {
+        git.ok_args(
+            &seed,
+            ["commit-tree", &tree, "-p", "main", "-m", &format!("nobody's {n}")],
+        );
+        if n == 1 {
+            git.ok(&seed, "repack -adkq");
+        }
+    }
+    let kills = killed_everywhere(&git, &repos, &seed, &[]);
+    assert!(kills > 15, "only {kills} changes were interrupted");
+    let kills = killed_everywhere(&git, &repos, &seed, &["--full", "--expire", "now"]);
+    assert!(kills > 20, "only {kills} changes were interrupted");
+}
+
+/// Maintains copies of a repository, killed at each change of the disk. Returns how often.
+fn killed_everywhere(git: &Git, repos: &Path, seed: &Path, how: &[&str]) -> u32 {
+    let refs = git.ok(seed, "for-each-ref");
     let dir = repos.join("r.git");
     let (mut kills, mut n) = (0, 0);
     loop {
         n += 1;
         let _ = fs::remove_dir_all(&dir);
-        let copied = std::process::Command::new("cp").arg("-a").args([&seed, &dir]).status();
+        let copied = std::process::Command::new("cp").arg("-a").args([seed, &dir]).status();
         assert!(copied.expect("cp runs").success());
         let out = std::process::Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={CHANGES}"), "-e"])
             .arg(format!("inject={CHANGES}:signal=KILL:when={n}"))
             .arg(env!("CARGO_BIN_EXE_gitstead"))
             .args(["maintain", "r", "--repos"])
-            .arg(&repos)
+            .arg(repos)
             .arg("--data")
             .arg(git.path("data"))
+            .args(how)
             .env_remove("GITSTEAD_DATA")
             .output()
             .expect("strace runs");
         assert_eq!(git.ok(&dir, "for-each-ref"), refs, "killed at change {n}");
         git.fsck(&dir);
         if out.status.success() {
-            break;
+            assert_eq!(how.is_empty(), nobodys(git, &dir), "dropped if it was asked for");
+            return kills;
         }
         kills += 1;
         assert!(n < 500, "{}", String::from_utf8_lossy(&out.stderr));
@@ -524,9 +544,13 @@ fn killed_at_any_change_of_the_disk_it_leaves_a_whole_repository() {
         if n % 8 == 0 {
             maintain(&dir, true);
             assert_eq!(git.ok(&dir, "for-each-ref"), refs);
-            bitmaps_hold(&git, &dir, &["main", "side-1"]);
+            bitmaps_hold(git, &dir, &["main", "side-1"]);
             git.ok(&dir, "commit-graph verify");
         }
     }
-    assert!(kills > 15, "only {kills} changes were interrupted");
+}
+
+/// Whether there are objects that nothing refers to.
+fn nobodys(git: &Git, dir: &Path) -> bool {
+    !git.ok(dir, "fsck --unreachable --no-reflogs --no-progress").is_empty()
 }

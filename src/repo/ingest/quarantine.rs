@@ -35,6 +35,7 @@ enum Rank {
     Loose,
     Pack,
     Rev,
+    Mtimes,
     Idx,
 }
 
@@ -204,6 +205,11 @@ impl Quarantine {
         self.add(Rank::Idx, format!("pack/{stem}.idx"), idx)
     }
 
+    /// Takes the times of the objects of a pack that was added, which makes it a cruft pack.
+    pub(in crate::repo) fn add_mtimes(&mut self, stem: &str, mtimes: &[u8]) -> Result<(), IngestError> {
+        self.add(Rank::Mtimes, format!("pack/{stem}.mtimes"), mtimes)
+    }
+
     fn add(&mut self, rank: Rank, name: String, bytes: &[u8]) -> Result<(), IngestError> {
         let path = self.dir()?.join(&name);
         let mut file = create_read_only(&path).map_err(IngestError::io("create a file in the quarantine", &path))?;
@@ -238,9 +244,12 @@ impl Quarantine {
             let to = self.objects.join(&one.name);
             let holds = self.final_dir(&to, &mut changed)?;
             if one.rank == Rank::Pack
-                && let Some(keep) = keep(&dir.join("keep"), &to.with_extension("keep"))?
+                && let Some(keep) = keep(
+                    &dir.join(format!("keep-{}", published.keeps.len())),
+                    &to.with_extension("keep"),
+                )?
             {
-                published.keep = Some(keep);
+                published.keeps.push(keep);
             }
             let len = one.file.metadata().map(|m| m.len()).unwrap_or_default();
             drop(one.file);
@@ -346,7 +355,7 @@ pub(in crate::repo) enum NewPack<'a> {
 #[must_use = "hold it until the refs are updated"]
 #[derive(Debug, Default)]
 pub struct Published {
-    keep: Option<Keep>,
+    keeps: Vec<Keep>,
 }
 
 /// A `.keep` file of ours, shared by all pushes of this process that bring the same pack at the same time: the last one takes it away.

@@ -6,7 +6,7 @@ use super::{Avoid, RepackError};
 use crate::repo::{Odb, loose::is_absent};
 
 /// What is packed anew.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Chosen {
     /// Numbers of packs in the view, those with the most objects first.
     pub(super) packs: Vec<u32>,
@@ -58,6 +58,22 @@ pub(super) fn choose(
     Ok(Chosen { packs, loose })
 }
 
+/// Packs of the repository's own that hold what nothing refers to, by their numbers in the view.
+pub(super) fn cruft(odb: &Odb, objects_dir: &Path, avoid: &Avoid) -> Vec<u32> {
+    let pack_dir = objects_dir.join("pack");
+    let is_cruft = |path: &Path| {
+        path.parent() == Some(&pack_dir)
+            && path.with_extension("mtimes").exists()
+            && !avoid.packs.contains(path)
+            && !is_held(path)
+    };
+    let packs = odb.packs().iter().enumerate();
+    packs
+        .filter(|(_, pack)| is_cruft(pack.path()) && pack.index().is_ok())
+        .map(|(number, _)| number as u32)
+        .collect()
+}
+
 /// How many packs a compaction would make one.
 pub(super) fn would_take(odb: &Odb, objects_dir: &Path, factor: u64) -> usize {
     let candidates = candidates(odb, objects_dir, &Avoid::default());
@@ -99,10 +115,15 @@ pub(super) fn is_promised_or_cruft(pack: &Path) -> bool {
         .any(|extension| pack.with_extension(extension).exists())
 }
 
-pub(super) fn is_kept(pack: &Path) -> bool {
-    ["keep", "promisor", "mtimes"]
+/// Whether a pack belongs to somebody else.
+pub(super) fn is_held(pack: &Path) -> bool {
+    ["keep", "promisor"]
         .iter()
         .any(|extension| pack.with_extension(extension).exists())
+}
+
+fn is_kept(pack: &Path) -> bool {
+    is_held(pack) || pack.with_extension("mtimes").exists()
 }
 
 /// The ids of all loose objects, sorted.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    CompactOptions, CompactOutcome, CompactPhase, CompactProgress, GraphOutcome, IndexFilesOutcome, RepackError, check,
+    CompactOptions, CompactOutcome, CompactPhase, CompactProgress, Expiry, GraphOutcome, IndexFilesOutcome,
+    RepackError, check,
 };
 use crate::repo::{Repository, sweep_stale};
 
@@ -16,6 +17,10 @@ const LEFT_ALONE: Duration = Duration::from_secs(24 * 60 * 60);
 const MANY_REFS: usize = 256;
 /// Objects in packs from which on bitmaps and a commit-graph are worth it while nobody asks for them.
 const MANY_OBJECTS: u64 = 4_096;
+/// While nobody asks, objects that nothing refers to are looked for so often.
+const LOOKED_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// The file whose time says when that was.
+const LOOKED: &str = "gitstead-expired";
 
 /// What one maintenance did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,7 +53,17 @@ impl Repository {
     /// # Errors
     /// When a directory cannot be listed.
     pub fn wants_maintenance(&self) -> Result<bool, RepackError> {
-        Ok(self.wants_compaction()? || self.lacks_files()?)
+        Ok(self.wants_compaction()? || self.lacks_files()? || self.wants_expiry(SystemTime::now()))
+    }
+
+    /// Whether nobody has looked for a while for objects that nothing refers to.
+    fn wants_expiry(&self, now: SystemTime) -> bool {
+        let is_old = |name: &str| {
+            let modified = fs::metadata(self.common_dir().join(name)).and_then(|meta| meta.modified());
+            modified.map(|time| now.duration_since(time).is_ok_and(|age| age > LOOKED_AFTER))
+        };
+        self.settings().gc.prune_expire.is_some()
+            && is_old(LOOKED).unwrap_or_else(|_| is_old("config").unwrap_or_default())
     }
 
     /// Whether there are many objects, but none of the files that make them quick to read.
@@ -69,7 +84,8 @@ impl Repository {
     /// ([`write_index_files`](Self::write_index_files)), the commit-graph ([`write_commit_graph`](Self::write_commit_graph)) and `packed-refs`; what
     /// killed processes left is deleted. One at a time in a repository; whatever else goes on there may go on; it may be killed at any moment.
     ///
-    /// Nothing that was there is gone afterwards, whether a ref reaches it or not.
+    /// Nothing that was there is gone afterwards, whether a ref reaches it or not, except what [`expiry`](CompactOptions::expiry) says. When it is for what was written
+    /// ([`Occasion::Written`]), objects that nothing refers to are looked for once a week, by `gc.pruneExpire`.
     ///
     /// # Errors
     /// When a step cannot be done. Those before it are done, and what it would have replaced is as it was.
@@ -89,8 +105,18 @@ impl Repository {
             }
         };
         outcome.leftovers = self.sweep(SystemTime::now())?;
-        if occasion == Occasion::Asked || self.wants_compaction()? {
-            outcome.compaction = self.compact_locked(options, stop, progress, &mut |_| true)?;
+        let looks = occasion == Occasion::Written && self.wants_expiry(SystemTime::now());
+        if occasion == Occasion::Asked || looks || self.wants_compaction()? {
+            let expiry = if looks { Expiry::Configured } else { options.expiry };
+            let options = CompactOptions {
+                expiry,
+                ..options.clone()
+            };
+            outcome.compaction = self.compact_locked(&options, stop, progress, &mut |_| true)?;
+        }
+        if looks {
+            let path = self.common_dir().join(LOOKED);
+            fs::write(&path, "").map_err(RepackError::io("write", path))?;
         }
         let gc = self.settings().gc.clone();
         // First what makes the rest quick.

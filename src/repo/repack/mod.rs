@@ -1,18 +1,21 @@
 //! `repack`: many small packs and loose objects become few packs with deltas, beside whatever else goes on in the repository.
 //!
-//! Objects are only ever moved: every one that was there, reachable or not, is in the new pack, and that is durable and was read back before anything is deleted.
+//! Objects are moved: every one that was there, reachable or not, is in the new pack, and that is durable and was read back before anything is deleted. Only a full
+//! maintenance drops what nothing has referred to for long enough (see `expire`).
 //! So a reader finds each object at every moment, in the old place or in the new one, and a kill at any moment costs at most disk space. What is copied keeps
 //! its delta; only what is new is compared with its neighbours. Packs are left in a geometric progression, so that an object is moved a logarithmic
 //! number of times, however long a repository grows.
 
 pub(super) mod choose;
 mod error;
+mod expire;
 mod gc_settings;
 mod graph_file;
 mod index_files;
 mod lock;
 mod maintain;
 mod names;
+mod needed;
 mod objects;
 mod reach;
 mod retire;
@@ -31,7 +34,7 @@ use std::{
     time::SystemTime,
 };
 
-use gix::hash::ObjectId;
+use gix::hash::{ObjectId, oid};
 
 use self::{
     choose::Chosen,
@@ -40,7 +43,8 @@ use self::{
 };
 pub use self::{
     error::RepackError,
-    gc_settings::GcSettings,
+    expire::{Expiry, ExpirySkip, ObjectsHeld},
+    gc_settings::{GcSettings, parse_age},
     graph_file::GraphOutcome,
     index_files::IndexFilesOutcome,
     maintain::{MaintainOutcome, Occasion},
@@ -79,6 +83,8 @@ pub struct CompactOptions {
     pub window_bytes: usize,
     /// Threads that compare.
     pub threads: usize,
+    /// What becomes of objects that nothing refers to. Without [`all`](Self::all) they are looked for, and dealt with if they are many.
+    pub expiry: Expiry,
 }
 
 impl Default for CompactOptions {
@@ -90,6 +96,7 @@ impl Default for CompactOptions {
             depth: 50,
             window_bytes: 64 << 20,
             threads: 2,
+            expiry: Expiry::Never,
         }
     }
 }
@@ -108,6 +115,8 @@ pub struct CompactProgress {
 /// The steps of a compaction, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompactPhase {
+    /// Following refs.
+    Reaching,
     /// Looking what there is.
     Counting,
     /// Finding the names of objects.
@@ -150,6 +159,12 @@ pub struct CompactOutcome {
     pub bytes_deleted: u64,
     /// Packs and loose objects that are damaged and were left as they are.
     pub damaged: u32,
+    /// Objects that nothing refers to and that are kept, in a pack of their own.
+    pub aside: u32,
+    /// Objects that were dropped.
+    pub expired: u32,
+    /// Why nothing was dropped, though it was asked for.
+    pub postponed: Option<ExpirySkip>,
 }
 
 /// Who was in the way.
@@ -273,6 +288,7 @@ impl Repository {
                 stop,
                 progress,
                 go_on,
+                postponed: None,
             };
             let avoided = avoid.packs.len() + avoid.loose.len();
             match attempt.run(&avoid) {
@@ -305,36 +321,60 @@ struct Attempt<'a> {
     stop: &'a AtomicBool,
     progress: &'a mut dyn FnMut(CompactProgress),
     go_on: &'a mut dyn FnMut(Step) -> bool,
+    postponed: Option<ExpirySkip>,
 }
 
 impl Attempt<'_> {
     fn run(&mut self, avoid: &Avoid) -> Result<CompactOutcome, Trouble> {
-        let (repo, odb, stop) = (self.repo, self.odb, self.stop);
-        let objects_dir = repo.objects_dir();
-        let chosen = choose::choose(odb, objects_dir, self.options.all, 2, avoid)?;
+        let outcome = self.run_through(avoid)?;
+        Ok(CompactOutcome {
+            postponed: self.postponed,
+            ..outcome
+        })
+    }
+
+    fn run_through(&mut self, avoid: &Avoid) -> Result<CompactOutcome, Trouble> {
+        if let Some(sorted) = self.sort_out(avoid)? {
+            return self.run_sorted(&sorted);
+        }
+        let chosen = choose::choose(self.odb, self.repo.objects_dir(), self.options.all, 2, avoid)?;
         let nothing = chosen.loose.is_empty()
             && (chosen.packs.is_empty() || chosen.packs.len() == 1 && !self.options.search_again);
         if nothing {
             return Ok(CompactOutcome::default());
         }
         self.check_room(&chosen)?;
-        let total = self.count(&chosen)?;
+        let mut quarantine = Quarantine::create(self.repo);
+        match self.write_pack(&chosen, &|_| true, &mut quarantine)? {
+            Some((new, outcome)) => self.publish(quarantine, new, &chosen, outcome),
+            None => Ok(CompactOutcome::default()),
+        }
+    }
+
+    /// Writes a pack of those of the chosen objects that are wanted. `None` when there are none.
+    fn write_pack(
+        &mut self,
+        chosen: &Chosen,
+        wanted: &dyn Fn(&oid) -> bool,
+        quarantine: &mut Quarantine,
+    ) -> Result<Option<(NewPack, CompactOutcome)>, Trouble> {
+        let (repo, odb, stop) = (self.repo, self.odb, self.stop);
+        let objects_dir = repo.objects_dir();
+        let total = self.count(chosen)?;
         let settings = repo.settings();
         let largest = settings.core.big_file_threshold.min(LARGEST);
         let mut objects = objects::gather(
             odb,
             objects_dir,
-            &chosen,
+            chosen,
             self.options.search_again.then_some(largest),
+            wanted,
             stop,
             &mut self.tell(CompactPhase::Counting, total),
         )?;
         let count = objects.items.len() as u32;
         if count == 0 {
-            return Ok(CompactOutcome {
-                damaged: objects.damaged,
-                ..CompactOutcome::default()
-            });
+            return Ok(None);
         }
         names::name(&mut objects, odb, stop, &mut self.tell(CompactPhase::Naming, 0))?;
         let how = Search {
@@ -356,7 +396,6 @@ impl Attempt<'_> {
                 total,
             });
         })?;
-        let mut quarantine = Quarantine::create(repo);
         let path = quarantine.pack_path().map_err(RepackError::Publish)?;
         let target = Target {
             path: &path,
@@ -378,7 +417,17 @@ impl Attempt<'_> {
             damaged,
             ..CompactOutcome::default()
         };
-        self.publish(quarantine, new, &chosen, outcome)
+        Ok(Some((new, outcome)))
+    }
+
+    /// Puts a new pack into the quarantine under its name, which is returned.
+    fn stage(&mut self, quarantine: &mut Quarantine, new: NewPack) -> Result<String, Trouble> {
+        let stem = format!("pack-{}", new.trailer.to_hex());
+        let staged = StagedPack::Grown(new.file, new.path);
+        quarantine
+            .add_pack(&stem, staged, &new.idx, &new.rev)
+            .map_err(RepackError::Publish)?;
+        Ok(stem)
     }
 
     /// Makes the new pack the repository's, and then deletes what it replaces.
@@ -394,12 +443,7 @@ impl Attempt<'_> {
             std::mem::forget(quarantine);
             return Err(RepackError::Stopped.into());
         }
-        let stem = format!("pack-{}", new.trailer.to_hex());
-        let staged = StagedPack::Grown(new.file, new.path);
-        quarantine
-            .add_pack(&stem, staged, &new.idx, &new.rev)
-            .map_err(RepackError::Publish)?;
-        drop((new.idx, new.rev));
+        let stem = self.stage(&mut quarantine, new)?;
         if !(self.go_on)(Step::Staged) {
             std::mem::forget(quarantine);
             return Err(RepackError::Stopped.into());
@@ -417,7 +461,7 @@ impl Attempt<'_> {
         let replaced: Vec<Arc<Pack>> = (chosen.packs.iter())
             .map(|number| self.odb.packs()[*number as usize].clone())
             .collect();
-        let retired = retire::retire(&pack, &replaced, &chosen.loose, objects_dir)?;
+        let retired = retire::retire(&[pack], &|_| true, &replaced, &chosen.loose, objects_dir)?;
         drop(published);
         Ok(CompactOutcome {
             pack: Some(file),

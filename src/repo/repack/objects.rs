@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use gix::{hash::ObjectId, objs::Kind};
+use gix::{
+    hash::{ObjectId, oid},
+    objs::Kind,
+};
 
 use super::{RepackError, check, choose::Chosen, error::Trouble};
 use crate::{
@@ -35,12 +38,13 @@ struct Copy {
 /// is in the pack of the delta, and if it is taken from elsewhere then from a larger one, where the deltas on the way to a whole object again lead to larger
 /// ones only. No circle comes of that.
 ///
-/// Deltas stay what they are, but with `anew` only those that make more than so many bytes.
+/// Deltas stay what they are, but with `anew` only those that make more than so many bytes. Packed objects that are not `wanted` are left out, and are no bases.
 pub(super) fn gather(
     odb: &Odb,
     objects_dir: &Path,
     chosen: &Chosen,
     anew: Option<u64>,
+    wanted: &dyn Fn(&oid) -> bool,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Objects, Trouble> {
@@ -48,7 +52,8 @@ pub(super) fn gather(
     let mut copies: Vec<Copy> = Vec::new();
     for (rank, number) in chosen.packs.iter().enumerate() {
         let index = packs[*number as usize].index()?;
-        copies.extend((0..index.len()).map(|pos| Copy {
+        let wanted = (0..index.len()).filter(|pos| wanted(index.oid(*pos)));
+        copies.extend(wanted.map(|pos| Copy {
             id: index.oid(pos).to_owned(),
             rank: rank as u32,
             pos,
@@ -114,7 +119,7 @@ pub(super) fn gather(
             progress(u64::from(number));
         }
         if objects.item(number).pack != NONE {
-            look_at_packed(&mut objects, chosen, &places, number, &mut stream)?;
+            look_at_packed(&mut objects, odb, chosen, &places, number, &mut stream)?;
         }
     }
     settle_chains(&mut objects, anew)?;
@@ -137,7 +142,10 @@ fn order_by_age(objects: &mut Objects, chosen: &Chosen, places: &[Vec<u32>]) -> 
         let pack = objects.packs[number as usize].clone();
         for nth in 0..pack.index()?.len() {
             let Some(pos) = pack.nth(nth)? else { continue };
-            let item = &mut objects.items[places[rank][pos as usize] as usize];
+            // Nobody wants it.
+            let Some(item) = objects.items.get_mut(places[rank][pos as usize] as usize) else {
+                continue;
+            };
             if item.pack == number {
                 item.recency = next;
                 next += 1;
@@ -235,6 +243,7 @@ fn one_loose(odb: &Odb, objects_dir: &Path, id: &ObjectId, room: usize) -> Resul
 /// Kind and size of a packed object; of a delta its base instead of its kind, which is its base's.
 fn look_at_packed(
     objects: &mut Objects,
+    odb: &Odb,
     chosen: &Chosen,
     places: &[Vec<u32>],
     number: u32,
@@ -264,6 +273,14 @@ fn look_at_packed(
         .zip(base_pos)
         .and_then(|(rank, pos)| places[rank].get(pos as usize));
     let base = *base.ok_or_else(damaged)?;
+    if base == NONE {
+        // A delta of something that nobody wants becomes whole.
+        let id = objects.item(number).id;
+        let (kind, size) = odb.header(&id).map_err(|_| damaged())?.ok_or_else(damaged)?;
+        let item = &mut objects.items[number as usize];
+        (item.kind, item.size, item.was_delta) = (kind, size, true);
+        return Ok(());
+    }
     let mut head = [0; 32];
     stream.reset();
     let (mut at, mut filled) = (0, 0);

@@ -3,13 +3,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gix::hash::ObjectId;
+use gix::hash::{ObjectId, oid};
 
-use super::{RepackError, choose::is_kept};
+use super::{RepackError, choose::is_held};
 use crate::repo::{Pack, loose::is_absent, loose_path};
 
 /// What belongs to a pack, in the order in which it is deleted: without an index a pack is not looked at any more.
-const PARTS: [&str; 4] = ["idx", "rev", "bitmap", "pack"];
+const PARTS: [&str; 5] = ["idx", "rev", "bitmap", "mtimes", "pack"];
 
 /// What was deleted.
 #[derive(Debug, Default, Clone, Copy)]
@@ -19,27 +19,33 @@ pub(super) struct Retired {
     pub(super) bytes: u64,
 }
 
-/// Deletes packs and loose objects all of whose objects are in `new`, which is durable. What is not in it after all stays; a file that cannot be deleted stays
-/// too, and is somebody's next time.
+/// Deletes packs and loose objects all of whose objects are in `new`, which is durable, or that are not `wanted` any more. A loose object that is not in it after
+/// all stays; a file that cannot be deleted stays too, and is somebody's next time.
 pub(super) fn retire(
-    new: &Pack,
+    new: &[Pack],
+    wanted: &dyn Fn(&oid) -> bool,
     packs: &[std::sync::Arc<Pack>],
     loose: &[ObjectId],
     objects_dir: &Path,
 ) -> Result<Retired, RepackError> {
     let mut retired = Retired::default();
-    let index = new.index()?;
+    let mut indices = Vec::new();
+    for pack in new {
+        indices.push(pack.index()?);
+    }
+    let is_there = |id: &oid| indices.iter().any(|index| index.lookup(id).is_some());
     let mut gone: Vec<PathBuf> = Vec::new();
     for pack in packs {
         let theirs = pack.index()?;
-        let missing = (0..theirs.len()).any(|pos| index.lookup(theirs.oid(pos)).is_none());
+        let missing = (0..theirs.len()).any(|pos| wanted(theirs.oid(pos)) && !is_there(theirs.oid(pos)));
         if missing {
             return Err(RepackError::Unsound {
                 why: "it lacks objects of a pack that it should replace",
             });
         }
         // The same objects in the same order may well make the same pack; and whoever keeps one since we looked shall have it.
-        if pack.path().file_name() != new.path().file_name() && !is_kept(pack.path()) {
+        let is_new = new.iter().any(|new| pack.path().file_name() == new.path().file_name());
+        if !is_new && !is_held(pack.path()) {
             gone.push(pack.path().to_owned());
         }
     }
@@ -51,7 +57,7 @@ pub(super) fn retire(
         retired.packs += 1;
     }
     for id in loose {
-        if index.lookup(id).is_some()
+        if is_there(id)
             && let Ok(bytes) = remove(&loose_path(objects_dir, id))
         {
             retired.loose += 1;
@@ -62,7 +68,7 @@ pub(super) fn retire(
 }
 
 /// Deletes a file. Says how large it was.
-fn remove(path: &Path) -> io::Result<u64> {
+pub(super) fn remove(path: &Path) -> io::Result<u64> {
     let removed = fs::symlink_metadata(path).and_then(|meta| fs::remove_file(path).map(|()| meta.len()));
     if let Err(err) = &removed
         && !is_absent(err)

@@ -1,11 +1,11 @@
-use std::sync::atomic::AtomicBool;
+use std::{sync::atomic::AtomicBool, time::Duration};
 
 use gix::{
     hash::{Kind as HashKind, ObjectId},
     objs::Kind,
 };
 
-use super::{CompactOptions, CompactOutcome, CompactSkip, RepackError, Step};
+use super::{CompactOptions, CompactOutcome, CompactSkip, Expiry, ExpirySkip, RepackError, Step};
 use crate::repo::{
     Repository, loose_path,
     testing::{Item, TestRepo, appending, id_of},
@@ -353,4 +353,92 @@ fn a_large_loose_object_is_packed_piece_by_piece() {
     let ids = [repo.loose(Kind::Blob, &large), repo.loose(Kind::Blob, &text(1))];
     assert_eq!(compact(&repo.open()).objects, 2);
     reads(&repo.open(), &ids);
+}
+
+/// A commit that a ref leads to, and one that nothing leads to, in one old pack.
+fn with_something_old() -> (TestRepo, ObjectId, ObjectId) {
+    let repo = TestRepo::new(SHA1);
+    let tree = id_of(SHA1, Kind::Tree, b"");
+    let commit = |message: &str| {
+        format!("tree {tree}\nauthor a <a@b> 1 +0000\ncommitter a <a@b> 1 +0000\n\n{message}\n").into_bytes()
+    };
+    let (ids, pack) = repo.pack(&[
+        Item::Whole(Kind::Tree, Vec::new()),
+        Item::Whole(Kind::Commit, commit("needed")),
+        Item::Whole(Kind::Commit, commit("nobody's")),
+    ]);
+    let file = std::fs::File::open(pack).expect("opened");
+    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(1_000))
+        .expect("set");
+    point(&repo, "main", &ids[1]);
+    (repo, ids[1], ids[2])
+}
+
+fn point(repo: &TestRepo, branch: &str, id: &ObjectId) {
+    std::fs::create_dir_all(repo.path().join("refs/heads")).expect("made");
+    std::fs::write(repo.path().join("refs/heads").join(branch), format!("{id}\n")).expect("written");
+}
+
+fn expire(repo: &Repository, meanwhile: &mut dyn FnMut(Step)) -> CompactOutcome {
+    let options = CompactOptions {
+        all: true,
+        expiry: Expiry::After(Duration::from_secs(100)),
+        ..CompactOptions::default()
+    };
+    repo.compact_until(&options, &AtomicBool::new(false), &mut |_| (), &mut |step| {
+        meanwhile(step);
+        true
+    })
+    .expect("compacted")
+}
+
+#[test]
+fn what_becomes_of_use_while_it_is_sorted_out_stays() {
+    let (made, needed, old) = with_something_old();
+    let outcome = expire(&made.open(), &mut |step| {
+        if step == Step::Staged {
+            point(&made, "again", &old);
+        }
+    });
+    assert_eq!(outcome.postponed, Some(ExpirySkip::Wanted), "a ref leads to it");
+    reads(&made.open(), &[needed, old]);
+
+    let (made, needed, old) = with_something_old();
+    let pack = made.open().odb().expect("an odb").packs()[0].path().to_owned();
+    let outcome = expire(&made.open(), &mut |step| {
+        if step == Step::Staged {
+            let file = std::fs::File::open(&pack).expect("opened");
+            file.set_modified(std::time::SystemTime::now()).expect("set");
+        }
+    });
+    assert_eq!(outcome.postponed, Some(ExpirySkip::Wanted), "git has found it");
+    reads(&made.open(), &[needed, old]);
+
+    // Whoever holds the objects is waited for, and is asked again then.
+    let (made, needed, old) = with_something_old();
+    let repo = made.open();
+    let outcome = std::thread::scope(|scope| {
+        let mut writer = None;
+        let outcome = expire(&repo, &mut |step| {
+            if step == Step::Staged {
+                let held = repo.hold_objects().expect("held");
+                let made = &made;
+                writer = Some(scope.spawn(move || {
+                    std::thread::park_timeout(Duration::from_millis(30));
+                    point(made, "again", &old);
+                    drop(held);
+                }));
+            }
+        });
+        writer.expect("started").join().expect("written");
+        outcome
+    });
+    assert_eq!(outcome.postponed, Some(ExpirySkip::Wanted));
+    reads(&made.open(), &[needed, old]);
+
+    let (made, needed, old) = with_something_old();
+    let outcome = expire(&made.open(), &mut |_| ());
+    assert_eq!((outcome.postponed, outcome.expired), (None, 1));
+    reads(&made.open(), &[needed]);
+    assert!(!made.open().odb().expect("an odb").contains(&old).expect("looked"));
 }
