@@ -50,6 +50,44 @@ fn log(line: &[u8]) -> Event {
     Event::log(summary::without_escapes(&String::from_utf8_lossy(beginning)))
 }
 
+/// A line that is an object; any other goes to the log, unless it is empty.
+fn object_or_log<'a>(line: &'a [u8], options: &Options, out: &mut Step) -> Option<json::Object<'a>> {
+    let object = json::object(line, options.bounds.text_bytes);
+    if object.is_none() && !line.trim_ascii().is_empty() {
+        out.events.push(log(line));
+    }
+    object
+}
+
+/// Why there can be no turn now, if there can be none.
+fn may_ask(message: &str, is_gone: bool, is_busy: bool, options: &Options) -> Result<(), Refused> {
+    match () {
+        () if is_gone => Err(Refused::Ended),
+        () if is_busy => Err(Refused::Busy),
+        () if message.len() > options.bounds.line_bytes => Err(Refused::TooLong),
+        () => Ok(()),
+    }
+}
+
+/// What is said to whoever asks for what its protocol has no way to say.
+fn not_spoken(is_gone: bool) -> Result<(), Refused> {
+    Err(if is_gone { Refused::Ended } else { Refused::NotSpoken })
+}
+
+/// The agent's own name of its session, as it is told: nothing, if it is known.
+fn take_session(known: &mut Option<String>, told: Option<&str>, model: Option<&str>, out: &mut Step) {
+    if let Some(told) = told
+        && known.as_deref() != Some(told)
+    {
+        let told = calls::id(told);
+        *known = Some(told.clone());
+        out.events.push(Event::Session {
+            id: told,
+            model: model.map(calls::id),
+        });
+    }
+}
+
 /// A text as long as an event may hold.
 fn bounded(text: &str, options: &Options) -> String {
     let most = options.bounds.text_bytes;

@@ -1,13 +1,16 @@
+use serde::{Deserialize, Serialize};
+
 use super::{
-    Asks, Decision, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, TurnEnded, TurnOutcome,
-    bounded,
+    Asks, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, TurnOutcome, Usage, bounded,
     calls::{Call, Calls, id},
     json::{self, Json},
-    log, said, summary,
+    log, may_ask, not_spoken, said, summary, take_session,
+    turns::{self, Turns},
 };
 
 /// Where an agent of somebody's own tells what: JSON pointers (RFC 6901) into each of its lines, and the words that it uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Pointers {
     /// What a line is about.
     pub event: String,
@@ -78,8 +81,7 @@ pub(super) struct Ndjson {
     /// For calls without an id.
     unnamed: u64,
     session: Option<String>,
-    turn: u64,
-    in_turn: bool,
+    turns: Turns,
     ended: bool,
 }
 
@@ -90,8 +92,7 @@ impl Ndjson {
             options,
             unnamed: 0,
             session: None,
-            turn: 0,
-            in_turn: false,
+            turns: Turns::default(),
             ended: false,
         }
     }
@@ -120,25 +121,10 @@ impl Ndjson {
         }
     }
 
-    fn begin_turn(&mut self, out: &mut Step) {
-        if !self.in_turn {
-            self.in_turn = true;
-            self.turn += 1;
-            out.events.push(Event::TurnStarted { turn: self.turn });
-        }
-    }
-
     fn end_turn(&mut self, outcome: TurnOutcome, text: Option<String>, out: &mut Step) {
         out.events
             .extend(self.calls.interrupt(|_| true).map(Event::ToolFinished));
-        if std::mem::take(&mut self.in_turn) {
-            out.events.push(Event::TurnEnded(TurnEnded {
-                turn: self.turn,
-                outcome,
-                text,
-                ..TurnEnded::default()
-            }));
-        }
+        self.turns.end(outcome, text, Usage::default(), out);
     }
 
     fn started(&mut self, line: &Json, out: &mut Step) {
@@ -207,11 +193,9 @@ impl Dialect for Ndjson {
         let p = &self.options.pointers;
         Nature {
             asks: if p.asks { Asks::Many } else { Asks::InArguments },
-            waits: false,
-            asks_permission: false,
-            interrupts: false,
             tells_turns: !p.turn_ended.is_empty(),
             tells_tools: !p.finished.is_empty(),
+            ..Nature::ONE_QUESTION
         }
     }
 
@@ -228,15 +212,7 @@ impl Dialect for Ndjson {
         let (line, p) = (object.json, self.options.pointers.clone());
         let event = line.pointer(&p.event).str();
         let is = |words: &[String]| words.iter().any(|word| word == event);
-        if let Some(session) = line.pointer(&p.session).some_text()
-            && self.session.as_deref() != Some(session)
-        {
-            self.session = Some(id(session));
-            out.events.push(Event::Session {
-                id: id(session),
-                model: None,
-            });
-        }
+        take_session(&mut self.session, line.pointer(&p.session).some_text(), None, out);
         let text = line.pointer(&p.text).some_text();
         if is(&p.started) {
             self.started(&line, out);
@@ -245,9 +221,9 @@ impl Dialect for Ndjson {
         } else if is(&p.said) {
             out.events.extend(text.map(|text| said(text, &self.options)));
         } else if is(&p.turn_started) {
-            self.begin_turn(out);
+            self.turns.begin(out);
         } else if is(&p.turn_ended) {
-            self.begin_turn(out);
+            self.turns.begin(out);
             let has_failed = says_so(line.pointer(&p.error));
             let outcome = if has_failed {
                 TurnOutcome::Failed
@@ -276,28 +252,19 @@ impl Dialect for Ndjson {
     }
 
     fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
-        match () {
-            () if self.ended => Err(Refused::Ended),
-            () if !self.options.pointers.asks => Err(Refused::NotSpoken),
-            () if self.in_turn => Err(Refused::Busy),
-            () if message.len() > self.options.bounds.line_bytes => Err(Refused::TooLong),
-            () => {
-                let mut line = serde_json::json!({"type": "user", "text": message}).to_string();
-                line.push('\n');
-                out.input.push(line.into_bytes());
-                if !self.options.pointers.turn_ended.is_empty() {
-                    self.begin_turn(out);
-                }
-                Ok(())
-            }
+        if !self.options.pointers.asks {
+            return not_spoken(self.ended);
         }
+        may_ask(message, self.ended, self.turns.is_open(), &self.options)?;
+        out.input
+            .push(turns::message(&serde_json::json!({"type": "user", "text": message})));
+        if !self.options.pointers.turn_ended.is_empty() {
+            self.turns.begin(out);
+        }
+        Ok(())
     }
 
     fn interrupt(&mut self, _: &mut Step) -> Result<(), Refused> {
         Err(Refused::NotSpoken)
     }
-
-    fn permit(&mut self, _: &str, _: Decision, _: &mut Step) {}
-
-    fn release(&mut self, _: &str, _: &mut Step) {}
 }

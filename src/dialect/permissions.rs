@@ -2,7 +2,7 @@
 
 use super::{
     Decision, Event, Options, Step,
-    turns::{ended, quoted},
+    turns::{ended, message, quoted},
 };
 
 /// Permissions that wait for somebody's decision.
@@ -89,6 +89,20 @@ impl Permissions {
         out.events.extend(gone.map(|waiting| Event::PermissionGone {
             request: waiting.request,
         }));
+    }
+}
+
+/// Requests of our own, by their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Requests(u64);
+
+impl Requests {
+    pub fn send(&mut self, request: serde_json::Value, out: &mut Step) {
+        self.0 += 1;
+        let name = format!("gitstead-{}", self.0);
+        out.input.push(message(&serde_json::json!({
+            "type": "control_request", "request_id": name, "request": request,
+        })));
     }
 }
 

@@ -1,4 +1,4 @@
-use super::{Answer, Asks, Decision, Dialect, Event, Exit, Nature, Options, Refused, Step, log, said};
+use super::{Asks, Dialect, Event, Exit, Nature, Options, Refused, Step, log, may_ask, said};
 
 /// Any command: what it writes is what it says, and what it is asked is a line of its input. It has no turns and tells of no tools.
 #[derive(Debug)]
@@ -17,11 +17,9 @@ impl Dialect for Plain {
     fn nature(&self) -> Nature {
         Nature {
             asks: Asks::Lines,
-            waits: false,
-            asks_permission: false,
-            interrupts: false,
             tells_turns: false,
             tells_tools: false,
+            ..Nature::ONE_QUESTION
         }
     }
 
@@ -44,12 +42,7 @@ impl Dialect for Plain {
     }
 
     fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
-        if self.ended {
-            return Err(Refused::Ended);
-        }
-        if message.len() > self.options.bounds.line_bytes {
-            return Err(Refused::TooLong);
-        }
+        may_ask(message, self.ended, false, &self.options)?;
         out.input.push(format!("{message}\n").into_bytes());
         Ok(())
     }
@@ -57,10 +50,4 @@ impl Dialect for Plain {
     fn interrupt(&mut self, _: &mut Step) -> Result<(), Refused> {
         Err(Refused::NotSpoken)
     }
-
-    fn permit(&mut self, _: &str, _: Decision, _: &mut Step) {}
-
-    fn release(&mut self, _: &str, _: &mut Step) {}
-
-    fn answer(&mut self, _: &str, _: Answer, _: &mut Step) {}
 }

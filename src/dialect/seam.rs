@@ -44,11 +44,15 @@ pub trait Dialect: Send + std::fmt::Debug {
     fn interrupt(&mut self, out: &mut Step) -> Result<(), Refused>;
 
     /// Answers [`Event::Permission`]. A request that is not pending (answered, withdrawn, never made) is passed over.
-    fn permit(&mut self, request: &str, decision: Decision, out: &mut Step);
+    fn permit(&mut self, request: &str, decision: Decision, out: &mut Step) {
+        let _ = (request, decision, out);
+    }
 
     /// Lets an agent go on that waits at a barrier ([`ToolFinished::barrier`], [`Event::Settled`]): the checkpoint was made, or its deadline has passed. A barrier that is
     /// not waited at any more is passed over.
-    fn release(&mut self, barrier: &str, out: &mut Step);
+    fn release(&mut self, barrier: &str, out: &mut Step) {
+        let _ = (barrier, out);
+    }
 
     /// Answers an [`Order`] by its id. Only dialects that give orders look at it.
     fn answer(&mut self, order: &str, answer: Answer, out: &mut Step) {
@@ -91,6 +95,25 @@ pub struct Nature {
     pub tells_turns: bool,
     /// It says which tools it uses. Without it files that have come to rest are all there is to go by.
     pub tells_tools: bool,
+}
+
+impl Nature {
+    /// One that is talked to: turns one after another, permissions, interrupts.
+    pub(super) const CONVERSING: Nature = Nature {
+        asks: Asks::Many,
+        waits: false,
+        asks_permission: true,
+        interrupts: true,
+        tells_turns: true,
+        tells_tools: true,
+    };
+    /// One that is started with its only turn.
+    pub(super) const ONE_QUESTION: Nature = Nature {
+        asks: Asks::InArguments,
+        asks_permission: false,
+        interrupts: false,
+        ..Nature::CONVERSING
+    };
 }
 
 /// How turns reach an agent.

@@ -252,31 +252,39 @@ mod tests {
         (odb, set)
     }
 
+    /// Makes a promise of `set` while another waits for it. The promise, and what the other got.
+    fn promised_to_another<'a>(cache: &'a AnswerCache, odb: &Odb, set: &ObjectSet) -> (Promise<'a>, Option<u32>) {
+        let Ok(Found::Nothing(Some(mut promise))) = cache.find(key(1), odb, &mut alive) else {
+            panic!("nobody has asked yet");
+        };
+        let (asked, asking) = std::sync::mpsc::channel();
+        let got = std::thread::scope(|scope| {
+            let odb = odb.clone();
+            let other = scope.spawn(move || {
+                // Called only by one who waits.
+                let mut alive = || {
+                    let _ = asked.send(());
+                    Ok(())
+                };
+                match cache.find(key(1), &odb, &mut alive) {
+                    Ok(Found::Selected(set)) => Some(set.len()),
+                    _ => None,
+                }
+            });
+            asking.recv().expect("it waits");
+            promise.selected(set);
+            other.join().expect("no panic")
+        });
+        (promise, got)
+    }
+
     #[test]
     fn who_asks_the_same_meanwhile_gets_what_the_first_one_found() {
         let repo = TestRepo::new(HashKind::Sha1);
         let (odb, set) = selected(&repo);
         let cache = AnswerCache::new(1 << 20);
-        let Ok(Found::Nothing(Some(mut promise))) = cache.find(key(1), &odb, &mut alive) else {
-            panic!("nobody has asked yet");
-        };
-        let (asked, asking) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            let other = scope.spawn({
-                let (odb, cache) = (odb.clone(), &cache);
-                move || {
-                    // Called only by one who waits.
-                    let mut alive = || {
-                        let _ = asked.send(());
-                        Ok(())
-                    };
-                    matches!(cache.find(key(1), &odb, &mut alive), Ok(Found::Selected(set)) if set.len() == 2)
-                }
-            });
-            asking.recv().expect("it waits");
-            promise.selected(&set);
-            assert!(other.join().expect("no panic"));
-        });
+        let (promise, got) = promised_to_another(&cache, &odb, &set);
+        assert_eq!(got, Some(2));
         promise.whole(whole(10));
         assert!(matches!(cache.find(key(1), &odb, &mut alive), Ok(Found::Whole(_))));
     }
@@ -324,25 +332,8 @@ mod tests {
         let repo = TestRepo::new(HashKind::Sha1);
         let (odb, set) = selected(&repo);
         let cache = AnswerCache::new(1);
-        let Ok(Found::Nothing(Some(mut promise))) = cache.find(key(1), &odb, &mut alive) else {
-            panic!("nobody has asked yet");
-        };
-        let (asked, asking) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            let other = scope.spawn({
-                let (odb, cache) = (odb.clone(), &cache);
-                move || {
-                    let mut alive = || {
-                        let _ = asked.send(());
-                        Ok(())
-                    };
-                    matches!(cache.find(key(1), &odb, &mut alive), Ok(Found::Selected(_)))
-                }
-            });
-            asking.recv().expect("it waits");
-            promise.selected(&set);
-            assert!(other.join().expect("no panic"));
-        });
+        let (_promise, got) = promised_to_another(&cache, &odb, &set);
+        assert_eq!(got, Some(2));
         assert!(matches!(
             cache.find(key(1), &odb, &mut alive),
             Ok(Found::Nothing(Some(_)))

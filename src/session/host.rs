@@ -460,6 +460,7 @@ impl Preparation {
         let mut options = Options::new(&root);
         options.bounds = self.bounds;
         options.resume.clone_from(&self.resume);
+        options.pointers = self.spec.pointers.clone().unwrap_or_default();
         let cwd = root.join(&self.spec.cwd);
         // A link could lead out of it.
         let cwd = match cwd.canonicalize() {

@@ -6,7 +6,7 @@ use super::SessionError;
 use crate::{
     agent::{Bounds, Ladder, Restart, Rules, Watchdogs},
     base::{RepoName, WorkspaceName},
-    dialect::{Asks, Kind, Nature, Options, Preset, Wanted, invoke},
+    dialect::{Asks, Kind, Nature, Options, Pointers, Preset, Wanted, invoke},
 };
 
 /// Bytes of one argument, and of all of them; the system takes not much more.
@@ -121,6 +121,9 @@ pub struct AgentSpec {
     /// The model, for a preset.
     #[serde(default)]
     pub model: Option<String>,
+    /// Where its lines say what, for the dialect `ndjson`; as usual where there is nothing.
+    #[serde(default)]
+    pub pointers: Option<Pointers>,
     /// What it may do without asking, in its own word; for a preset.
     #[serde(default)]
     pub permission_mode: Option<String>,
@@ -183,6 +186,7 @@ impl AgentSpec {
             argv,
             preset: None,
             model: None,
+            pointers: None,
             permission_mode: None,
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
@@ -236,6 +240,9 @@ impl AgentSpec {
         self.place()?;
         self.kind()?;
         let preset = self.preset()?;
+        if self.pointers.is_some() && self.kind()? != Kind::Ndjson {
+            return invalid("pointers are for the dialect 'ndjson'".to_owned());
+        }
         if preset.is_none() && self.argv.first().is_none_or(String::is_empty) {
             return invalid("there is no command".to_owned());
         }
@@ -337,7 +344,9 @@ impl AgentSpec {
     /// What can be asked of it.
     pub(super) fn nature(&self) -> Nature {
         let kind = self.kind().unwrap_or(Kind::Plain);
-        kind.speaker(Options::new("/")).nature()
+        let mut options = Options::new("/");
+        options.pointers = self.pointers.clone().unwrap_or_default();
+        kind.speaker(options).nature()
     }
 
     /// How one that speaks so is stopped when nobody says otherwise.

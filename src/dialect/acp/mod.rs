@@ -10,10 +10,10 @@ mod tools;
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Asks, Decision, Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded,
+    Answer, Decision, Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded,
     calls::{Calls, id},
     json::{self, Json},
-    log,
+    log, may_ask, object_or_log,
     rpc::{Message, Rpc},
     turns::Turns,
 };
@@ -238,14 +238,7 @@ impl Acp {
 
 impl Dialect for Acp {
     fn nature(&self) -> Nature {
-        Nature {
-            asks: Asks::Many,
-            waits: false,
-            asks_permission: true,
-            interrupts: true,
-            tells_turns: true,
-            tells_tools: true,
-        }
+        Nature::CONVERSING
     }
 
     fn begin(&mut self, out: &mut Step) {
@@ -262,10 +255,7 @@ impl Dialect for Acp {
     }
 
     fn line(&mut self, bytes: &[u8], out: &mut Step) {
-        let Some(object) = json::object(bytes, self.options.bounds.text_bytes) else {
-            if !bytes.trim_ascii().is_empty() {
-                out.events.push(log(bytes));
-            }
+        let Some(object) = object_or_log(bytes, &self.options, out) else {
             return;
         };
         match self.rpc.read(&object) {
@@ -292,12 +282,11 @@ impl Dialect for Acp {
     }
 
     fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
-        match () {
-            () if self.ended || self.broken => return Err(Refused::Ended),
-            () if self.turns.is_open() => return Err(Refused::Busy),
-            () if message.len() > self.options.bounds.line_bytes => return Err(Refused::TooLong),
-            () if self.session.is_some() && !self.is_replayed => self.prompt(message, out),
-            () => self.held = Some(message.to_owned()),
+        may_ask(message, self.ended || self.broken, self.turns.is_open(), &self.options)?;
+        if self.session.is_some() && !self.is_replayed {
+            self.prompt(message, out);
+        } else {
+            self.held = Some(message.to_owned());
         }
         self.turns.begin(out);
         Ok(())
@@ -326,8 +315,6 @@ impl Dialect for Acp {
     fn permit(&mut self, request: &str, decision: Decision, out: &mut Step) {
         self.decide(request, decision, out);
     }
-
-    fn release(&mut self, _: &str, _: &mut Step) {}
 
     fn answer(&mut self, order: &str, answer: Answer, out: &mut Step) {
         self.carried_out(order, answer, out);

@@ -9,12 +9,13 @@ mod result;
 use serde_json::json;
 
 use super::{
-    Asks, Decision, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, ToolFinished, bounded,
+    Decision, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, ToolFinished, bounded,
     calls::{Call, Calls, Seen, id},
-    json::{self, Json, Object},
-    log,
-    permissions::{Permissions, success},
+    json::{Json, Object},
+    log, may_ask, object_or_log,
+    permissions::{Permissions, Requests, success},
     summary::summarise,
+    take_session,
     turns::{Turns, message},
 };
 
@@ -29,7 +30,7 @@ pub(super) struct Claude {
     session: Option<String>,
     ready: bool,
     ended: bool,
-    requests: u64,
+    requests: Requests,
     permissions: Permissions,
     /// Requests of hooks that wait.
     barriers: Vec<String>,
@@ -48,18 +49,10 @@ impl Claude {
             session: None,
             ready: false,
             ended: false,
-            requests: 0,
+            requests: Requests::default(),
             barriers: Vec::new(),
             denied: Seen::default(),
         }
-    }
-
-    fn request(&mut self, request: serde_json::Value, out: &mut Step) {
-        self.requests += 1;
-        let name = format!("gitstead-{}", self.requests);
-        out.input.push(message(&json!({
-            "type": "control_request", "request_id": name, "request": request,
-        })));
     }
 
     fn become_ready(&mut self, out: &mut Step) {
@@ -69,16 +62,8 @@ impl Claude {
     }
 
     fn take_session(&mut self, line: &Json, out: &mut Step) {
-        let Some(session) = line.at("session_id").some_text() else {
-            return;
-        };
-        if self.session.as_deref() != Some(session) {
-            self.session = Some(id(session));
-            out.events.push(Event::Session {
-                id: id(session),
-                model: line.at("model").some_text().map(id),
-            });
-        }
+        let model = line.at("model").some_text();
+        take_session(&mut self.session, line.at("session_id").some_text(), model, out);
     }
 
     fn system(&mut self, bytes: &[u8], line: &Json, out: &mut Step) {
@@ -220,12 +205,8 @@ impl Claude {
 impl Dialect for Claude {
     fn nature(&self) -> Nature {
         Nature {
-            asks: Asks::Many,
             waits: self.options.barrier,
-            asks_permission: true,
-            interrupts: true,
-            tells_turns: true,
-            tells_tools: true,
+            ..Nature::CONVERSING
         }
     }
 
@@ -239,14 +220,11 @@ impl Dialect for Claude {
                 "PostToolBatch": hook(control::HOOK),
             });
         }
-        self.request(request, out);
+        self.requests.send(request, out);
     }
 
     fn line(&mut self, bytes: &[u8], out: &mut Step) {
-        let Some(object) = json::object(bytes, self.options.bounds.text_bytes) else {
-            if !bytes.trim_ascii().is_empty() {
-                out.events.push(log(bytes));
-            }
+        let Some(object) = object_or_log(bytes, &self.options, out) else {
             return;
         };
         let Object { json: line, .. } = &object;
@@ -290,15 +268,7 @@ impl Dialect for Claude {
     }
 
     fn ask(&mut self, text: &str, out: &mut Step) -> Result<(), Refused> {
-        if self.ended {
-            return Err(Refused::Ended);
-        }
-        if self.turns.is_open() {
-            return Err(Refused::Busy);
-        }
-        if text.len() > self.options.bounds.line_bytes {
-            return Err(Refused::TooLong);
-        }
+        may_ask(text, self.ended, self.turns.is_open(), &self.options)?;
         out.input.push(message(&json!({
             "type": "user",
             "message": { "role": "user", "content": text },
@@ -316,7 +286,7 @@ impl Dialect for Claude {
         if !self.turns.is_open() {
             return Err(Refused::Idle);
         }
-        self.request(json!({ "subtype": "interrupt" }), out);
+        self.requests.send(json!({ "subtype": "interrupt" }), out);
         Ok(())
     }
 

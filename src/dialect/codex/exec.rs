@@ -1,10 +1,7 @@
 use super::items::Items;
 use crate::dialect::{
-    Asks, Decision, Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded,
-    calls::id,
-    json::{self, Json},
-    log,
-    turns::Turns,
+    Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded, calls::id, json::Json, log,
+    not_spoken, object_or_log, turns::Turns,
 };
 
 /// `codex exec --json`: one process is one turn, which is in its arguments.
@@ -36,14 +33,7 @@ impl Exec {
 
 impl Dialect for Exec {
     fn nature(&self) -> Nature {
-        Nature {
-            asks: Asks::InArguments,
-            waits: false,
-            asks_permission: false,
-            interrupts: false,
-            tells_turns: true,
-            tells_tools: true,
-        }
+        Nature::ONE_QUESTION
     }
 
     fn begin(&mut self, out: &mut Step) {
@@ -54,10 +44,7 @@ impl Dialect for Exec {
     }
 
     fn line(&mut self, bytes: &[u8], out: &mut Step) {
-        let Some(object) = json::object(bytes, self.options.bounds.text_bytes) else {
-            if !bytes.trim_ascii().is_empty() {
-                out.events.push(log(bytes));
-            }
+        let Some(object) = object_or_log(bytes, &self.options, out) else {
             return;
         };
         let line = &object.json;
@@ -94,16 +81,12 @@ impl Dialect for Exec {
     }
 
     fn ask(&mut self, _: &str, _: &mut Step) -> Result<(), Refused> {
-        Err(if self.ended { Refused::Ended } else { Refused::NotSpoken })
+        not_spoken(self.ended)
     }
 
     fn interrupt(&mut self, _: &mut Step) -> Result<(), Refused> {
-        Err(if self.ended { Refused::Ended } else { Refused::NotSpoken })
+        not_spoken(self.ended)
     }
-
-    fn permit(&mut self, _: &str, _: Decision, _: &mut Step) {}
-
-    fn release(&mut self, _: &str, _: &mut Step) {}
 }
 
 fn usage(told: &Json) -> Usage {

@@ -2,10 +2,10 @@ use serde_json::json;
 
 use super::items::Items;
 use crate::dialect::{
-    Asks, Decision, Dialect, Event, Exit, Nature, Options, Permission, Refused, Step, TurnOutcome, Usage, bounded,
+    Decision, Dialect, Event, Exit, Nature, Options, Permission, Refused, Step, TurnOutcome, Usage, bounded,
     calls::id,
-    json::{self, Json},
-    log,
+    json::Json,
+    log, may_ask, object_or_log,
     rpc::{Message, Rpc},
     summary,
     turns::Turns,
@@ -232,14 +232,7 @@ impl Server {
 
 impl Dialect for Server {
     fn nature(&self) -> Nature {
-        Nature {
-            asks: Asks::Many,
-            waits: false,
-            asks_permission: true,
-            interrupts: true,
-            tells_turns: true,
-            tells_tools: true,
-        }
+        Nature::CONVERSING
     }
 
     fn begin(&mut self, out: &mut Step) {
@@ -249,10 +242,7 @@ impl Dialect for Server {
     }
 
     fn line(&mut self, bytes: &[u8], out: &mut Step) {
-        let Some(object) = json::object(bytes, self.options.bounds.text_bytes) else {
-            if !bytes.trim_ascii().is_empty() {
-                out.events.push(log(bytes));
-            }
+        let Some(object) = object_or_log(bytes, &self.options, out) else {
             return;
         };
         match self.rpc.read(&object) {
@@ -275,12 +265,11 @@ impl Dialect for Server {
     }
 
     fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
-        match () {
-            () if self.ended || self.broken => return Err(Refused::Ended),
-            () if self.turns.is_open() => return Err(Refused::Busy),
-            () if message.len() > self.options.bounds.line_bytes => return Err(Refused::TooLong),
-            () if self.thread.is_some() => self.start_turn(message, out),
-            () => self.held = Some(message.to_owned()),
+        may_ask(message, self.ended || self.broken, self.turns.is_open(), &self.options)?;
+        if self.thread.is_some() {
+            self.start_turn(message, out);
+        } else {
+            self.held = Some(message.to_owned());
         }
         self.turns.begin(out);
         Ok(())
@@ -312,6 +301,4 @@ impl Dialect for Server {
         };
         self.rpc.reply(request, &json!({ "decision": word }), out);
     }
-
-    fn release(&mut self, _: &str, _: &mut Step) {}
 }

@@ -8,12 +8,13 @@ mod calls;
 use serde_json::json;
 
 use super::{
-    Asks, Decision, Dialect, Event, Exit, Nature, Options, Permission, Refused, Step, TurnOutcome, Usage, bounded,
+    Decision, Dialect, Event, Exit, Nature, Options, Permission, Refused, Step, TurnOutcome, Usage, bounded,
     calls::{Calls, id},
-    json::{self, Json, Object},
-    log,
-    permissions::{Permissions, Waiting, deny, failure, success},
+    json::{Json, Object},
+    log, may_ask, not_spoken, object_or_log,
+    permissions::{Permissions, Requests, Waiting, deny, failure, success},
     summary::summarise,
+    take_session,
     turns::{Turns, message},
 };
 use calls::Pieces;
@@ -33,7 +34,7 @@ pub(super) struct Letta {
     permissions: Permissions,
     usage: Usage,
     last: Option<String>,
-    requests: u64,
+    requests: Requests,
     ready: bool,
     ended: bool,
 }
@@ -51,18 +52,10 @@ impl Letta {
             run: None,
             usage: Usage::default(),
             last: None,
-            requests: 0,
+            requests: Requests::default(),
             ready: false,
             ended: false,
         }
-    }
-
-    fn request(&mut self, request: serde_json::Value, out: &mut Step) {
-        self.requests += 1;
-        let name = format!("gitstead-{}", self.requests);
-        out.input.push(message(&json!({
-            "type": "control_request", "request_id": name, "request": request,
-        })));
     }
 
     fn become_ready(&mut self, out: &mut Step) {
@@ -76,15 +69,7 @@ impl Letta {
         // Its session is the agent, who may have many conversations; the default one has no name of its own.
         let conversation = line.at("conversation_id").some_text().filter(|name| *name != "default");
         let session = conversation.or(line.at("agent_id").some_text());
-        if let Some(session) = session
-            && self.session.as_deref() != Some(session)
-        {
-            self.session = Some(id(session));
-            out.events.push(Event::Session {
-                id: id(session),
-                model: line.at("model").some_text().map(id),
-            });
-        }
+        take_session(&mut self.session, session, line.at("model").some_text(), out);
     }
 
     fn asked(&mut self, object: &Object<'_>, out: &mut Step) {
@@ -247,19 +232,16 @@ impl Letta {
 
 impl Dialect for Letta {
     fn nature(&self) -> Nature {
-        Nature {
-            asks: if self.asks { Asks::Many } else { Asks::InArguments },
-            waits: false,
-            asks_permission: self.asks,
-            interrupts: self.asks,
-            tells_turns: true,
-            tells_tools: true,
+        if self.asks {
+            Nature::CONVERSING
+        } else {
+            Nature::ONE_QUESTION
         }
     }
 
     fn begin(&mut self, out: &mut Step) {
         if self.asks {
-            self.request(json!({ "subtype": "initialize" }), out);
+            self.requests.send(json!({ "subtype": "initialize" }), out);
         } else {
             out.close_input = true;
             self.become_ready(out);
@@ -268,11 +250,8 @@ impl Dialect for Letta {
     }
 
     fn line(&mut self, bytes: &[u8], out: &mut Step) {
-        let Some(object) = json::object(bytes, self.options.bounds.text_bytes) else {
-            // Hooks write to the same output, in colours.
-            if !bytes.trim_ascii().is_empty() {
-                out.events.push(log(bytes));
-            }
+        // Hooks write to the same output, in colours.
+        let Some(object) = object_or_log(bytes, &self.options, out) else {
             return;
         };
         let line = &object.json;
@@ -324,13 +303,10 @@ impl Dialect for Letta {
     }
 
     fn ask(&mut self, text: &str, out: &mut Step) -> Result<(), Refused> {
-        match () {
-            () if self.ended => return Err(Refused::Ended),
-            () if !self.asks => return Err(Refused::NotSpoken),
-            () if self.turns.is_open() => return Err(Refused::Busy),
-            () if text.len() > self.options.bounds.line_bytes => return Err(Refused::TooLong),
-            () => {}
+        if !self.asks {
+            return not_spoken(self.ended);
         }
+        may_ask(text, self.ended, self.turns.is_open(), &self.options)?;
         out.input.push(message(&json!({
             "type": "user", "message": { "role": "user", "content": text },
         })));
@@ -345,7 +321,7 @@ impl Dialect for Letta {
             () if !self.turns.is_open() => return Err(Refused::Idle),
             () => {}
         }
-        self.request(json!({ "subtype": "interrupt" }), out);
+        self.requests.send(json!({ "subtype": "interrupt" }), out);
         Ok(())
     }
 
@@ -356,6 +332,4 @@ impl Dialect for Letta {
             call.denied = true;
         }
     }
-
-    fn release(&mut self, _: &str, _: &mut Step) {}
 }

@@ -1,9 +1,7 @@
 use super::parts;
 use crate::dialect::{
-    Asks, Decision, Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded,
-    calls::{Calls, id},
-    json, log,
-    turns::Turns,
+    Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded, calls::Calls, log, not_spoken,
+    object_or_log, take_session, turns::Turns,
 };
 
 /// `opencode run --format json`: one process is one turn, which is in its arguments. Tools are told of when they have ended, and the end of the process is that of the turn.
@@ -56,14 +54,7 @@ impl Run {
 
 impl Dialect for Run {
     fn nature(&self) -> Nature {
-        Nature {
-            asks: Asks::InArguments,
-            waits: false,
-            asks_permission: false,
-            interrupts: false,
-            tells_turns: true,
-            tells_tools: true,
-        }
+        Nature::ONE_QUESTION
     }
 
     fn begin(&mut self, out: &mut Step) {
@@ -73,22 +64,11 @@ impl Dialect for Run {
     }
 
     fn line(&mut self, bytes: &[u8], out: &mut Step) {
-        let Some(object) = json::object(bytes, self.options.bounds.text_bytes) else {
-            if !bytes.trim_ascii().is_empty() {
-                out.events.push(log(bytes));
-            }
+        let Some(object) = object_or_log(bytes, &self.options, out) else {
             return;
         };
         let line = &object.json;
-        if let Some(session) = line.at("sessionID").some_text()
-            && self.session.as_deref() != Some(session)
-        {
-            self.session = Some(id(session));
-            out.events.push(Event::Session {
-                id: id(session),
-                model: None,
-            });
-        }
+        take_session(&mut self.session, line.at("sessionID").some_text(), None, out);
         let part = line.at("part");
         match line.at("type").str() {
             "step_start" => self.stopped = false,
@@ -133,14 +113,10 @@ impl Dialect for Run {
     }
 
     fn ask(&mut self, _: &str, _: &mut Step) -> Result<(), Refused> {
-        Err(if self.ended { Refused::Ended } else { Refused::NotSpoken })
+        not_spoken(self.ended)
     }
 
     fn interrupt(&mut self, _: &mut Step) -> Result<(), Refused> {
-        Err(if self.ended { Refused::Ended } else { Refused::NotSpoken })
+        not_spoken(self.ended)
     }
-
-    fn permit(&mut self, _: &str, _: Decision, _: &mut Step) {}
-
-    fn release(&mut self, _: &str, _: &mut Step) {}
 }

@@ -2,11 +2,11 @@ use serde_json::json;
 
 use super::parts;
 use crate::dialect::{
-    Answer, Asks, Decision, Dialect, Event, Exit, Nature, Options, Order, Permission, Refused, Step, TurnOutcome,
-    Usage, bounded,
+    Answer, Decision, Dialect, Event, Exit, Nature, Options, Order, Permission, Refused, Step, TurnOutcome, Usage,
+    bounded,
     calls::{Call, Calls, Seen, id},
     json::{self, Json},
-    log, summary,
+    log, may_ask, summary,
     turns::Turns,
 };
 
@@ -347,14 +347,7 @@ impl Server {
 
 impl Dialect for Server {
     fn nature(&self) -> Nature {
-        Nature {
-            asks: Asks::Many,
-            waits: false,
-            asks_permission: true,
-            interrupts: true,
-            tells_turns: true,
-            tells_tools: true,
-        }
+        Nature::CONVERSING
     }
 
     fn begin(&mut self, out: &mut Step) {
@@ -391,12 +384,11 @@ impl Dialect for Server {
     }
 
     fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
-        match () {
-            () if self.ended || self.broken => return Err(Refused::Ended),
-            () if self.turns.is_open() => return Err(Refused::Busy),
-            () if message.len() > self.options.bounds.line_bytes => return Err(Refused::TooLong),
-            () if self.session.is_some() => self.start_turn(message, out),
-            () => self.held = Some(message.to_owned()),
+        may_ask(message, self.ended || self.broken, self.turns.is_open(), &self.options)?;
+        if self.session.is_some() {
+            self.start_turn(message, out);
+        } else {
+            self.held = Some(message.to_owned());
         }
         self.turns.begin(out);
         Ok(())
@@ -431,8 +423,6 @@ impl Dialect for Server {
             let _ = self.interrupt(out);
         }
     }
-
-    fn release(&mut self, _: &str, _: &mut Step) {}
 
     fn answer(&mut self, order: &str, answer: Answer, out: &mut Step) {
         let Some(at) = self.orders.iter().position(|(name, _)| name == order) else {

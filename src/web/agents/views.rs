@@ -3,6 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    dialect::Pointers,
     session::{AgentRecord, AgentSpec, Cause, Reaction, Restart, RestartMode, Watchdogs},
     web::views::rfc3339,
 };
@@ -125,6 +126,7 @@ pub(super) struct CreateBody {
     pub preset: Option<String>,
     pub model: Option<String>,
     pub permission_mode: Option<String>,
+    pub pointers: Option<Pointers>,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     #[serde(default)]
@@ -194,6 +196,7 @@ impl CreateBody {
         }
         (spec.preset, spec.model, spec.permission_mode) = (self.preset, self.model, self.permission_mode);
         (spec.env, spec.secrets, spec.inherit) = (self.env, self.secrets, self.inherit);
+        spec.pointers = self.pointers;
         spec.cwd = self.cwd.unwrap_or_default();
         (spec.task, spec.message, spec.label) = (self.task, self.message, self.label);
         spec.restart = rules_of(self.restart, self.restart_first_ms, self.restart_burst);
