@@ -114,8 +114,9 @@ fn said(outcome: &MaintainOutcome) -> String {
     }
     if compaction.aside > 0 {
         parts.push(format!(
-            "{} that nothing refers to set aside",
-            count(compaction.aside.into(), "object")
+            "{} that nothing refers to set aside in a pack of {}",
+            count(compaction.aside.into(), "object"),
+            count(compaction.aside_bytes, "byte"),
         ));
     }
     if let Some(why) = compaction.postponed {

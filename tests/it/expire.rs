@@ -116,6 +116,9 @@ fn git_s_cruft_packs_expire_by_their_own_times_and_what_is_wanted_again_comes_ou
     let git = Git::new();
     let (dir, deleted) = with_a_deleted_branch(&git, "r.git");
     age(&dir, 3 * WEEK);
+    git.ok(&dir, &format!("update-ref refs/heads/for-the-graph {}", deleted[1]));
+    git.ok(&dir, "commit-graph write --reachable --split");
+    git.ok(&dir, "branch -q -D for-the-graph");
     git.ok(&dir, "repack -d -q --cruft --cruft-expiration=never");
     assert_eq!(cruft(&dir).len(), 1);
     git.ok(&dir, &format!("update-ref refs/heads/back {}", deleted[0]));

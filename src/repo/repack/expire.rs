@@ -19,6 +19,7 @@ use super::{
     Attempt, Avoid, CompactOutcome, CompactPhase, RepackError, Step, check,
     choose::{self, Chosen},
     error::Trouble,
+    graph_file,
     needed::{self, Demand, Marks, Universe},
     retire::{self, remove},
 };
@@ -270,7 +271,7 @@ impl Attempt<'_> {
             write_mtimes(&times, &trailer, hash, &mut mtimes).map_err(RepackError::io("write", "a list of times"))?;
             quarantine.add_mtimes(&stem, &mtimes).map_err(RepackError::Publish)?;
             outcome.aside = done.objects;
-            outcome.bytes += done.bytes;
+            outcome.aside_bytes = done.bytes;
             stems.push(stem);
         }
         if !(self.go_on)(Step::Staged) {
@@ -298,6 +299,7 @@ impl Attempt<'_> {
             .map(|number| self.odb.packs()[*number as usize].clone())
             .collect();
         let stays = |id: &oid| !sorted.expired.contains(id);
+        graph_file::forget(self.odb, objects_dir, &sorted.expired)?;
         let mut retired = retire::retire(&new, &stays, &replaced, &[], objects_dir)?;
         // From here on writers may find again what is there.
         drop(alone);

@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ops::ControlFlow,
     sync::{
         Mutex, PoisonError,
@@ -115,6 +115,22 @@ impl Repository {
         remove_chain(&info);
         Ok(outcome)
     }
+}
+
+/// Removes a commit-graph that has a commit which is about to go: it would be a history that is not there.
+pub(super) fn forget(odb: &Odb, objects_dir: &std::path::Path, goes: &HashSet<ObjectId>) -> Result<(), RepackError> {
+    let Some(graph) = odb.commit_graph() else { return Ok(()) };
+    if !goes.iter().any(|id| graph.lookup(id).is_some()) {
+        return Ok(());
+    }
+    let info = objects_dir.join("info");
+    let path = info.join("commit-graph");
+    match std::fs::remove_file(&path) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(RepackError::io("remove", path)(err)),
+        _ => {}
+    }
+    remove_chain(&info);
+    Ok(())
 }
 
 /// A chain is not looked at any more beside the file: its list goes first, so that nobody looks for layers that are gone.

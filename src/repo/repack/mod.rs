@@ -161,6 +161,8 @@ pub struct CompactOutcome {
     pub damaged: u32,
     /// Objects that nothing refers to and that are kept, in a pack of their own.
     pub aside: u32,
+    /// Bytes of that pack.
+    pub aside_bytes: u64,
     /// Objects that were dropped.
     pub expired: u32,
     /// Why nothing was dropped, though it was asked for.
