@@ -123,6 +123,8 @@ enum AgentCommand {
         #[arg(long)]
         wait: bool,
     },
+    /// Print what was said in an agent's session, from Claude Code's own file: the branch that was gone on with, oldest first.
+    History(super::history::History),
     /// Forget an agent that has ended, with its output and events. Its checkpoints stay.
     Rm {
         /// The agent
@@ -223,6 +225,9 @@ impl Agent {
 }
 
 pub(super) fn run(wanted: &Agent) -> anyhow::Result<()> {
+    if let AgentCommand::History(history) = &wanted.command {
+        return super::history::run(history, wanted.json, || wanted.client());
+    }
     let client = wanted.client()?;
     let show = |agent: &Value| match wanted.json {
         true => super::print_json(agent),
@@ -298,11 +303,12 @@ pub(super) fn run(wanted: &Agent) -> anyhow::Result<()> {
         }
         AgentCommand::Input { name, text, close } => input(&client, name, text.as_deref(), *close),
         AgentCommand::Ask { name, message, wait } => ask(&client, name, message, *wait),
+        AgentCommand::History(_) => Ok(()),
         AgentCommand::Rm { name } => client.ask("DELETE", &path(name, ""), None).map(drop),
     }
 }
 
-fn path(name: &str, what: &str) -> String {
+pub(super) fn path(name: &str, what: &str) -> String {
     // What is no name is no agent's; it must only not become another path.
     let name: String = name
         .chars()

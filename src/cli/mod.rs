@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod client;
 mod debug;
+mod history;
 mod maintain;
 mod repo;
 mod token;

@@ -26,6 +26,7 @@ mod summary;
 mod tests;
 mod turns;
 
+pub use claude::{ClaudeHistory, HistoryMessage, HistoryPage, HistoryPlace, is_claude_project, is_claude_session};
 pub use lines::Lines;
 pub use ndjson::Pointers;
 pub use options::{Bounds, Kind, Options, ThreadOptions};
@@ -90,7 +91,10 @@ fn take_session(known: &mut Option<String>, told: Option<&str>, model: Option<&s
 
 /// A text as long as an event may hold.
 fn bounded(text: &str, options: &Options) -> String {
-    let most = options.bounds.text_bytes;
+    bounded_to(text, options.bounds.text_bytes)
+}
+
+fn bounded_to(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }

@@ -270,3 +270,57 @@ play
     house.post("/it/kill");
     house.ended("it");
 }
+
+#[test]
+fn what_was_said_is_read_from_the_agents_own_file() {
+    let home = tempfile::tempdir().unwrap();
+    let session = "0835f0ad-1b2c-4d3e-8f90-0123456789ab";
+    let project = home.path().join(".claude/projects/-ws");
+    std::fs::create_dir_all(&project).unwrap();
+    let fixture = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/fixtures/sessions/claude/c14-branches.jsonl"
+    );
+    std::fs::copy(fixture, project.join(format!("{session}.jsonl"))).unwrap();
+    let history = |args: &[&str]| {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_gitstead"))
+            .env_clear()
+            .env("HOME", home.path())
+            .args(["agent", "history", "--json"])
+            .args(args)
+            .output()
+            .unwrap();
+        let told = serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap_or_default();
+        (out.status.code(), told)
+    };
+    let (code, last) = history(&["--session", session, "-n", "2"]);
+    assert_eq!(code, Some(0));
+    let texts = |told: &serde_json::Value| -> Vec<String> {
+        let messages = told["messages"].as_array().expect("a list");
+        messages
+            .iter()
+            .map(|one| one["text"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(texts(&last), ["Shorter.", "Sea."]);
+    let before = last["before"].as_str().expect("there are older ones");
+    let (_, first) = history(&["--session", session, "--before", before]);
+    assert_eq!(
+        texts(&first),
+        [
+            "Write a poem about rivers.",
+            "I will write it to a file.",
+            "It is in poem.md.",
+            "Now about the sea.",
+            "The sea is wide."
+        ]
+    );
+    assert!(first["before"].is_null());
+    for wrong in [
+        "../../etc/passwd",
+        "{0835f0ad-1b2c-4d3e-8f90-0123456789ab}",
+        "0835f0ad-1b2c-4d3e-8f90-0123456789ff",
+    ] {
+        assert_eq!(history(&["--session", wrong]).0, Some(1), "{wrong}");
+    }
+}

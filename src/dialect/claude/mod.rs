@@ -4,7 +4,10 @@
 //! before the model hears of it. Where a call ends without its hook (refused before it ran) or no hooks are to be had, the tool's result line tells.
 
 mod control;
+mod history;
 mod result;
+
+pub use history::{ClaudeHistory, HistoryMessage, HistoryPage, HistoryPlace, is_claude_project, is_claude_session};
 
 use serde_json::json;
 
