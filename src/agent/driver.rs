@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io,
     os::fd::OwnedFd,
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -62,6 +63,7 @@ pub fn drive(settings: Settings, host: impl Host) -> Agent {
         cause: None,
         swept: 0,
         stragglers: Vec::new(),
+        isolation: None,
     };
     let (tell, watch) = watch::channel(status.clone());
     let agent = Agent {
@@ -122,6 +124,7 @@ struct Driver<H> {
 /// One incarnation.
 struct Run {
     mark: String,
+    cgroup: Option<PathBuf>,
     dialect: Box<dyn Dialect>,
     control: Option<Lines>,
     orders: OwnedWriteHalf,
@@ -205,6 +208,7 @@ impl<H: Host> Driver<H> {
                 self.status.failure = None;
                 self.status.swept = 0;
                 self.status.stragglers.clear();
+                self.status.isolation = None;
                 self.run = None;
                 self.orphan = None;
                 self.early.clear();
@@ -371,6 +375,7 @@ impl<H: Host> Driver<H> {
             .map(|process| (process.pid, process.started));
         self.run = Some(Box::new(Run {
             mark: format!("{RUN_MARK}={}", launch.run),
+            cgroup: launch.cgroup.clone(),
             dialect,
             control: Some(Lines::new(read)),
             child: Some(parent.child),
@@ -399,8 +404,13 @@ impl<H: Host> Driver<H> {
 
     fn word(&mut self, word: Option<Word>) {
         match word {
-            Some(Word::Up { pid }) => {
+            Some(Word::Up { pid, isolation }) => {
                 self.status.pid = Some(pid);
+                for missing in &isolation.missing {
+                    self.host
+                        .told(News::Trouble(format!("a bound does not hold: {missing}")));
+                }
+                self.status.isolation = Some(isolation);
                 self.publish();
                 self.events.push_back(Event::Up);
                 self.speak(|dialect, step| dialect.begin(step));
@@ -480,15 +490,15 @@ impl<H: Host> Driver<H> {
                 if let Some(child) = &mut run.child {
                     child.kill();
                 }
-                Some(run.mark.clone())
+                Some((run.mark.clone(), run.cgroup.clone()))
             }
             (None, Some(orphan)) => {
                 self.signal_orphan(Signal::KILL);
-                Some(format!("{RUN_MARK}={}", orphan.run))
+                Some((format!("{RUN_MARK}={}", orphan.run), orphan.cgroup.clone()))
             }
             (None, None) => None,
         };
-        let (Some(mark), Some(me)) = (mark, self.me.upgrade()) else {
+        let (Some((mark, cgroup)), Some(me)) = (mark, self.me.upgrade()) else {
             self.events.push_back(Event::TreeGone);
             return;
         };
@@ -496,7 +506,7 @@ impl<H: Host> Driver<H> {
         let started = std::thread::Builder::new()
             .name("agent-hunt".to_owned())
             .spawn(move || {
-                let killed = hunt_down(&mark);
+                let killed = hunt_down(&mark, cgroup.as_deref());
                 let _ = me.blocking_send(Command::Hunted(number, killed));
             });
         if started.is_err() {

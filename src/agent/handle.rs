@@ -3,7 +3,7 @@ use std::{io, sync::Arc};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    launch::{Exit, ExitRecord, Launch, SpawnFailure},
+    launch::{Exit, ExitRecord, Isolation, Launch, SpawnFailure},
     output::{LogRing, SpoolBounds},
     rules::{Rules, State, Watchdog},
     spawn::Parent,
@@ -86,6 +86,8 @@ pub struct Status {
     pub swept: usize,
     /// What could not be killed.
     pub stragglers: Vec<String>,
+    /// What it is held in, or was the last time, if that is known.
+    pub isolation: Option<Isolation>,
 }
 
 /// What an agent's task is asked to do.
@@ -227,6 +229,8 @@ pub struct Orphan {
     pub parent: Option<(i32, u64)>,
     /// The name of the run, in the environment of everything that it has started.
     pub run: String,
+    /// Its cgroup, if it may have one.
+    pub cgroup: Option<std::path::PathBuf>,
 }
 
 /// How an agent is driven.

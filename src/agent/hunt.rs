@@ -1,10 +1,11 @@
 //! Processes of ours and of agents that are to be gone.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
+    cgroup,
     spawn::Ward,
     tree::{self, Process},
 };
@@ -12,9 +13,13 @@ use super::{
 /// How long a process of ours that has said its last word may take to end.
 const LAST_BREATH: Duration = Duration::from_secs(5);
 
-/// Kills every process of a run, found by what is in its environment, until there is none or it is clear that there will always be. Blocks. Says how many there were.
-pub fn hunt_down(mark: &str) -> usize {
+/// Kills every process of a run, found by its cgroup, if it has one, and by what is in its environment, until there is none or it is clear that there will always be. Blocks. Says how many there were.
+pub fn hunt_down(mark: &str, cgroup: Option<&Path>) -> usize {
     let mut killed = std::collections::BTreeSet::new();
+    if let Some(dir) = cgroup {
+        killed.extend(tree::marked(mark));
+        cgroup::kill(dir);
+    }
     for _ in 0..100 {
         let found = tree::marked(mark);
         if found.is_empty() {
@@ -28,6 +33,9 @@ pub fn hunt_down(mark: &str) -> usize {
                 .into_iter()
                 .filter(|process| process.signal(rustix::process::Signal::KILL)),
         );
+    }
+    if let Some(dir) = cgroup {
+        cgroup::remove(dir);
     }
     killed.len()
 }

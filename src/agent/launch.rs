@@ -19,6 +19,36 @@ pub struct Launch {
     pub ladder: Ladder,
     /// What the system allows it.
     pub bounds: Bounds,
+    /// The cgroup that is made for it.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+    /// Which files it can reach, if not all of its user's.
+    #[serde(default)]
+    pub sandbox: Option<Sandbox>,
+}
+
+/// Which files an agent can reach, and everything that it starts: these and no others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// Whether it is not started where the system cannot do that.
+    pub required: bool,
+    /// What it can read and execute.
+    pub read: Vec<PathBuf>,
+    /// What it can do with as it likes.
+    pub write: Vec<PathBuf>,
+}
+
+/// What an agent is held in by the system.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Isolation {
+    /// Whether it has a cgroup of its own, by which it is killed; else it is by looking for its processes.
+    pub cgroup: bool,
+    /// The bounds of all of it together that hold: `memory.max`, `pids.max`, `cpu.max`.
+    pub limits: Vec<String>,
+    /// Those that were asked for and do not hold, with the reason.
+    pub missing: Vec<String>,
+    /// The version of landlock that bounds which files it can reach.
+    pub landlock: Option<u32>,
 }
 
 impl std::fmt::Debug for Launch {
@@ -95,6 +125,15 @@ pub struct Bounds {
     pub oom_score_adj: i16,
     /// Which permissions new files do not get.
     pub umask: u32,
+    /// Bytes of memory of all of it together; needs a cgroup.
+    #[serde(default)]
+    pub memory: Option<u64>,
+    /// Processes and threads of all of it together; needs a cgroup.
+    #[serde(default)]
+    pub tasks: Option<u64>,
+    /// Hundredths of a processor for all of it together; needs a cgroup.
+    #[serde(default)]
+    pub cpu_percent: Option<u32>,
 }
 
 impl Default for Bounds {
@@ -106,6 +145,9 @@ impl Default for Bounds {
             new_privileges: false,
             oom_score_adj: 200,
             umask: 0o022,
+            memory: None,
+            tasks: None,
+            cpu_percent: None,
         }
     }
 }
@@ -168,6 +210,8 @@ pub enum SpawnFault {
     BadInterpreter,
     /// The directory to work in is not there.
     MissingDirectory,
+    /// It has to be in a sandbox, and can be in none.
+    NoSandbox,
     /// The system refuses for another reason.
     Other,
 }
@@ -199,6 +243,9 @@ pub struct ExitRecord {
     pub stragglers: Vec<String>,
     /// Whether nobody was there any more to be told.
     pub orphaned: bool,
+    /// How many of its processes the system has ended because all of it together had more memory than it may.
+    #[serde(default)]
+    pub out_of_memory: u64,
     /// When, in seconds since 1970.
     pub at: i64,
 }

@@ -4,6 +4,7 @@
 //! known or said to be unknown. What it writes is read at once and kept, however slow those are who look on. Decisions are a value ([`Machine`]); the only place
 //! that starts processes is `spawn.rs`. Knows nothing of git and nothing of HTTP.
 
+mod cgroup;
 mod driver;
 mod handle;
 mod hunt;
@@ -11,17 +12,19 @@ mod launch;
 mod output;
 mod parent;
 mod rules;
+mod sandbox;
 mod spawn;
 mod state;
 mod tree;
 mod wire;
 
+pub use cgroup::{CgroupChoice, Cgroups};
 pub use driver::drive;
 pub use handle::{
     Agent, Command, Host, Newborn, News, NotTaken, Orphan, Prepared, RUN_MARK, Settings, Status, spawn_parent,
 };
 pub use hunt::{hunt_down, is_alive};
-pub use launch::{Bounds, Exit, ExitRecord, Ladder, Launch, SpawnFailure, SpawnFault};
+pub use launch::{Bounds, Exit, ExitRecord, Isolation, Ladder, Launch, Sandbox, SpawnFailure, SpawnFault};
 pub use output::{LogLine, LogPage, LogRing, RingBounds, SpoolBounds, Stream, spooled_tail};
 pub use parent::run_parent;
 pub use rules::{Bound, Reaction, Restart, RestartMode, Rules, State, Watchdog, Watchdogs};

@@ -4,6 +4,7 @@
 //! be gentle and when not. If Gitstead is gone, which it sees by the end of their socket, it stops the agent by itself and leaves a record of the exit.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Write as _},
     os::{
@@ -30,7 +31,9 @@ use tokio::{
 };
 
 use super::{
-    launch::{Bounds, Exit, ExitRecord, Launch, SpawnFailure, SpawnFault},
+    cgroup::{self, Cell},
+    launch::{Bounds, Exit, ExitRecord, Isolation, Launch, SpawnFailure, SpawnFault},
+    sandbox,
     spawn::{self, Streams},
     tree::{self, Process},
     wire::{Lines, Order, Word, line},
@@ -73,7 +76,9 @@ struct Care {
     leader: Option<Process>,
     exit: Option<Exit>,
     failure: Option<SpawnFailure>,
-    swept: usize,
+    /// What it had left behind and was killed.
+    swept: BTreeSet<Process>,
+    cell: Option<Cell>,
     orphaned: bool,
     /// When the agent was sent SIGTERM.
     asked: Option<Instant>,
@@ -118,15 +123,17 @@ async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
         leader: None,
         exit: None,
         failure: None,
-        swept: 0,
+        swept: BTreeSet::new(),
+        cell: None,
         orphaned: false,
         asked: None,
         phase: Phase::Running,
     };
-    match start(&care.launch, streams) {
+    let mut isolation = Isolation::default();
+    match start(&care.launch, streams, &mut isolation, &mut care.cell) {
         Ok(pid) => {
             care.leader = Process::of(pid);
-            say(&mut write, &Word::Up { pid }).await;
+            say(&mut write, &Word::Up { pid, isolation }).await;
         }
         Err(failure) => {
             say(&mut write, &Word::Failed(failure.clone())).await;
@@ -175,6 +182,9 @@ async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
         }
     }
     let record = care.record();
+    if let Some(cell) = &care.cell {
+        cell.remove();
+    }
     // A record that cannot be written is still told to whoever is there.
     let _ = write_record(&care.launch.record, &record);
     say(&mut write, &Word::Gone(record)).await;
@@ -260,9 +270,15 @@ impl Care {
     }
 
     fn kill_all(&mut self) {
-        let leader = self.leader;
-        let killed = tree::kill_below(getpid().as_raw_nonzero().get());
-        self.swept += killed.iter().filter(|process| Some(**process) != leader).count();
+        let (leader, me) = (self.leader, getpid().as_raw_nonzero().get());
+        let mut killed = tree::below(me);
+        if let Some(cell) = &self.cell {
+            cell.kill();
+        }
+        // Also without a cgroup, and what has gone out of it.
+        killed.extend(tree::kill_below(me));
+        self.swept
+            .extend(killed.into_iter().filter(|process| Some(*process) != leader));
     }
 
     /// Does what is due. Says whether it is time to give up.
@@ -289,7 +305,8 @@ impl Care {
             run: self.launch.run.clone(),
             exit: self.exit,
             failure: self.failure.clone(),
-            swept: self.swept,
+            swept: self.swept.len(),
+            out_of_memory: self.cell.as_ref().map_or(0, Cell::out_of_memory),
             stragglers: left.into_iter().map(Process::described).collect(),
             orphaned: self.orphaned,
             at: SystemTime::now()
@@ -299,36 +316,60 @@ impl Care {
     }
 }
 
-/// Starts the agent in a thread of its own: what is taken from that thread for ever (new privileges) stays ours.
-fn start(launch: &Launch, streams: Streams) -> Result<i32, SpawnFailure> {
+/// Starts the agent in a thread of its own: what is taken from that thread for ever (new privileges, files) stays ours.
+fn start(
+    launch: &Launch,
+    streams: Streams,
+    isolation: &mut Isolation,
+    cell: &mut Option<Cell>,
+) -> Result<i32, SpawnFailure> {
     let other = |text: String| SpawnFailure {
         fault: SpawnFault::Other,
         text,
     };
     let bounds = launch.bounds;
     umask(Mode::from_raw_mode(bounds.umask & 0o777));
+    match launch.cgroup.as_deref().map(|dir| Cell::make(dir, &bounds, isolation)) {
+        Some(Ok(made)) => *cell = Some(made),
+        // It was there when Gitstead looked; the agent can do without.
+        Some(Err(error)) => isolation.missing.push(format!("cgroup: {error}")),
+        None => {}
+    }
+    if cell.is_none() {
+        cgroup::without(&bounds, isolation);
+    }
     let unset = |error: io::Error| other(format!("its limits cannot be set: {error}"));
     let before = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     // As far as we may; it is a wish.
     let _ = fs::write("/proc/self/oom_score_adj", bounds.oom_score_adj.to_string());
-    let result = std::thread::scope(|scope| {
+    if let Some(cell) = cell {
+        cell.enter().map_err(unset)?;
+    }
+    let landlock = &mut isolation.landlock;
+    let started = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             if !bounds.new_privileges {
                 rustix::thread::set_no_new_privs(true)
                     .map_err(|error| other(format!("its privileges cannot be bounded: {error}")))?;
             }
-            let narrow = Narrow::set(&bounds).map_err(unset)?;
-            let pid = spawn::leader(launch, streams)?;
-            drop(narrow);
-            bind(pid, &bounds).map_err(unset)?;
-            Ok(pid)
+            if let Some(sandbox) = &launch.sandbox {
+                *landlock = sandbox::restrict(sandbox, spawn::program_of(launch).ok().as_deref())?;
+            }
+            let _narrow = Narrow::set(&bounds).map_err(unset)?;
+            spawn::leader(launch, streams)
         });
         thread
             .join()
             .unwrap_or_else(|_| Err(other("the thread that starts it ended in a panic".to_owned())))
     });
+    if let Some(cell) = cell {
+        // A parent process in it would be killed with it, and could not tell of it.
+        cell.leave().map_err(unset)?;
+    }
     let _ = fs::write("/proc/self/oom_score_adj", before.trim());
-    result
+    let pid = started?;
+    bind(pid, &bounds).map_err(unset)?;
+    Ok(pid)
 }
 
 /// Limits of each process that were asked for: which, how much, and how much this process needs of it while it starts another.

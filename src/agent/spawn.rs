@@ -161,8 +161,7 @@ pub(super) fn leader(launch: &Launch, streams: Streams) -> Result<i32, SpawnFail
             "the directory that it works in is not there".to_owned(),
         );
     }
-    let search = launch.env.iter().find(|(key, _)| key == "PATH");
-    let program = find_program(name, search.map(|(_, value)| value.as_str()), &launch.cwd)?;
+    let program = program_of(launch)?;
     #[allow(
         clippy::disallowed_methods,
         reason = "the command of an agent, as somebody who may has asked"
@@ -194,11 +193,21 @@ pub(super) fn leader(launch: &Launch, streams: Streams) -> Result<i32, SpawnFail
                 SpawnFault::BadInterpreter => {
                     format!("'{name}' cannot be executed: {}", interpreter(&program))
                 }
+                _ if launch.sandbox.is_some() => {
+                    format!("'{name}' cannot be executed: {error}; or something that it needs is not in its sandbox")
+                }
                 _ => format!("'{name}' cannot be executed: {error}"),
             };
             fail(fault, text)
         }
     }
+}
+
+/// The file that is executed.
+pub(super) fn program_of(launch: &Launch) -> Result<PathBuf, SpawnFailure> {
+    let name = launch.argv.first().map_or("", String::as_str);
+    let search = launch.env.iter().find(|(key, _)| key == "PATH");
+    find_program(name, search.map(|(_, value)| value.as_str()), &launch.cwd)
 }
 
 /// What a program wants that is not there.

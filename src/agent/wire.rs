@@ -6,7 +6,7 @@ use tokio::{
     net::unix::OwnedReadHalf,
 };
 
-use super::launch::{Exit, ExitRecord, SpawnFailure};
+use super::launch::{Exit, ExitRecord, Isolation, SpawnFailure};
 
 /// Bytes of one line: an environment may be large, and nothing else is.
 const LINE_BYTES: usize = 4 << 20;
@@ -26,7 +26,11 @@ pub(super) enum Order {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Word {
     /// The agent's own process runs.
-    Up { pid: i32 },
+    Up {
+        pid: i32,
+        #[serde(default)]
+        isolation: Isolation,
+    },
     /// It could not be started; nothing runs.
     Failed(SpawnFailure),
     /// It has ended; what it left behind is being swept.

@@ -176,6 +176,15 @@ struct Start {
     /// When it is started again after it has ended
     #[arg(long, value_name = "WHEN", default_value = "never")]
     restart: RestartWord,
+    /// Let it reach the files of its workspace, what programs are made of, and nothing else
+    #[arg(long, value_name = "HOW", default_value = "off")]
+    sandbox: SandboxWord,
+    /// What it can read and execute in its sandbox, too
+    #[arg(long, value_name = "PATH")]
+    allow_read: Vec<PathBuf>,
+    /// What it can write in its sandbox, too
+    #[arg(long, value_name = "PATH")]
+    allow_write: Vec<PathBuf>,
     /// Wait until it has ended
     #[arg(long, conflicts_with = "follow")]
     wait: bool,
@@ -185,6 +194,16 @@ struct Start {
     /// The command [default: that of the preset or dialect]
     #[arg(last = true, value_name = "COMMAND")]
     argv: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SandboxWord {
+    /// It can reach what the server's user can
+    Off,
+    /// Where the system can do that
+    BestEffort,
+    /// Else it is not started
+    Required,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -395,6 +414,12 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         RestartWord::OnFailure => "on-failure",
         RestartWord::Always => "always",
     };
+    let sandbox = match wanted.sandbox {
+        SandboxWord::Off => "off",
+        SandboxWord::BestEffort => "best-effort",
+        SandboxWord::Required => "required",
+    };
+    let whole = |paths: &[PathBuf]| paths.iter().map(std::path::absolute).collect::<io::Result<Vec<_>>>();
     let body = json!({
         "name": wanted.name,
         "repository": repository,
@@ -411,6 +436,7 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         "task": wanted.task,
         "message": wanted.message,
         "restart": restart,
+        "sandbox": { "mode": sandbox, "read": whole(&wanted.allow_read)?, "write": whole(&wanted.allow_write)? },
     });
     client.ask("POST", "/api/v1/agents", Some(&body))
 }
@@ -565,6 +591,28 @@ fn listed(agent: &Value) -> String {
     format!("{}\t{}\t{}\t{argv}\n", text("name"), text("state"), place(agent))
 }
 
+/// `cgroup, memory.max, landlock 7`
+fn held(isolation: &Value) -> String {
+    let mut parts = Vec::new();
+    let kill = if isolation["cgroup"] == true {
+        "cgroup"
+    } else {
+        "no cgroup"
+    };
+    parts.push(kill.to_owned());
+    let texts = |key: &str| {
+        let all = isolation[key].as_array().cloned().unwrap_or_default();
+        all.into_iter().filter_map(|one| one.as_str().map(str::to_owned))
+    };
+    parts.extend(texts("limits"));
+    match isolation["landlock"].as_u64() {
+        Some(version) => parts.push(format!("landlock {version}")),
+        None => parts.push("no sandbox".to_owned()),
+    }
+    parts.extend(texts("missing").map(|text| format!("not {text}")));
+    parts.join(", ")
+}
+
 fn shown(agent: &Value) -> String {
     let mut text = String::new();
     for (key, value) in agent.as_object().into_iter().flatten() {
@@ -579,6 +627,7 @@ fn shown(agent: &Value) -> String {
             }
             Value::String(text) if text.is_empty() => continue,
             Value::String(text) => text.clone(),
+            Value::Object(_) if key == "isolation" => held(value),
             other => other.to_string(),
         };
         text.push_str(&format!(

@@ -11,7 +11,7 @@ use crate::{
     base::{Grant, Limits, Rules, TokenRule},
     depot::{CreateOptions, DepotOptions, Layout},
     repo::{ContentCache, OpenOptions},
-    session::AskRules,
+    session::{AskRules, CgroupChoice, SandboxSpec},
     workspace::WorkspaceOptions,
 };
 
@@ -54,6 +54,10 @@ pub struct Config {
     pub limits: Limits,
     /// How the workspaces of this server are opened and their checkpoints made; see [`Config::workspace_options`].
     pub checkpoints: WorkspaceOptions,
+    /// Whether agents get cgroups.
+    pub cgroups: CgroupChoice,
+    /// What agents can reach of the files.
+    pub sandbox: SandboxSpec,
     /// Who answers questions, and how many; nobody without `[ask]`.
     pub ask: Option<AskRules>,
     /// git configuration for all repositories: lower-case section and name, value.
@@ -237,6 +241,7 @@ impl Config {
             ..WorkspaceOptions::default()
         };
         file.checkpoints.apply(base, &mut checkpoints)?;
+        let (cgroups, sandbox) = file.agents.fences(base)?;
         let ask = file.ask.map(|ask| ask.rules(base, &data)).transpose()?;
         let namespace = over
             .namespace
@@ -271,6 +276,8 @@ impl Config {
             rules,
             limits,
             checkpoints,
+            cgroups,
+            sandbox,
             ask,
             defaults: defaults(layout, &file.defaults)?,
             log: over.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),

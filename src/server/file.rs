@@ -12,7 +12,7 @@ use super::ConfigError;
 use crate::workspace::CommitSigner;
 use crate::{
     base::{Access, Limits, Pattern, TokenHash},
-    session::{AgentSpec, AskRules, Place},
+    session::{AgentSpec, AskRules, CgroupChoice, Place, SandboxMode, SandboxSpec},
     workspace::{Durability, Placement, SecretRules, Unchanged, WorkspaceOptions},
 };
 
@@ -39,6 +39,8 @@ pub(super) struct FileConfig {
     pub limits: FileLimits,
     #[serde(default)]
     pub checkpoints: FileCheckpoints,
+    #[serde(default)]
+    pub agents: FileAgents,
     pub ask: Option<FileAsk>,
     pub letta_memfs: Option<FileMemfs>,
     #[serde(default)]
@@ -196,6 +198,43 @@ pub enum Creation {
     OnPush,
     /// The first push or fetch of somebody who may push.
     OnAny,
+}
+
+/// `[agents]`: what holds agents in.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileAgents {
+    pub cgroup: Option<String>,
+    #[serde(default)]
+    pub sandbox: SandboxMode,
+    #[serde(default)]
+    pub sandbox_read: Vec<PathBuf>,
+    #[serde(default)]
+    pub sandbox_write: Vec<PathBuf>,
+}
+
+impl FileAgents {
+    /// Whether they get cgroups, and what they can reach.
+    pub fn fences(self, base: &Path) -> Result<(CgroupChoice, SandboxSpec), ConfigError> {
+        let cgroup = match self.cgroup.as_deref() {
+            None | Some("auto") => CgroupChoice::Auto,
+            Some("off") => CgroupChoice::Off,
+            Some(dir) if dir.starts_with('/') => CgroupChoice::At(PathBuf::from(dir)),
+            Some(_) => {
+                return Err(ConfigError::Value {
+                    key: "agents.cgroup".to_owned(),
+                    why: "is \"auto\", \"off\", or the absolute path of a cgroup".to_owned(),
+                });
+            }
+        };
+        let whole = |paths: Vec<PathBuf>| paths.into_iter().map(|path| base.join(path)).collect();
+        let sandbox = SandboxSpec {
+            mode: self.sandbox,
+            read: whole(self.sandbox_read),
+            write: whole(self.sandbox_write),
+        };
+        Ok((cgroup, sandbox))
+    }
 }
 
 /// `[ask]`: who answers the questions of `/agent/ask`.

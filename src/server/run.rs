@@ -15,7 +15,7 @@ use crate::{
     base::SystemClock,
     depot::{Depot, DepotError, Layout, Upkeep},
     ledger::Ledger,
-    session::{Agents, AskDesk, Context},
+    session::{Agents, AskDesk, CgroupChoice, Cgroups, Context, Fences},
     web::{self, AgentDoors, Api, DepotHands, HookDoor, House, Options, ResidentWorkspaces, Residents},
     worker::{Lane, Workers},
 };
@@ -227,6 +227,17 @@ async fn open_agents(
     depot: &Arc<Depot>,
     workspaces: &Arc<Residents>,
 ) -> Option<Agents> {
+    let cgroups = match Cgroups::open(&config.cgroups) {
+        Ok(cgroups) => cgroups,
+        Err(why) if config.cgroups == CgroupChoice::Auto => {
+            tracing::info!(%why, "agents have no cgroups");
+            None
+        }
+        Err(why) => {
+            tracing::error!(%why, "agents have no cgroups");
+            None
+        }
+    };
     let context = |ledger| Context {
         ledger,
         workers: house.workers.clone(),
@@ -240,6 +251,10 @@ async fn open_agents(
         }),
         logs: config.data.join("logs"),
         runs: config.data.join("run"),
+        fences: Fences {
+            cgroups: cgroups.clone(),
+            sandbox: config.sandbox.clone(),
+        },
     };
     let path = config.data.join("ledger.redb");
     let opened = match Ledger::open(&path) {

@@ -1,7 +1,8 @@
 //! Who an agent works for: turns what happens with it into events, records and checkpoints.
 
 use std::{
-    path::PathBuf,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    AgentRecord, AgentSpec, EventLog, Place, State,
+    AgentRecord, AgentSpec, EventLog, Fences, Place, State,
     trail::{Gate, Job, Trail},
 };
 use crate::{
@@ -85,6 +86,7 @@ pub(super) struct Desk {
     pub(super) workspaces: Arc<dyn super::Workspaces>,
     /// Where records of exits are.
     pub(super) runs: PathBuf,
+    pub(super) fences: Fences,
     pub(super) agent: Option<Agent>,
     pub(super) turn: u64,
     /// Calls that are named by the next checkpoint.
@@ -109,6 +111,8 @@ impl Host for Desk {
             ],
             run: run_name,
             record: self.runs.join(format!("{name}.exit")),
+            temporary: self.runs.join(format!("{name}.tmp")),
+            fences: self.fences.clone(),
             bounds: Bounds::from(&self.limits),
             resume,
         };
@@ -350,6 +354,11 @@ impl Desk {
     }
 
     fn gone(&mut self, record: &ExitRecord) {
+        if record.out_of_memory > 0 {
+            self.shared
+                .events
+                .push("out_of_memory", json!({ "killed": record.out_of_memory }));
+        }
         if record.swept > 0 || !record.stragglers.is_empty() {
             self.shared.events.push(
                 "swept",
@@ -385,6 +394,9 @@ struct Preparation {
     fixed: Vec<(&'static str, String)>,
     run: String,
     record: PathBuf,
+    /// A directory for its temporary files, if it cannot reach that of all.
+    temporary: PathBuf,
+    fences: Fences,
     bounds: Bounds,
     resume: Option<String>,
 }
@@ -401,8 +413,9 @@ impl Preparation {
             text,
         };
         let (place, task) = (self.place.clone(), self.task());
+        let (makes, opens) = (Arc::clone(&workspaces), workspaces);
         let root = workers
-            .call(Lane::Short, None, move || workspaces.ensure(&place, &task))
+            .call(Lane::Short, None, move || makes.ensure(&place, &task))
             .await
             .map_err(|busy| other(busy.to_string()))?
             .map_err(|trouble| other(trouble.public))?;
@@ -411,7 +424,7 @@ impl Preparation {
             let _ = before.await;
         }
         workers
-            .call(Lane::Short, None, move || self.start(root))
+            .call(Lane::Short, None, move || self.start(root, &*opens))
             .await
             .map_err(|busy| other(busy.to_string()))?
     }
@@ -431,11 +444,34 @@ impl Preparation {
     }
 
     /// Blocks.
-    fn start(self, root: PathBuf) -> Result<Box<Prepared>, SpawnFailure> {
+    fn start(mut self, root: PathBuf, workspaces: &dyn super::Workspaces) -> Result<Box<Prepared>, SpawnFailure> {
         let other = |text: String| SpawnFailure {
             fault: SpawnFault::Other,
             text,
         };
+        let workspace = workspaces.open(&self.place).map_err(|trouble| other(trouble.public))?;
+        let search = std::env::var("PATH").ok();
+        let search = self.spec.env.get("PATH").or(search.as_ref()).cloned();
+        let house = self.record.parent().unwrap_or(Path::new("/")).to_owned();
+        let sandbox = self
+            .fences
+            .sandbox(&self.spec, &workspace, search.as_deref(), &self.temporary, &house);
+        drop(workspace);
+        if sandbox.is_some() {
+            let unmade = |error| other(format!("its directory for temporary files cannot be made: {error}"));
+            match std::fs::remove_dir_all(&self.temporary) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unmade(error)),
+                _ => {}
+            }
+            std::fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&self.temporary)
+                .map_err(unmade)?;
+            if !self.spec.env.contains_key("TMPDIR") {
+                let at = self.temporary.to_string_lossy().into_owned();
+                self.fixed.push(("TMPDIR", at));
+            }
+        }
         let env = super::env::build(
             &self.spec,
             &self.fixed,
@@ -472,6 +508,7 @@ impl Preparation {
                 });
             }
         };
+        let cgroup = self.fences.cgroups.as_ref().map(|all| all.of(&self.run));
         let newborn = spawn_parent().map_err(|error| other(format!("no process can be started: {error}")))?;
         Ok(Box::new(Prepared {
             newborn,
@@ -483,6 +520,8 @@ impl Preparation {
                 record: self.record,
                 ladder: self.spec.rules().ladder,
                 bounds: self.spec.bounds,
+                cgroup,
+                sandbox,
             },
             dialect: kind.speaker(options),
         }))

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    AgentName, AgentRecord, AgentSpec, EventLog, EventPage, SessionError, Workspaces,
+    AgentName, AgentRecord, AgentSpec, EventLog, EventPage, Fences, SessionError, Workspaces,
     host::{Desk, Shared},
     trail::{self, Trail},
 };
@@ -49,6 +49,8 @@ pub struct Context {
     pub logs: PathBuf,
     /// Where exits are recorded.
     pub runs: PathBuf,
+    /// What holds agents in.
+    pub fences: Fences,
 }
 
 /// All agents of a house. A clone is another handle to the same ones.
@@ -266,6 +268,11 @@ impl Agents {
         let orphan = (state != State::Created && !state.is_over()).then(|| Orphan {
             parent: record.parent,
             run: record.run_name(record.run),
+            cgroup: context
+                .fences
+                .cgroups
+                .as_ref()
+                .map(|all| all.of(&record.run_name(record.run))),
         });
         if orphan.is_some() {
             // Nothing that an earlier Gitstead has started is claimed to run still.
@@ -316,6 +323,7 @@ impl Agents {
             limits: context.limits.clone(),
             workspaces: Arc::clone(&context.workspaces),
             runs: context.runs.clone(),
+            fences: context.fences.clone(),
             agent: None,
             turn: 0,
             late: Vec::new(),
@@ -350,13 +358,14 @@ impl Agents {
         let mark = format!("{RUN_MARK}={}", record.run_name(record.run));
         let path = self.inner.context.runs.join(format!("{}.exit", record.name));
         let run = record.run_name(record.run);
+        let cgroup = self.inner.context.fences.cgroups.as_ref().map(|all| all.of(&run));
         let found = self
             .inner
             .context
             .workers
             .call(Lane::Short, None, move || {
                 // Whoever is still there has nobody to look after him.
-                let killed = agent::hunt_down(&mark);
+                let killed = agent::hunt_down(&mark, cgroup.as_deref());
                 let read = std::fs::read(&path).ok();
                 let exit: Option<ExitRecord> = read.and_then(|json| serde_json::from_slice(&json).ok());
                 (exit.filter(|exit| exit.run == run), killed)
@@ -377,6 +386,7 @@ impl Agents {
         owner: Option<String>,
     ) -> Result<Arc<Entry>, SessionError> {
         spec.check()?;
+        self.inner.context.fences.check(&spec)?;
         if self.inner.closing.load(Ordering::Relaxed) {
             return Err(SessionError::Closing);
         }
@@ -527,6 +537,7 @@ impl Agents {
         entry.shared.forget();
         let ledger = self.inner.context.ledger.clone();
         let (logs, exit) = (entry.logs.clone(), self.inner.context.runs.join(format!("{name}.exit")));
+        let temporary = self.inner.context.runs.join(format!("{name}.tmp"));
         ledger.remove(Shelf::Agents, name.as_str());
         ledger.remove_journal(name.as_str());
         let removed = self
@@ -535,6 +546,7 @@ impl Agents {
             .workers
             .call(Lane::Short, None, move || {
                 let _ = std::fs::remove_file(exit);
+                let _ = std::fs::remove_dir_all(temporary);
                 if let Err(error) = std::fs::remove_dir_all(&logs)
                     && error.kind() != std::io::ErrorKind::NotFound
                 {

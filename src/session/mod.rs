@@ -8,6 +8,7 @@ mod ask;
 mod env;
 mod error;
 mod events;
+mod fence;
 mod host;
 mod house;
 mod record;
@@ -15,12 +16,13 @@ mod spec;
 mod trail;
 
 pub use crate::agent::{
-    Cause, Exit, LogLine, LogPage, NotTaken, Reaction, Restart, RestartMode, State, Stream, Watchdog, Watchdogs,
-    spooled_tail,
+    Bounds, Cause, CgroupChoice, Cgroups, Exit, Isolation, LogLine, LogPage, NotTaken, Reaction, Restart, RestartMode,
+    State, Stream, Watchdog, Watchdogs, spooled_tail,
 };
 pub use ask::{Answered, AskDesk, AskError, AskRules, HistoryEntry, QUESTION};
 pub use error::SessionError;
 pub use events::{EventLog, EventPage};
+pub use fence::{Fences, SandboxMode, SandboxSpec};
 pub use house::{Agents, Context, Entry};
 pub use record::AgentRecord;
 pub use spec::{AgentName, AgentNameError, AgentSpec, Place};

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{AgentName, AgentSpec, State};
-use crate::agent::{Cause, Exit, SpawnFailure, Status};
+use crate::agent::{Cause, Exit, Isolation, SpawnFailure, Status};
 
 /// Ends of an agent that are remembered.
 const ENDS: usize = 1_000;
@@ -35,6 +35,9 @@ pub struct AgentRecord {
     pub swept: usize,
     /// What could not be killed.
     pub stragglers: Vec<String>,
+    /// What it is held in, or was the last time, if that is known.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
     /// When it was made, in milliseconds since 1970.
     pub created: u64,
     /// When it was started the last time.
@@ -72,6 +75,7 @@ impl AgentRecord {
             cause: None,
             swept: 0,
             stragglers: Vec::new(),
+            isolation: None,
             created: now,
             started: None,
             ended: None,
@@ -109,6 +113,9 @@ impl AgentRecord {
         self.cause = status.cause;
         self.swept = status.swept;
         self.stragglers.clone_from(&status.stragglers);
+        if status.isolation.is_some() || status.state == State::Starting {
+            self.isolation.clone_from(&status.isolation);
+        }
     }
 
     /// The name of a run, in the environment of everything that it starts.

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::SessionError;
+use super::{SandboxSpec, SessionError};
 use crate::{
     agent::{Bounds, Ladder, Restart, Rules, Watchdogs},
     base::{RepoName, WorkspaceName},
@@ -160,6 +160,9 @@ pub struct AgentSpec {
     /// What the system allows it.
     #[serde(default)]
     pub bounds: Bounds,
+    /// Which files it can reach.
+    #[serde(default)]
+    pub sandbox: SandboxSpec,
     /// How long files of a command that tells of no tools have to be left alone before there is a checkpoint.
     #[serde(default = "quiet")]
     pub quiet: Duration,
@@ -199,6 +202,7 @@ impl AgentSpec {
             restart: Restart::default(),
             watchdogs: Watchdogs::default(),
             bounds: Bounds::default(),
+            sandbox: SandboxSpec::default(),
             quiet: quiet(),
             patience: patience(),
         }
@@ -286,6 +290,7 @@ impl AgentSpec {
         if !self.cwd.is_empty() && !self.cwd.split('/').all(sound) {
             return invalid("'cwd' is not a path in the workspace".to_owned());
         }
+        self.sandbox.check()?;
         if self.bounds.oom_score_adj.unsigned_abs() > 1_000 {
             return invalid("'oom_score_adj' is between -1000 and 1000".to_owned());
         }

@@ -12,6 +12,7 @@ mod agents;
 mod agents_api;
 mod agents_ask;
 mod agents_claude;
+mod agents_held;
 mod agents_ndjson;
 mod api;
 mod bench_serve;

@@ -139,6 +139,7 @@ async fn what_an_earlier_server_has_left_is_killed_by_its_mark_when_nothing_else
     let orphan = Orphan {
         parent: None,
         run: "nobody-has-this-1".to_owned(),
+        cgroup: None,
     };
     let (agent, host, _dir) = driven(State::Busy, Some(orphan));
     assert_eq!(agent.status().state, State::Stopping);

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dialect::Pointers,
-    session::{AgentRecord, AgentSpec, Cause, Reaction, Restart, RestartMode, Watchdogs},
+    session::{
+        AgentRecord, AgentSpec, Cause, Isolation, Reaction, Restart, RestartMode, SandboxMode, SandboxSpec, Watchdogs,
+    },
     web::views::rfc3339,
 };
 
@@ -43,6 +45,10 @@ pub struct AgentView {
     pub swept: usize,
     /// Processes that could not be killed.
     pub stragglers: Vec<String>,
+    /// Whether the files that it can reach are to be bounded.
+    pub sandbox: SandboxMode,
+    /// What the system holds it in, or did the last time.
+    pub isolation: Option<Isolation>,
     pub session: Option<String>,
     /// The last checkpoint.
     pub checkpoint: Option<String>,
@@ -103,6 +109,8 @@ impl From<&AgentRecord> for AgentView {
             }),
             swept: record.swept,
             stragglers: record.stragglers.clone(),
+            sandbox: spec.sandbox.mode,
+            isolation: record.isolation.clone(),
             session: record.session.clone(),
             checkpoint: record.checkpoint.clone(),
             checkpoints: record.checkpoints,
@@ -149,6 +157,8 @@ pub(super) struct CreateBody {
     pub watchdogs: BTreeMap<String, WatchdogBody>,
     #[serde(default)]
     pub bounds: BoundsBody,
+    #[serde(default)]
+    pub sandbox: SandboxSpec,
     /// Whether it is started at once.
     #[serde(default = "yes")]
     pub start: bool,
@@ -184,6 +194,9 @@ pub(super) struct BoundsBody {
     new_privileges: Option<bool>,
     oom_score_adj: Option<i16>,
     umask: Option<u32>,
+    memory: Option<u64>,
+    tasks: Option<u64>,
+    cpu_percent: Option<u32>,
 }
 
 impl CreateBody {
@@ -225,7 +238,10 @@ impl CreateBody {
             })?;
             *slot = Some((ms(after_ms.max(1)), action));
         }
+        spec.sandbox = self.sandbox;
         let bounds = &mut spec.bounds;
+        (bounds.memory, bounds.tasks) = (self.bounds.memory, self.bounds.tasks);
+        bounds.cpu_percent = self.bounds.cpu_percent;
         bounds.open_files = self.bounds.open_files;
         bounds.address_space = self.bounds.address_space;
         bounds.processes = self.bounds.processes;
