@@ -559,9 +559,12 @@ fn an_agent_gets_a_clean_process() {
 #[test]
 fn what_an_agent_may_have_is_no_bound_of_what_looks_after_it() {
     let house = House::start();
-    let script = "ulimit -n > own; ulimit -Hn >> own; ulimit -v >> own; grep -E 'open files|address space' /proc/$PPID/limits > parent";
+    let script = "read go; ulimit -n > own; ulimit -Hn >> own; ulimit -v >> own; grep -E 'open files|address space' /proc/$PPID/limits > parent";
     let bounds = json!({ "bounds": { "open_files": 20, "address_space": 1 << 28, "processes": 100_000 } });
     house.run("it", script, bounds);
+    // It is bound for good when it is said to run, which is a moment after it began.
+    house.get("/it/wait?until=ready");
+    house.ask("POST", "/it/input", Some(&json!({ "text": "go\n" }))).is(204);
     assert_eq!(house.ended("it")["state"], "exited");
     let read = |name: &str| fs::read_to_string(house.files().join(name)).unwrap();
     assert_eq!(read("own"), format!("20\n20\n{}\n", (1 << 28) / 1024));
