@@ -102,7 +102,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR", env = "GITSTEAD_LISTEN")]
     pub listen: Option<String>,
     /// Serve the memories of Letta's agents, as the Letta server and letta-code ask for them, from BASE/ORGANIZATION/AGENT/repo.git [default: ~/.letta/memfs/repository]
-    #[arg(long, value_name = "BASE", num_args = 0..=1)]
+    #[arg(long, value_name = "BASE", env = "GITSTEAD_LETTA_MEMFS", num_args = 0..=1)]
     pub letta_memfs: Option<Option<PathBuf>>,
     /// Path before repository names in URLs [default: /repos]
     #[arg(long, value_name = "PATH", env = "GITSTEAD_URL_PREFIX")]

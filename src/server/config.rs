@@ -199,7 +199,11 @@ impl Config {
         let repos = match &memfs {
             None => repos,
             Some(told) => {
-                let flag = over.letta_memfs.clone().flatten();
+                let flag = over
+                    .letta_memfs
+                    .clone()
+                    .flatten()
+                    .filter(|path| !path.as_os_str().is_empty());
                 let told = flag.or_else(|| told.base.as_ref().map(|path| base.join(path)));
                 let usual = || letta_base(|name| std::env::var_os(name));
                 Some(told.or(repos).or_else(usual).ok_or(ConfigError::NoHome)?)

@@ -21,7 +21,7 @@ fn serve(config: &str) -> (Server, PathBuf) {
     let server = Server::on(
         data,
         ServerOptions {
-            args: vec!["--letta-memfs".to_owned(), base.to_str().unwrap().to_owned()],
+            env: vec![("GITSTEAD_LETTA_MEMFS".to_owned(), base.to_str().unwrap().to_owned())],
             config: Some(config.to_owned()),
             ..ServerOptions::default()
         },
@@ -333,6 +333,20 @@ fn a_forced_push_and_a_deletion_leave_what_was_there() {
     assert_eq!(git.ok(&there, "for-each-ref refs/gitstead/replaced").lines().count(), 3);
     let log = git.ok(&there, "reflog show --format=%gs main");
     assert_eq!(log.lines().count(), 3, "{log}");
+}
+
+#[test]
+fn a_body_with_two_lengths_is_none() {
+    let (server, _) = serve("");
+    let smuggled = format!(
+        "POST /git/{AGENT}/state.git/git-receive-pack HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-git-receive-pack-request\r\n\
+         Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n0000\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    );
+    let said = crate::support::raw(&server, smuggled.as_bytes());
+    assert!(
+        !said.contains("ok\n"),
+        "what may be a body is taken for a request: {said}"
+    );
 }
 
 #[test]
