@@ -393,8 +393,6 @@ fn is_as_made(dir: &Path) -> bool {
         "config",
         "description",
         "git-daemon-export-ok",
-        // Made by whoever begins to push.
-        "gitstead-objects.lock",
         "objects",
         "refs",
     ];

@@ -136,10 +136,7 @@ impl Live {
                 let ours =
                     name.contains("gitstead-stage") || name.contains("gitstead-transition") || name.ends_with(".lock");
                 assert!(
-                    !ours
-                        || name == "gitstead.lock"
-                        || name == "gitstead-objects.lock"
-                        || name.starts_with("gitstead-workspaces"),
+                    !ours || name == "gitstead.lock" || name.starts_with("gitstead-workspaces"),
                     "{name} was left"
                 );
             }

@@ -204,7 +204,7 @@ fn loose_objects_become_one_pack_that_git_accepts() {
 fn a_trail_of_checkpoints_stays_small_and_costs_what_is_new() {
     let git = Git::new();
     let dir = git.init_bare("r");
-    let (files, steps, batch) = (1_000, 4_000, 500);
+    let (files, steps, batch) = (1_000, 2_000, 250);
     let mut times = Vec::new();
     for from in (0..steps).step_by(batch) {
         import(&git, &dir, &trail(from, from + batch, files), true);

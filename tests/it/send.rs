@@ -365,7 +365,7 @@ fn a_fetch_sends_what_is_needed_and_no_more_than_git() {
         let mut random = Random(seed);
         for repo in layouts(&git, &repo) {
             let odb = odb(&repo);
-            for _ in 0..6 {
+            for _ in 0..3 {
                 let (w, h) = (1 + random.next(3), 1 + random.next(4));
                 let mut wants = pick(&mut random, &commits, w);
                 if random.next(3) == 0 {

@@ -526,7 +526,7 @@ fn edited() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4, max_shrink_iters: 40, ..ProptestConfig::default() })]
     #[test]
-    fn lines_differ_as_git_says(texts in proptest::collection::vec(edited(), 60)) {
+    fn lines_differ_as_git_says(texts in proptest::collection::vec(edited(), 30)) {
         let git = Git::new();
         let repo = git.init("repo");
         let names: Vec<String> = (0..texts.len()).map(|n| format!("f{n:03}")).collect();
@@ -645,7 +645,7 @@ proptest! {
     }
 
     #[test]
-    fn lines_are_merged_as_git_merges_them(texts in proptest::collection::vec((edited(), edited()), 12)) {
+    fn lines_are_merged_as_git_merges_them(texts in proptest::collection::vec((edited(), edited()), 6)) {
         let git = Git::new();
         let repo = git.init("repo");
         for ((base, ours), (_, other)) in texts {

@@ -78,24 +78,17 @@ impl Repository {
     /// Keeps objects that are there from being dropped, though nothing refers to them, until the guard goes: to be held from before they are looked for
     /// until a ref leads to them. Waits for whoever drops some just now, for a moment.
     ///
-    /// `None` where the repository cannot be written: then nobody drops anything.
+    /// It is a lock of the directory of objects. `None` where the file system cannot lock directories: then nobody drops anything.
     pub fn hold_objects(&self) -> Option<ObjectsHeld> {
-        self.open_hold()
-            .and_then(|file| Flock::shared(file).ok())
-            .map(ObjectsHeld)
-    }
-
-    fn open_hold(&self) -> Option<fs::File> {
-        let path = self.common_dir().join("gitstead-objects.lock");
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(false).open(path).ok()
+        let dir = fs::File::open(self.objects_dir()).ok()?;
+        Flock::shared(dir).ok().map(ObjectsHeld)
     }
 
     /// Nobody holds objects while this is held. `None` where that cannot be had.
     fn objects_alone(&self) -> Option<Flock> {
         let until = Instant::now() + PATIENCE;
         loop {
-            match Flock::try_exclusive(self.open_hold()?) {
+            match Flock::try_exclusive(fs::File::open(self.objects_dir()).ok()?) {
                 Ok(Some(lock)) => return Some(lock),
                 Ok(None) if Instant::now() < until => std::thread::park_timeout(POLL),
                 _ => return None,
