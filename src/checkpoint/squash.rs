@@ -174,6 +174,7 @@ impl SquashError {
 /// # Errors
 /// `Exists` when there is such a branch that is not to be continued, `CheckedOut` when a workspace is on it, `NotInRange`, `Empty`; nothing has changed then.
 pub fn squash(repository: &Repository, to: &oid, branch: &str, options: &SquashOptions) -> Result<Squash, SquashError> {
+    let _held = repository.hold_objects().map_err(ReadError::from)?;
     let odb = repository.odb().map_err(ReadError::from)?;
     let to = commit_of(&odb, to)?;
     let from = match &options.from {
@@ -239,6 +240,7 @@ pub fn squash(repository: &Repository, to: &oid, branch: &str, options: &SquashO
 /// # Errors
 /// `Exists` when there is such a branch, `CheckedOut` when a workspace waits for it to be born; and when the name is not one.
 pub fn create_branch(repository: &Repository, commit: &oid, branch: &str) -> Result<BString, SquashError> {
+    let _held = repository.hold_objects().map_err(ReadError::from)?;
     let odb = repository.odb().map_err(ReadError::from)?;
     let commit = commit_of(&odb, commit)?;
     let (branch, _) = free_branch(repository, branch, false)?;

@@ -122,6 +122,9 @@ fn said(outcome: &MaintainOutcome) -> String {
     if let Some(why) = compaction.postponed {
         parts.push(match why {
             ExpirySkip::Incomplete(id) => format!("nothing dropped, because {id} is needed and is missing or damaged"),
+            ExpirySkip::BrokenRef => {
+                "nothing dropped, because a ref is broken or names one that is not there".to_owned()
+            }
             ExpirySkip::Partial => "nothing dropped, because it is a partial clone".to_owned(),
             ExpirySkip::Busy => "nothing dropped, because it was in use all the time".to_owned(),
             ExpirySkip::Wanted => "nothing dropped, because something old was used meanwhile".to_owned(),

@@ -18,8 +18,8 @@ const KEPT: u64 = 5_000;
 const CUT_EVERY: u64 = 500;
 /// Memory for pages of the database.
 const CACHE: usize = 4 << 20;
-/// Numbers that may have been told to somebody and not to the disk when a process was killed: twice what may wait for the disk.
-const MAY_BE_LOST: u64 = 40_000;
+/// Numbers that may have been told to somebody and not to the disk when a process was killed: far more than may wait, since a full disk may have lasted.
+const MAY_BE_LOST: u64 = 1_000_000;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const RECORDS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("records");

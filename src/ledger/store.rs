@@ -246,13 +246,18 @@ impl Shared {
             if forgotten > 0 {
                 tracing::error!(entries = forgotten, "the ledger is too slow: events are lost");
             }
-            let written = self.disk.write(&changes, next_seq, last, &mut cuts).or_else(|error| {
+            let mut write = || {
+                // A database that is damaged may panic; whoever waits for this thread must not wait for ever.
+                let write = std::panic::AssertUnwindSafe(|| self.disk.write(&changes, next_seq, last, &mut cuts));
+                std::panic::catch_unwind(write).unwrap_or(Err(LedgerError::Broken))
+            };
+            let written = write().or_else(|error| {
                 // The first failure is told of once; what comes after it are attempts with a database that was opened anew.
                 if !after_failure {
                     tell(&error);
                 }
                 self.disk.again()?;
-                self.disk.write(&changes, next_seq, last, &mut cuts)
+                write()
             });
             let mut state = self.lock();
             match written {

@@ -51,8 +51,8 @@ pub use pack::Pack;
 pub use pack_set::PackSet;
 pub use push_cert::PushCertRecord;
 pub use refs::{
-    Head, LogRefUpdates, Ref, RefList, RefLog, RefObjects, RefOutcome, RefQuery, RefStore, RefStoreOptions, RefTarget,
-    RefUpdate, RefValue, RefsError, RefsMoment, SharedRepository,
+    Head, LogRefUpdates, Ref, RefList, RefLog, RefObjects, RefOutcome, RefQuery, RefSeen, RefStore, RefStoreOptions,
+    RefTarget, RefUpdate, RefValue, RefsError, RefsMoment, SharedRepository,
 };
 pub use repack::{
     CompactOptions, CompactOutcome, CompactPhase, CompactProgress, CompactSkip, Expiry, ExpirySkip, GcSettings,

@@ -12,7 +12,7 @@ use crate::{
 use super::{
     Context, ServiceError,
     answers::{Key, Question},
-    wants::{Visible, hidden},
+    wants::hidden,
 };
 
 /// Bytes collected before they are handed on.
@@ -44,10 +44,6 @@ pub(super) fn ls_refs(
         out.write_all(&listing).map_err(ServiceError::Write)?;
         return out.flush().map_err(ServiceError::Write);
     }
-    let list = moment.list(Some(&repo.odb()?))?;
-    // What is broken may be mended without any ref changing.
-    let kept = kept.filter(|_| list.complete);
-    let visible = Visible::of(list.refs, head, ctx, hide);
     let mut lines = Lines {
         out,
         buf: Vec::new(),
@@ -61,8 +57,8 @@ pub(super) fn ls_refs(
                 .any(|prefix| name.starts_with(prefix.as_slice()))
     };
     let buf = &mut lines.buf;
-    if wanted(b"HEAD".as_bstr()) {
-        match &visible.head {
+    if wanted(b"HEAD".as_bstr()) && !hidden(ctx, hide, b"HEAD".as_bstr()) {
+        match &head {
             Head::Symbolic { target, id: Some(id) } => {
                 let target = request.symrefs.then_some(target.as_bstr());
                 ls_refs_line(id, "HEAD".into(), target, None, buf);
@@ -74,22 +70,22 @@ pub(super) fn ls_refs(
             _ => {}
         }
     }
-    for r in visible.refs.iter().filter(|r| wanted(r.name.as_bstr())) {
-        let target = r
-            .symref_target
-            .as_ref()
-            .filter(|_| request.symrefs)
-            .map(|t| t.as_bstr());
-        let peeled = r.peeled.as_deref().filter(|_| request.peel);
-        ls_refs_line(&r.id, r.name.as_bstr(), target, peeled, &mut lines.buf);
-        if lines.buf.len() >= CHUNK {
-            lines.put()?;
+    let complete = moment.each(Some(&repo.odb()?), &mut |seen| {
+        if !wanted(seen.name) || hidden(ctx, hide, seen.name) {
+            return Ok(());
         }
-    }
+        let target = seen.symref_target.filter(|_| request.symrefs);
+        ls_refs_line(seen.id, seen.name, target, seen.peeled, &mut lines.buf);
+        match lines.buf.len() >= CHUNK {
+            true => lines.put(),
+            false => Ok(()),
+        }
+    })?;
     flush(&mut lines.buf);
     lines.put()?;
     lines.out.flush().map_err(ServiceError::Write)?;
-    if let (Some((answers, key)), Some(listing)) = (kept, lines.keep) {
+    // What is broken may be mended without any ref changing.
+    if complete && let (Some((answers, key)), Some(listing)) = (kept, lines.keep) {
         answers.keep_listing(key, Arc::new(listing));
     }
     Ok(())

@@ -24,22 +24,17 @@ impl Visible {
         prefixes: Vec<BString>,
         peel: bool,
     ) -> Result<Visible, ServiceError> {
-        let refs = repo.refs(&RefQuery {
+        let mut refs = repo.refs(&RefQuery {
             namespace: ctx.namespace.map(BStr::to_owned),
             prefixes,
             peel,
         })?;
-        let head = repo.head(ctx.namespace)?;
-        Ok(Visible::of(refs, head, ctx, hide))
-    }
-
-    /// What is left of them when those that are hidden are taken away.
-    pub(super) fn of(mut refs: Vec<Ref>, mut head: Head, ctx: &Context<'_>, hide: &HideRefs) -> Visible {
+        let mut head = repo.head(ctx.namespace)?;
         refs.retain(|r| !hidden(ctx, hide, r.name.as_bstr()));
         if hidden(ctx, hide, b"HEAD".as_bstr()) {
             head = Head::Missing;
         }
-        Visible { head, refs }
+        Ok(Visible { head, refs })
     }
 
     /// Every object that a ref shown points to, HEAD included.

@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) stamp: Option<IndexStamp>,
     /// Every `.gitattributes` there is.
     pub(super) attributes: Option<BTreeSet<BString>>,
+    /// When objects were dropped from the repository last.
+    dropped: Option<(SystemTime, u64)>,
     /// What was left out of the state that is known, and why.
     pub(super) skipped: BTreeMap<BString, SkipReason>,
     /// What is looked at every time, since a watch does not tell of it.
@@ -142,8 +144,14 @@ impl Workspace {
         let mut held = Held {
             workspace: self,
             state,
-            _objects: self.repository.hold_objects(),
+            _objects: self.repository.hold_objects()?,
         };
+        // What is known to be there may have been dropped.
+        let dropped = self.repository.dropped_stamp();
+        if held.state.dropped != dropped {
+            held.forget();
+            held.state.dropped = dropped;
+        }
         index_file::break_own_lock(&self.index_path())?;
         super::transition::recover(&mut held)?;
         Ok(held)

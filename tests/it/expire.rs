@@ -271,3 +271,53 @@ fn a_server_looks_once_a_week() {
     assert_eq!(maintain(), (true, 0), "there is nothing any more");
     git.fsck(&dir);
 }
+
+#[test]
+fn a_broken_ref_or_one_to_nothing_keeps_everything() {
+    let git = Git::new();
+    let (dir, deleted) = with_a_deleted_branch(&git, "r.git");
+    age(&dir, 3 * WEEK);
+    let main = fs::read(dir.join("packed-refs")).expect("packed by the clone");
+    for (torn, expected) in [
+        ("", Some(ExpirySkip::BrokenRef)),
+        ("nonsense", Some(ExpirySkip::BrokenRef)),
+        ("ref: refs/heads/nowhere\n", Some(ExpirySkip::BrokenRef)),
+    ] {
+        fs::write(dir.join("refs/heads/main"), torn).expect("written");
+        assert_eq!(full(&dir, Expiry::Configured).postponed, expected, "{torn}");
+    }
+    let lost = "1".repeat(40);
+    fs::write(dir.join("refs/heads/main"), &lost).expect("written");
+    let missing = ObjectId::from_hex(lost.as_bytes()).expect("an id");
+    assert_eq!(
+        full(&dir, Expiry::Configured).postponed,
+        Some(ExpirySkip::Incomplete(missing))
+    );
+    fs::remove_file(dir.join("refs/heads/main")).expect("removed");
+    assert_eq!(fs::read(dir.join("packed-refs")).expect("there"), main);
+    assert!(deleted.iter().all(|id| has(&git, &dir, id)));
+    git.fsck(&dir);
+}
+
+#[test]
+fn a_workspace_that_stays_does_not_rely_on_what_was_dropped() {
+    let git = Git::new();
+    let dir = git.init("work");
+    fs::create_dir_all(dir.join("d")).expect("made");
+    fs::write(dir.join("d/f"), "one\n").expect("written");
+    let workspace = Workspace::open(&dir).expect("a workspace");
+    workspace.checkpoint(Checkpoint::after("Write", "first")).expect("made");
+    fs::write(dir.join("d/f"), "two\n").expect("written");
+    // A look at the live files makes objects that nothing refers to.
+    let mut held = workspace.lock().expect("locked");
+    let (tree, _) = held.live_tree().expect("a tree");
+    drop(held);
+    assert!(has(&git, &dir, &tree.to_string()));
+    assert!(full(&dir.join(".git"), Expiry::After(Duration::ZERO)).expired >= 3);
+    assert!(!has(&git, &dir, &tree.to_string()));
+    workspace
+        .checkpoint(Checkpoint::after("Write", "second"))
+        .expect("made");
+    assert_eq!(git.ok(&dir, "show HEAD:d/f"), "two");
+    git.fsck(&dir);
+}

@@ -19,7 +19,7 @@ mod transaction;
 mod types;
 mod write;
 
-pub use moment::{RefList, RefsMoment};
+pub use moment::{RefList, RefSeen, RefsMoment};
 pub use store::RefStore;
 pub use types::{
     Head, LogRefUpdates, Ref, RefLog, RefObjects, RefOutcome, RefQuery, RefStoreOptions, RefTarget, RefUpdate,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bstr::{BStr, BString, ByteSlice};
-use gix::hash::ObjectId;
+use gix::hash::{ObjectId, oid};
 
 use super::{
     loose::Raw,
@@ -33,6 +33,19 @@ enum Loose {
     /// A chain that is too long, or ends in something broken.
     Endless,
     Broken,
+}
+
+/// A ref as a listing comes by it. See [`Ref`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefSeen<'a> {
+    /// Its name, inside the namespace.
+    pub name: &'a BStr,
+    /// What it points to.
+    pub id: &'a oid,
+    /// What the tag it points to finally points to, if that was asked for.
+    pub peeled: Option<&'a oid>,
+    /// The ref that it names, if it is a symbolic one.
+    pub symref_target: Option<&'a BStr>,
 }
 
 /// What a listing came to.
@@ -111,11 +124,33 @@ impl RefsMoment<'_> {
 
     /// The refs, sorted by name. Broken ones (dangling, with content that is no ref, or, when `objects` is given, of objects that do not exist) are left out with a warning, as git leaves them out.
     pub fn list(&self, objects: Option<&dyn RefObjects>) -> Result<RefList, RefsError> {
+        let mut refs = Vec::new();
+        let complete = self.each(objects, &mut |seen| {
+            refs.push(Ref {
+                name: seen.name.into(),
+                id: seen.id.to_owned(),
+                peeled: seen.peeled.map(ToOwned::to_owned),
+                symref_target: seen.symref_target.map(ToOwned::to_owned),
+            });
+            Ok::<_, RefsError>(())
+        })?;
+        Ok(RefList { refs, complete })
+    }
+
+    /// As [`list`](Self::list), one ref after the other; says whether none was left out for being broken.
+    ///
+    /// # Errors
+    /// Those of reading, and the first of `see`.
+    pub fn each<E: From<RefsError>>(
+        &self,
+        objects: Option<&dyn RefObjects>,
+        see: &mut dyn FnMut(RefSeen<'_>) -> Result<(), E>,
+    ) -> Result<bool, E> {
         let (store, packed) = (self.store, &*self.packed);
         let mut listing = Listing {
             moment: self,
             objects,
-            refs: Vec::new(),
+            see,
             complete: true,
         };
         let mut loose = self.loose.iter().peekable();
@@ -124,7 +159,7 @@ impl RefsMoment<'_> {
             let known = packed.is_verified(&range);
             let mut all_good = true;
             for record in packed.records(range.clone()) {
-                let record = record?;
+                let record = record.map_err(E::from)?;
                 while let Some((name, value)) = loose.next_if(|(name, _)| name.as_bstr() < record.name) {
                     listing.add_loose(name, value)?;
                 }
@@ -154,26 +189,25 @@ impl RefsMoment<'_> {
                 listing.add_loose(name, value)?;
             }
         }
-        let Listing { refs, complete, .. } = listing;
-        Ok(RefList { refs, complete })
+        Ok(listing.complete)
     }
 }
 
-struct Listing<'a> {
+struct Listing<'a, E> {
     moment: &'a RefsMoment<'a>,
     objects: Option<&'a dyn RefObjects>,
-    refs: Vec<Ref>,
+    see: &'a mut dyn FnMut(RefSeen<'_>) -> Result<(), E>,
     complete: bool,
 }
 
-impl Listing<'_> {
-    fn add_loose(&mut self, name: &BString, value: &Loose) -> Result<(), RefsError> {
+impl<E: From<RefsError>> Listing<'_, E> {
+    fn add_loose(&mut self, name: &BString, value: &Loose) -> Result<(), E> {
         let (id, symref_target) = match value {
             Loose::Id(id) => (*id, None),
             Loose::Symbolic(Resolved {
                 name: end,
                 id: Some(id),
-            }) => (*id, Some(end.clone())),
+            }) => (*id, Some(end.as_bstr())),
             Loose::Broken => {
                 tracing::warn!(%name, "ignoring a broken ref");
                 self.complete = false;
@@ -195,9 +229,9 @@ impl Listing<'_> {
         full_name: &BStr,
         id: ObjectId,
         peeled: Option<Option<ObjectId>>,
-        symref_target: Option<BString>,
+        symref_target: Option<&BStr>,
         exists: bool,
-    ) -> Result<bool, RefsError> {
+    ) -> Result<bool, E> {
         let moment = self.moment;
         let Some(name) = full_name
             .strip_prefix(moment.namespace.as_bytes())
@@ -227,13 +261,14 @@ impl Listing<'_> {
             }
         }
         let symref_target =
-            symref_target.and_then(|target| Some(target.strip_prefix(moment.namespace.as_bytes())?.into()));
-        self.refs.push(Ref {
-            name: name.into(),
-            id,
-            peeled: peeled.flatten().filter(|_| moment.query.peel),
+            symref_target.and_then(|target| Some(target.strip_prefix(moment.namespace.as_bytes())?.as_bstr()));
+        let peeled = peeled.flatten().filter(|_| moment.query.peel);
+        (self.see)(RefSeen {
+            name: name.as_bstr(),
+            id: &id,
+            peeled: peeled.as_deref(),
             symref_target,
-        });
+        })?;
         Ok(true)
     }
 }

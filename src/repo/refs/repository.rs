@@ -68,7 +68,7 @@ impl Repository {
 
     /// Changes refs: see [`RefStore::update`]. New values must exist in the repository (a push migrates its objects first).
     pub fn update_refs(&self, updates: &[RefUpdate], atomic: bool, log: &RefLog) -> Result<Vec<RefOutcome>, RefsError> {
-        let _held = self.hold_objects();
+        let _held = self.hold_objects().map_err(objects)?;
         let odb = self.odb().map_err(objects)?;
         self.ref_store().update(updates, atomic, log, &odb)
     }

@@ -25,11 +25,13 @@ use super::{
 };
 use crate::{
     pack::{Mtimes, write_mtimes},
-    repo::{Mmap, Odb, Pack, Quarantine, Repository, flock::Flock, loose_path},
+    repo::{Mmap, Odb, OdbError, Pack, Quarantine, Repository, flock::Flock, loose_path},
 };
 
 /// How long whoever drops objects waits for those who hold them.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The file that is new whenever objects were dropped.
+const DROPPED: &str = "gitstead-dropped";
 const POLL: Duration = Duration::from_millis(5);
 /// Where nobody asks for it, everything is packed anew when one in so many objects is nobody's.
 const WORTH: usize = 16;
@@ -53,6 +55,8 @@ pub enum Expiry {
 pub enum ExpirySkip {
     /// A ref needs this, and it is missing or damaged: what else is needed cannot be known.
     Incomplete(ObjectId),
+    /// A ref or HEAD is broken, or names a ref that is not there: what it led to cannot be known.
+    BrokenRef,
     /// A part of the repository is somebody else's promise.
     Partial,
     /// Somebody was using the objects all the time.
@@ -66,6 +70,8 @@ pub(super) struct Sorted {
     chosen: Chosen,
     universe: Universe,
     needed: Vec<u64>,
+    /// What refs reach besides.
+    others: HashSet<ObjectId>,
     /// What nothing refers to and is kept, with the time when it was of use.
     aside: HashMap<ObjectId, u32>,
     expired: HashSet<ObjectId>,
@@ -79,9 +85,40 @@ impl Repository {
     /// until a ref leads to them. Waits for whoever drops some just now, for a moment.
     ///
     /// It is a lock of the directory of objects. `None` where the file system cannot lock directories: then nobody drops anything.
-    pub fn hold_objects(&self) -> Option<ObjectsHeld> {
-        let dir = fs::File::open(self.objects_dir()).ok()?;
-        Flock::shared(dir).ok().map(ObjectsHeld)
+    ///
+    /// # Errors
+    /// When the directory cannot be opened or locked just now.
+    pub fn hold_objects(&self) -> Result<Option<ObjectsHeld>, OdbError> {
+        use rustix::io::Errno;
+        let failed = |source| OdbError::Io {
+            doing: "hold",
+            path: self.objects_dir().to_owned(),
+            source,
+        };
+        let dir = fs::File::open(self.objects_dir()).map_err(failed)?;
+        match Flock::shared(dir) {
+            Ok(lock) => Ok(Some(ObjectsHeld(lock))),
+            Err(err) => match Errno::from_io_error(&err) {
+                Some(Errno::NOTSUP | Errno::NOSYS | Errno::INVAL | Errno::BADF) => Ok(None),
+                _ => Err(failed(err)),
+            },
+        }
+    }
+
+    /// A stamp that changes whenever objects are dropped: whoever remembers that one is there asks again then. To be asked while objects are held.
+    pub(crate) fn dropped_stamp(&self) -> Option<(SystemTime, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let meta = fs::metadata(self.common_dir().join(DROPPED)).ok()?;
+        Some((meta.modified().ok()?, meta.ino()))
+    }
+
+    fn tell_of_dropping(&self) -> Result<(), RepackError> {
+        let path = self.common_dir().join(DROPPED);
+        let temp = path.with_extension("tmp");
+        // Another file each time: its time alone may be the same.
+        fs::write(&temp, "")
+            .and_then(|()| fs::rename(&temp, &path))
+            .map_err(RepackError::io("write", path))
     }
 
     /// Nobody holds objects while this is held. `None` where that cannot be had.
@@ -135,12 +172,16 @@ impl Attempt<'_> {
         })?;
         let mut told = self.tell(CompactPhase::Reaching, universe.ids().len() as u64);
         let mut marks = Marks::new(odb, &universe, &shallow, stop);
-        if let Some(missing) = marks.from(needed::tips(repo)?, Demand::Whole, &mut told)? {
+        let skipped = match needed::tips(repo)? {
+            None => Some(ExpirySkip::BrokenRef),
+            Some(tips) => marks.from(tips, Demand::Whole, &mut told)?.map(ExpirySkip::Incomplete),
+        };
+        if skipped.is_some() {
             drop(told);
-            self.postponed = Some(ExpirySkip::Incomplete(missing));
+            self.postponed = skipped;
             return Ok(None);
         }
-        let needed = marks.bits().to_vec();
+        let (needed, others) = (marks.bits().to_vec(), marks.others().clone());
         let idle: Vec<usize> = (0..universe.ids().len()).filter(|place| !marks.has(*place)).collect();
         let mut lasting: HashSet<ObjectId> = HashSet::new();
         let mut times = HashMap::new();
@@ -196,6 +237,7 @@ impl Attempt<'_> {
             chosen: all,
             universe,
             needed,
+            others,
             aside,
             expired,
             cutoff,
@@ -272,6 +314,12 @@ impl Attempt<'_> {
             return Err(RepackError::Stopped.into());
         }
         check(self.stop)?;
+        // Copies, so far.
+        let published = quarantine.migrate().map_err(RepackError::Publish)?;
+        if !(self.go_on)(Step::Published) {
+            std::mem::forget(published);
+            return Err(RepackError::Stopped.into());
+        }
         let alone = match self.may_drop(sorted)? {
             Ok(alone) => alone,
             Err(why) => {
@@ -279,11 +327,6 @@ impl Attempt<'_> {
                 return Ok(CompactOutcome::default());
             }
         };
-        let published = quarantine.migrate().map_err(RepackError::Publish)?;
-        if !(self.go_on)(Step::Published) {
-            std::mem::forget(published);
-            return Err(RepackError::Stopped.into());
-        }
         let objects_dir = self.repo.objects_dir();
         let new: Vec<Pack> = (stems.iter())
             .map(|stem| Pack::new(objects_dir.join(format!("pack/{stem}.pack")), self.odb.hash_kind()))
@@ -292,7 +335,10 @@ impl Attempt<'_> {
             .map(|number| self.odb.packs()[*number as usize].clone())
             .collect();
         let stays = |id: &oid| !sorted.expired.contains(id);
-        graph_file::forget(self.odb, objects_dir, &sorted.expired)?;
+        if !sorted.expired.is_empty() {
+            self.repo.tell_of_dropping()?;
+            graph_file::forget(self.odb, objects_dir, &sorted.expired)?;
+        }
         let mut retired = retire::retire(&new, &stays, &replaced, &[], objects_dir)?;
         // From here on writers may find again what is there.
         drop(alone);
@@ -316,10 +362,14 @@ impl Attempt<'_> {
         let is_as_it_was = |(path, then): &(PathBuf, Option<SystemTime>)| {
             fs::metadata(path).and_then(|meta| meta.modified()).ok() == *then
         };
-        if !sorted.expired.is_empty() && (!sorted.stamps.iter().all(is_as_it_was) || self.wants_expired(sorted)?) {
-            return Ok(Err(ExpirySkip::Wanted));
-        }
-        Ok(Ok(alone))
+        let is_wanted = !sorted.expired.is_empty()
+            && (self.wants_expired(sorted)?
+                || self.mentions_expired(sorted)?
+                || !sorted.stamps.iter().all(is_as_it_was));
+        Ok(match is_wanted {
+            true => Err(ExpirySkip::Wanted),
+            false => Ok(alone),
+        })
     }
 
     /// Whether any ref of now leads to something that is to be dropped. What was reached or set aside before is whole without it.
@@ -332,11 +382,29 @@ impl Attempt<'_> {
                 known[place / 64] |= 1 << (place % 64);
             }
         }
-        let mut marks = Marks::new(&odb, &sorted.universe, &shallow, self.stop).with(&known);
-        marks.from(needed::tips(self.repo)?, Demand::WhatIsThere, &mut |_| ())?;
+        let mut marks = Marks::new(&odb, &sorted.universe, &shallow, self.stop).with(&known, &sorted.others);
+        let Some(tips) = needed::tips(self.repo)? else {
+            return Ok(true);
+        };
+        marks.from(tips, Demand::WhatIsThere, &mut |_| ())?;
         Ok((sorted.expired.iter())
             .filter_map(|id| sorted.universe.place(id))
             .any(|place| marks.has(place)))
+    }
+
+    /// Whether any file of the repository mentions now what is to be dropped: the HEAD or index of another worktree, say.
+    fn mentions_expired(&self, sorted: &Sorted) -> Result<bool, RepackError> {
+        let (mut by_name, mut by_bytes) = (false, false);
+        needed::mentioned(
+            self.repo.common_dir(),
+            self.odb.hash_kind().len_in_hex(),
+            &mut |id| by_name |= sorted.expired.contains(&id),
+            &mut |id| {
+                by_bytes |= sorted.universe.place(id).is_some() && sorted.expired.contains(&id.to_owned());
+            },
+            self.stop,
+        )?;
+        Ok(by_name || by_bytes)
     }
 
     /// Deletes the loose objects among what is dropped, except those that have become young.

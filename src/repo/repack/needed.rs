@@ -17,7 +17,7 @@ use super::{RepackError, check};
 use crate::repo::{Head, Mmap, Odb, OdbError, RefQuery, Repository, tree_diff};
 
 /// Directories of a repository that hold no names of objects that are kept for their own sake.
-const NOT_LOOKED_INTO: [&str; 4] = ["objects", "refs", "hooks", "modules"];
+const NOT_LOOKED_INTO: [&str; 3] = ["objects", "hooks", "modules"];
 /// Directories in directories that are looked into.
 const DEEPEST: usize = 64;
 
@@ -101,9 +101,15 @@ impl<'a> Marks<'a> {
     }
 
     /// Marks what was marked before, see [`bits`](Self::bits), in the same universe.
-    pub(super) fn with(mut self, bits: &[u64]) -> Self {
+    pub(super) fn with(mut self, bits: &[u64], others: &HashSet<ObjectId>) -> Self {
         self.marked.copy_from_slice(bits);
+        self.others.clone_from(others);
         self
+    }
+
+    /// Those that were marked and are not in the universe.
+    pub(super) fn others(&self) -> &HashSet<ObjectId> {
+        &self.others
     }
 
     pub(super) fn bits(&self) -> &[u64] {
@@ -226,15 +232,19 @@ fn readable<T>(read: Result<Option<T>, OdbError>) -> Result<Option<T>, RepackErr
     }
 }
 
-/// What all refs and HEAD point to.
-pub(super) fn tips(repo: &Repository) -> Result<Vec<ObjectId>, RepackError> {
-    let mut tips: Vec<ObjectId> = repo.refs(&RefQuery::default())?.into_iter().map(|one| one.id).collect();
-    if let Head::Detached(id) = repo.head(None)? {
-        tips.push(id);
+/// What all refs and HEAD point to, whether it is there or not. `None` when one of them is broken: nobody knows then what it was.
+pub(super) fn tips(repo: &Repository) -> Result<Option<Vec<ObjectId>>, RepackError> {
+    let query = RefQuery::default();
+    let listed = repo.ref_store().at_once(&query)?.list(None)?;
+    let mut tips: Vec<ObjectId> = listed.refs.into_iter().map(|one| one.id).collect();
+    match repo.head(None)? {
+        Head::Missing => return Ok(None),
+        Head::Detached(id) => tips.push(id),
+        Head::Symbolic { .. } => {}
     }
     tips.sort_unstable();
     tips.dedup();
-    Ok(tips)
+    Ok(listed.complete.then_some(tips))
 }
 
 /// Hands over everything that may be the id of an object in the files of a repository beside its refs: reflogs, the indices and HEADs of all worktrees, what git is in
@@ -357,7 +367,7 @@ mod tests {
         )
         .expect("read");
         found.sort();
-        assert_eq!(found, ['1', '2', '3', '4', '8'].map(id));
+        assert_eq!(found, ['1', '2', '3', '4', '7', '8'].map(id));
         assert!(is_there);
     }
 }

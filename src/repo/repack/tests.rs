@@ -421,7 +421,7 @@ fn what_becomes_of_use_while_it_is_sorted_out_stays() {
         let mut writer = None;
         let outcome = expire(&repo, &mut |step| {
             if step == Step::Staged {
-                let held = repo.hold_objects().expect("held");
+                let held = repo.hold_objects().expect("held").expect("a lock");
                 let made = &made;
                 writer = Some(scope.spawn(move || {
                     std::thread::park_timeout(Duration::from_millis(30));

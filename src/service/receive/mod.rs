@@ -193,7 +193,7 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         // What is found here from now on stays until refs lead to it.
-        let _objects = self.repo.hold_objects();
+        let _objects = self.repo.hold_objects()?;
         let odb = match &quarantine {
             Some(quarantine) => self.repo.odb_behind(quarantine)?,
             None => self.repo.odb()?,

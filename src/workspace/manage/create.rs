@@ -185,6 +185,7 @@ fn choose(
     name: &WorkspaceName,
     create: &CreateWorkspace,
 ) -> Result<BString, ManageError> {
+    let _held = repo.hold_objects()?;
     let (default, head) = head_of(repo)?;
     let default = default.unwrap_or_else(|| "refs/heads/main".into());
     let taken = repo.checked_out_branches().map_err(|err| WorkspaceError::Damaged {
