@@ -483,7 +483,7 @@ fn filters_leave_out_what_rev_list_leaves_out() {
         format!("combine:tree:3+sparse:oid={}", sparse("/d0/\n/d1/\n")),
     ];
     let mut random = Random(7);
-    for repo in layouts(&git, &repo).into_iter().skip(1).take(3) {
+    for repo in layouts(&git, &repo).into_iter().skip(1).take(2) {
         let odb = odb(&repo);
         let tips = all_tips(&git, &repo);
         let peeled = peeled(&git, &repo);

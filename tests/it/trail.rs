@@ -601,7 +601,7 @@ fn merged_by_us(repo: &Path, base: &str, ours: &str, theirs: &str) -> Option<Str
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 40, ..ProptestConfig::default() })]
     #[test]
     fn trees_are_merged_as_git_merges_them(acts in sides()) {
         let git = Git::new();
