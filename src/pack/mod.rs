@@ -22,6 +22,7 @@ mod lookup;
 mod midx;
 mod midx_write;
 mod mtimes;
+mod numbers;
 mod rev;
 mod zlib;
 

@@ -2,11 +2,15 @@ use std::io::{self, Write};
 
 use gix::hash::{Kind as HashKind, ObjectId, oid};
 
-use super::{Checksum, FormatError};
+use super::FormatError;
+use super::numbers::{self, Numbers};
 
-const WHAT: &str = "reverse index";
+const FORMAT: Numbers = Numbers {
+    magic: b"RIDX",
+    what: "reverse index",
+};
 
-/// A reverse index (`.rev`): index positions in the order of pack offsets.
+/// A reverse index (`.rev`, gitformat-pack(5)): index positions in the order of pack offsets.
 pub struct Rev<D> {
     data: D,
     len: u32,
@@ -14,42 +18,17 @@ pub struct Rev<D> {
 
 impl<D: AsRef<[u8]>> Rev<D> {
     /// Checks the header and the size for a pack of `objects` objects.
+    ///
+    /// # Errors
+    /// When it is not one, or one of another pack.
     pub fn parse(data: D, objects: u32, hash: HashKind) -> Result<Self, FormatError> {
-        let bytes = data.as_ref();
-        let head = bytes.get(..12).ok_or(FormatError::Truncated { what: WHAT })?;
-        if &head[..4] != b"RIDX" || head[4..8] != [0, 0, 0, 1] {
-            return Err(FormatError::Invalid {
-                what: WHAT,
-                why: "unsupported version",
-            });
-        }
-        let hash_id = match hash {
-            HashKind::Sha256 => 2,
-            _ => 1,
-        };
-        if head[8..12] != [0, 0, 0, hash_id] {
-            return Err(FormatError::Invalid {
-                what: WHAT,
-                why: "it is for another hash",
-            });
-        }
-        if bytes.len() as u64 != 12 + u64::from(objects) * 4 + 2 * hash.len_in_bytes() as u64 {
-            return Err(FormatError::Invalid {
-                what: WHAT,
-                why: "its size does not fit the number of objects",
-            });
-        }
+        FORMAT.check(data.as_ref(), objects, hash)?;
         Ok(Rev { data, len: objects })
     }
 
     /// The index position of the `nth` object of the pack, in pack order. A damaged file may give a position out of range.
     pub fn index_pos(&self, nth: u32) -> Option<u32> {
-        if nth >= self.len {
-            return None;
-        }
-        let at = 12 + nth as usize * 4;
-        let b = self.data.as_ref().get(at..at + 4)?;
-        Some(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+        numbers::at(self.data.as_ref(), self.len, nth)
     }
 }
 
@@ -58,20 +37,7 @@ impl<D: AsRef<[u8]>> Rev<D> {
 /// # Errors
 /// Those of `out`.
 pub fn write_rev(positions: &[u32], pack_checksum: &oid, hash: HashKind, out: &mut dyn Write) -> io::Result<ObjectId> {
-    let mut bytes = Vec::with_capacity(12 + positions.len() * 4 + 64);
-    bytes.extend_from_slice(b"RIDX\0\0\0\x01\0\0\0");
-    bytes.push(match hash {
-        HashKind::Sha256 => 2,
-        _ => 1,
-    });
-    for pos in positions {
-        bytes.extend_from_slice(&pos.to_be_bytes());
-    }
-    bytes.extend_from_slice(pack_checksum.as_bytes());
-    let checksum = Checksum::of(hash, &bytes);
-    bytes.extend_from_slice(checksum.as_slice());
-    out.write_all(&bytes)?;
-    Ok(checksum)
+    FORMAT.write(positions, pack_checksum, hash, out)
 }
 
 #[cfg(test)]
