@@ -61,6 +61,9 @@ pub(super) fn choose(
 /// Packs of the repository's own that hold what nothing refers to, by their numbers in the view.
 pub(super) fn cruft(odb: &Odb, objects_dir: &Path, avoid: &Avoid) -> Vec<u32> {
     let pack_dir = objects_dir.join("pack");
+    if has_chain(&pack_dir) {
+        return Vec::new();
+    }
     let is_cruft = |path: &Path| {
         path.parent() == Some(&pack_dir)
             && path.with_extension("mtimes").exists()
@@ -84,8 +87,7 @@ pub(super) fn would_take(odb: &Odb, objects_dir: &Path, factor: u64) -> usize {
 /// The packs that may be replaced, smallest first: none that somebody keeps, promised or set aside, none of another repository, none that is damaged.
 fn candidates(odb: &Odb, objects_dir: &Path, avoid: &Avoid) -> Vec<Candidate> {
     let pack_dir = objects_dir.join("pack");
-    // A chain of multi-pack-indexes is somebody's bookkeeping that we cannot mend.
-    if pack_dir.join("multi-pack-index.d").exists() {
+    if has_chain(&pack_dir) {
         return Vec::new();
     }
     let mut found: Vec<Candidate> = Vec::new();
@@ -106,6 +108,11 @@ fn candidates(odb: &Odb, objects_dir: &Path, avoid: &Avoid) -> Vec<Candidate> {
     }
     found.sort_by_key(|one| one.objects);
     found
+}
+
+/// Whether there is a chain of multi-pack-indexes: somebody's bookkeeping that we cannot mend.
+fn has_chain(pack_dir: &Path) -> bool {
+    pack_dir.join("multi-pack-index.d").exists()
 }
 
 /// Whether a pack holds what somebody else promised, or what nothing refers to.

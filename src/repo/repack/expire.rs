@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     pack::{Mtimes, write_mtimes},
-    repo::{Mmap, Odb, OdbError, Pack, Quarantine, Repository, flock::Flock, loose_path},
+    repo::{Mmap, Odb, OdbError, Pack, Quarantine, Repository, flock::Flock, loose::is_absent, loose_path},
 };
 
 /// How long whoever drops objects waits for those who hold them.
@@ -282,14 +282,15 @@ impl Attempt<'_> {
     pub(super) fn run_sorted(&mut self, sorted: &Sorted) -> Result<CompactOutcome, Trouble> {
         self.check_room(&sorted.chosen)?;
         let mut quarantine = Quarantine::create(self.repo);
-        let (mut outcome, mut stems) = (CompactOutcome::default(), Vec::new());
+        let mut outcome = CompactOutcome::default();
+        let (mut needed, mut unneeded) = (None, None);
         let is_needed =
             |id: &oid| (sorted.universe.place(id)).is_some_and(|place| needed::is_set(&sorted.needed, place));
         if let Some((new, done)) = self.write_pack(&sorted.of(&is_needed), &is_needed, &mut quarantine)? {
             let stem = self.stage(&mut quarantine, new)?;
             outcome = done;
             outcome.pack = Some(format!("{stem}.pack"));
-            stems.push(stem);
+            needed = Some(stem);
         }
         let is_aside = |id: &oid| sorted.aside.contains_key(id);
         if let Some((new, done)) = self.write_pack(&sorted.of(&is_aside), &is_aside, &mut quarantine)? {
@@ -307,7 +308,7 @@ impl Attempt<'_> {
             quarantine.add_mtimes(&stem, &mtimes).map_err(RepackError::Publish)?;
             outcome.aside = done.objects;
             outcome.aside_bytes = done.bytes;
-            stems.push(stem);
+            unneeded = Some(stem);
         }
         if !(self.go_on)(Step::Staged) {
             std::mem::forget(quarantine);
@@ -328,12 +329,15 @@ impl Attempt<'_> {
             }
         };
         let objects_dir = self.repo.objects_dir();
-        let new: Vec<Pack> = (stems.iter())
-            .map(|stem| Pack::new(objects_dir.join(format!("pack/{stem}.pack")), self.odb.hash_kind()))
-            .collect();
-        let replaced: Vec<Arc<Pack>> = (sorted.chosen.packs.iter())
-            .map(|number| self.odb.packs()[*number as usize].clone())
-            .collect();
+        let stems: Vec<&String> = needed.iter().chain(&unneeded).collect();
+        let (new, replaced) = (self.opened(&stems), self.replaced_by(&sorted.chosen));
+        if let Some(stem) = &needed {
+            // The same objects may have made the same pack when they were set aside.
+            match remove(&objects_dir.join(format!("pack/{stem}.mtimes"))) {
+                Err(err) if !is_absent(&err) => return Err(RepackError::io("delete", "a list of times")(err).into()),
+                _ => {}
+            }
+        }
         let stays = |id: &oid| !sorted.expired.contains(id);
         if !sorted.expired.is_empty() {
             self.repo.tell_of_dropping()?;

@@ -457,21 +457,31 @@ impl Attempt<'_> {
             std::mem::forget(published);
             return Err(RepackError::Stopped.into());
         }
-        let objects_dir = self.repo.objects_dir();
-        let file = format!("{stem}.pack");
-        let pack = Pack::new(objects_dir.join("pack").join(&file), self.odb.hash_kind());
-        let replaced: Vec<Arc<Pack>> = (chosen.packs.iter())
-            .map(|number| self.odb.packs()[*number as usize].clone())
-            .collect();
-        let retired = retire::retire(&[pack], &|_| true, &replaced, &chosen.loose, objects_dir)?;
+        let (new, replaced) = (self.opened(&[&stem]), self.replaced_by(chosen));
+        let retired = retire::retire(&new, &|_| true, &replaced, &chosen.loose, self.repo.objects_dir())?;
         drop(published);
         Ok(CompactOutcome {
-            pack: Some(file),
+            pack: Some(format!("{stem}.pack")),
             packs_deleted: retired.packs,
             loose_deleted: retired.loose,
             bytes_deleted: retired.bytes,
             ..outcome
         })
+    }
+
+    /// New packs, as they are in their place.
+    fn opened(&self, stems: &[&String]) -> Vec<Pack> {
+        let dir = self.repo.objects_dir().join("pack");
+        let open = |stem: &&String| Pack::new(dir.join(format!("{stem}.pack")), self.odb.hash_kind());
+        stems.iter().map(open).collect()
+    }
+
+    /// The packs whose objects were taken.
+    fn replaced_by(&self, chosen: &Chosen) -> Vec<Arc<Pack>> {
+        let packs = self.odb.packs();
+        (chosen.packs.iter())
+            .map(|number| packs[*number as usize].clone())
+            .collect()
     }
 
     fn tell(&mut self, phase: CompactPhase, total: u64) -> impl FnMut(u64) {
