@@ -16,7 +16,7 @@ use crate::{
 /// How often it is begun again because the source was repacked meanwhile.
 const ATTEMPTS: usize = 5;
 /// The files of a pack, the index last: without it the others are nothing.
-const PACK_FILES: [&str; 4] = ["pack", "rev", "promisor", "idx"];
+const PACK_FILES: [&str; 5] = ["pack", "rev", "promisor", "mtimes", "idx"];
 
 impl Depot {
     /// Creates a bare repository at `name` with the branches, tags and objects of `source`.
@@ -41,6 +41,9 @@ impl Depot {
         {
             options.default_branch = branch.to_owned();
         }
+        let _held = from
+            .hold_objects()
+            .map_err(|err| DepotError::io("hold objects of", from.objects_dir().to_owned(), io::Error::other(err)))?;
         self.create_filled(name, &options, |dir| {
             for _ in 0..ATTEMPTS {
                 let packs = packs_of(&from)?;
