@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     base::{Clock, Fault, SystemClock},
-    repo::{RefLog, RefOutcome, RefUpdate, RefValue, RefsError, Repository, SinkForm, StoreError, WriteError},
+    repo::{
+        ConnectivityError, RefLog, RefOutcome, RefUpdate, RefValue, RefsError, Repository, SinkForm, StoreError,
+        WriteError,
+    },
 };
 
 /// Commits of a range.
@@ -93,6 +96,9 @@ pub enum SquashError {
     /// The workspaces could not be listed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Not everything that the commit reaches is here.
+    #[error("not everything of that commit is here")]
+    Incomplete(#[from] ConnectivityError),
     /// The range does not begin where it was said.
     #[error("{from} is not among the first parents of {to}")]
     NotInRange {
@@ -135,6 +141,7 @@ impl SquashError {
             SquashError::Write(err) => err.fault(),
             SquashError::Refs(err) => err.fault(),
             SquashError::Store(err) => err.fault(),
+            SquashError::Incomplete(err) => err.fault(),
             SquashError::NotInRange { .. }
             | SquashError::Empty
             | SquashError::Exists { .. }
@@ -220,6 +227,7 @@ pub fn squash(repository: &Repository, to: &oid, branch: &str, options: &SquashO
     data.push_str(&message);
     let commit = sink.write(Kind::Commit, data.as_bytes())?;
     sink.publish(true)?;
+    repository.check_whole(&repository.odb().map_err(ReadError::from)?, &commit)?;
     let log = RefLog {
         name,
         email,
@@ -243,6 +251,7 @@ pub fn create_branch(repository: &Repository, commit: &oid, branch: &str) -> Res
     let _held = repository.hold_objects().map_err(ReadError::from)?;
     let odb = repository.odb().map_err(ReadError::from)?;
     let commit = commit_of(&odb, commit)?;
+    repository.check_whole(&odb, &commit.id)?;
     let (branch, _) = free_branch(repository, branch, false)?;
     let (name, email) = SquashOptions::default().author;
     let log = RefLog {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use gitstead::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, SquashOptions, create_branch, squash},
     repo::{CompactOptions, CompactOutcome, Expiry, ExpirySkip, Occasion, OpenOptions, Repository},
     workspace::Workspace,
 };
@@ -320,4 +320,44 @@ fn a_workspace_that_stays_does_not_rely_on_what_was_dropped() {
         .expect("made");
     assert_eq!(git.ok(&dir, "show HEAD:d/f"), "two");
     git.fsck(&dir);
+}
+
+#[test]
+fn a_pack_that_was_set_aside_and_is_wanted_again_is_no_cruft_pack() {
+    let git = Git::new();
+    let work = git.init("work");
+    git.commit(&work, "file", "text\n", "only");
+    let dir = git.path("r.git");
+    git.ok(git.dir(), "clone -q --no-local --bare work r.git");
+    let tip = git.ok(&dir, "rev-parse main");
+    full(&dir, Expiry::Configured);
+    git.ok(&dir, "update-ref -d refs/heads/main");
+    assert_eq!(full(&dir, Expiry::Configured).aside, 3);
+    let [aside] = &cruft(&dir)[..] else {
+        panic!("one cruft pack")
+    };
+    git.ok(&dir, &format!("update-ref refs/heads/main {}", tip.trim()));
+    let outcome = full(&dir, Expiry::Configured);
+    // The same objects in the same order: the same pack, which is now something else.
+    let name = aside.with_extension("pack");
+    assert_eq!(outcome.pack.as_deref(), name.file_name().and_then(|name| name.to_str()));
+    assert_eq!(cruft(&dir), [PathBuf::new(); 0]);
+    git.fsck(&dir);
+}
+
+#[test]
+fn no_branch_is_made_of_a_commit_that_is_not_whole() {
+    let git = Git::new();
+    let (dir, deleted) = with_a_deleted_branch(&git, "r.git");
+    let repository = Repository::open(&dir, &OpenOptions::default()).expect("a repository");
+    let commit = |n: usize| ObjectId::from_hex(deleted[n].as_bytes()).expect("an id");
+    create_branch(&repository, &commit(0), "first").expect("everything is there");
+    let tree = git.ok(&dir, &format!("rev-parse {}^{{tree}}", deleted[1]));
+    let (fan, rest) = tree.trim().split_at(2);
+    fs::remove_file(dir.join("objects").join(fan).join(rest)).expect("loose");
+    let refused = create_branch(&repository, &commit(1), "second").expect_err("its tree is gone");
+    assert_eq!(refused.to_string(), "not everything of that commit is here");
+    let squashed = squash(&repository, &commit(1), "third", &SquashOptions::default());
+    assert!(squashed.is_err(), "{squashed:?}");
+    assert_eq!(git.ok(&dir, "branch --format=%(refname:short)"), "first\nmain");
 }

@@ -16,7 +16,7 @@ use gix::{
     objs::Kind,
 };
 
-use super::{IngestOutcome, Odb, OdbError, ingest::ids::IdSet};
+use super::{IngestOutcome, Odb, OdbError, RefQuery, RefsError, Repository, ingest::ids::IdSet};
 use crate::base::Fault;
 
 /// Why new tips may not become refs.
@@ -35,6 +35,9 @@ pub enum ConnectivityError {
     /// The objects could not be read.
     #[error("cannot read objects")]
     Odb(#[from] OdbError),
+    /// The refs could not be read.
+    #[error(transparent)]
+    Refs(#[from] RefsError),
 }
 
 impl ConnectivityError {
@@ -44,6 +47,7 @@ impl ConnectivityError {
             ConnectivityError::Missing { .. } => Fault::Client,
             ConnectivityError::Stopped => Fault::Busy,
             ConnectivityError::Odb(err) => err.fault(),
+            ConnectivityError::Refs(err) => err.fault(),
         }
     }
 }
@@ -135,6 +139,29 @@ pub fn check_connectivity(
         tick: &|| (),
     };
     connectivity.check(new_tips)
+}
+
+impl Repository {
+    /// What counts as whole: everything that refs point to, alternates' among them.
+    ///
+    /// # Errors
+    /// When refs cannot be read.
+    pub(crate) fn existing_tips(&self) -> Result<Vec<ObjectId>, RefsError> {
+        let refs = self.refs(&RefQuery::default())?;
+        let tips = refs.into_iter().map(|r| r.id);
+        Ok(tips.chain(self.alternate_tips()).collect())
+    }
+
+    /// Whether everything that `commit` reaches is here, so that a ref may lead to it. What no ref leads to may be incomplete: its objects expire one after
+    /// another, and a kill may come in between.
+    ///
+    /// # Errors
+    /// `Missing` with one object that is not here.
+    pub fn check_whole(&self, odb: &Odb, commit: &ObjectId) -> Result<(), ConnectivityError> {
+        let shallow = self.shallow().unwrap_or_default();
+        let tips = self.existing_tips()?;
+        check_connectivity(odb, &[*commit], &tips, &shallow, &AtomicBool::new(false))
+    }
 }
 
 /// Where objects come from.

@@ -19,7 +19,7 @@ use crate::{
     },
     repo::{
         Connectivity, FsckPolicy, IngestOptions, IngestOutcome, IngestProgress, Odb, Quarantine, RefLog, RefOutcome,
-        RefQuery, RefUpdate, RefValue, Repository, ingest, sweep_stale,
+        RefUpdate, RefValue, Repository, ingest, sweep_stale,
     },
 };
 
@@ -364,7 +364,7 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let tips: Vec<ObjectId> = open.iter().map(|n| self.commands[*n].new).collect();
-        let existing = self.existing_tips()?;
+        let existing = self.repo.existing_tips()?;
         let own = self.repo.shallow()?;
         band.alive().map_err(ServiceError::Write)?;
         let (band, gone) = (RefCell::new(band), RefCell::new(None));
@@ -436,7 +436,7 @@ impl<'a> Job<'a> {
         self.repo.add_shallow(|present| {
             // Another push may have brought meanwhile what is behind a boundary.
             let odb = self.repo.odb()?;
-            let existing_tips = self.existing_tips()?;
+            let existing_tips = self.repo.existing_tips()?;
             let whole = Connectivity {
                 odb: &odb,
                 received: None,
@@ -449,13 +449,6 @@ impl<'a> Job<'a> {
             let still = self.new_shallow.iter().zip(whole).filter(|(_, whole)| !whole);
             Ok(still.map(|(id, _)| *id).collect())
         })
-    }
-
-    /// What counts as whole: everything that refs point to, alternates' among them.
-    fn existing_tips(&self) -> Result<Vec<ObjectId>, ServiceError> {
-        let refs = self.repo.refs(&RefQuery::default())?;
-        let tips = refs.into_iter().map(|r| r.id);
-        Ok(tips.chain(self.repo.alternate_tips()).collect())
     }
 
     /// What a deletion compares with. `None` when there is nothing to delete. What is broken can be deleted, as git has it, although no client can know what it

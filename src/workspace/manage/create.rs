@@ -268,8 +268,9 @@ fn choose(
 }
 
 fn check_commit(repo: &Repository, id: &ObjectId) -> Result<(), ManageError> {
-    match repo.odb()?.header(id)? {
-        Some((Kind::Commit, _)) => Ok(()),
+    let odb = repo.odb()?;
+    match odb.header(id)? {
+        Some((Kind::Commit, _)) => Ok(repo.check_whole(&odb, id)?),
         _ => Err(ManageError::NoCommit { id: *id }),
     }
 }

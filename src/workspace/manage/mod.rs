@@ -27,7 +27,7 @@ use super::{Held, TransitionError, Workspace, WorkspaceError, WorkspaceOptions};
 use crate::{
     base::{Fault, RepoName, WorkspaceName},
     depot::{CreateOptions, Depot, DepotError},
-    repo::{Head, OdbError, RefsError, Repository, WriteError},
+    repo::{ConnectivityError, Head, OdbError, RefsError, Repository, WriteError},
 };
 use admin::Admin;
 pub use branch::{OnBranch, worktrees_on};
@@ -198,6 +198,9 @@ pub enum ManageError {
         /// What was named.
         id: ObjectId,
     },
+    /// Not everything that the commit reaches is here.
+    #[error("not everything of that commit is here")]
+    Incomplete(#[from] ConnectivityError),
     /// A workspace cannot begin where nothing is.
     #[error("repository '{repository}' has no commit yet: begin its first workspace with a task")]
     NoHistory {
@@ -310,6 +313,7 @@ impl ManageError {
             ManageError::Workspace(err) => err.fault(),
             ManageError::Refs(err) => err.fault(),
             ManageError::Objects(err) => err.fault(),
+            ManageError::Incomplete(err) => err.fault(),
             ManageError::Write(err) => err.fault(),
         }
     }
