@@ -58,6 +58,8 @@ pub struct Config {
     pub cgroups: CgroupChoice,
     /// What agents can reach of the files.
     pub sandbox: SandboxSpec,
+    /// How long questions of agents for permission wait for an answer before they are denied; zero for ever.
+    pub answer_within: std::time::Duration,
     /// Who answers questions, and how many; nobody without `[ask]`.
     pub ask: Option<AskRules>,
     /// git configuration for all repositories: lower-case section and name, value.
@@ -139,6 +141,9 @@ fn value(key: impl Into<String>, why: impl Into<String>) -> ConfigError {
         why: why.into(),
     }
 }
+
+/// How long a question for permission waits, when nobody says otherwise.
+const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(600);
 
 /// The directory data goes to when nobody says another: `$XDG_DATA_HOME/gitstead`, else `~/.local/share/gitstead`.
 pub fn default_data_dir(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
@@ -245,8 +250,9 @@ impl Config {
             ..WorkspaceOptions::default()
         };
         file.checkpoints.apply(base, &mut checkpoints)?;
+        let answer_within = file.agents.answer_within.as_ref().map_or(ANSWER_WITHIN, |span| span.0);
         let (cgroups, sandbox) = file.agents.fences(base)?;
-        let ask = file.ask.map(|ask| ask.rules(base, &data)).transpose()?;
+        let ask = file.ask.map(|ask| ask.rules(base)).transpose()?;
         let namespace = over
             .namespace
             .clone()
@@ -282,6 +288,7 @@ impl Config {
             checkpoints,
             cgroups,
             sandbox,
+            answer_within,
             ask,
             defaults: defaults(layout, &file.defaults)?,
             log: over.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),

@@ -211,6 +211,7 @@ pub(super) struct FileAgents {
     pub sandbox_read: Vec<PathBuf>,
     #[serde(default)]
     pub sandbox_write: Vec<PathBuf>,
+    pub answer_within: Option<Span>,
 }
 
 impl FileAgents {
@@ -259,11 +260,12 @@ pub(super) struct FileAsk {
     pub deadline: Option<Span>,
     pub idle: Option<Span>,
     pub audit: Option<PathBuf>,
+    pub audit_texts: Option<bool>,
 }
 
 impl FileAsk {
     /// What it says, with what is usual for the rest: Claude Code, in `ask/main`.
-    pub fn rules(self, base: &Path, data: &Path) -> Result<AskRules, ConfigError> {
+    pub fn rules(self, base: &Path) -> Result<AskRules, ConfigError> {
         let wrong = |key: &str, why: String| ConfigError::Value {
             key: format!("ask.{key}"),
             why,
@@ -286,7 +288,11 @@ impl FileAsk {
         spec.inherit = self.inherit;
         spec.task = Some("Questions and answers".to_owned());
         spec.check().map_err(|error| wrong("command", error.to_string()))?;
-        let mut rules = AskRules::new(spec);
+        let mut rules = AskRules {
+            spec: Some(spec),
+            audit_texts: self.audit_texts.unwrap_or(true),
+            ..AskRules::default()
+        };
         let number = |key: &str, told: Option<Number>, slot: &mut usize| match told {
             None => Ok(()),
             Some(Number(0)) => Err(wrong(key, "must be at least 1".to_owned())),
@@ -307,10 +313,7 @@ impl FileAsk {
                 *slot = told;
             }
         }
-        rules.audit = Some(
-            self.audit
-                .map_or_else(|| data.join("audit.jsonl"), |path| base.join(path)),
-        );
+        rules.audit = self.audit.map(|path| base.join(path));
         Ok(rules)
     }
 }
@@ -393,7 +396,7 @@ fn size(text: &str) -> Option<u64> {
 
 /// A span of time: `"30s"`, `"500ms"`, `"5m"`, `"1h"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span(Duration);
+pub(super) struct Span(pub Duration);
 
 impl FromStr for Span {
     type Err = String;

@@ -255,6 +255,7 @@ async fn open_agents(
             cgroups: cgroups.clone(),
             sandbox: config.sandbox.clone(),
         },
+        answer_within: config.answer_within,
     };
     let path = config.data.join("ledger.redb");
     let opened = match Ledger::open(&path) {
@@ -270,9 +271,10 @@ async fn open_agents(
     }
 }
 
-/// Where questions are asked, if `[ask]` says so.
+/// Where questions are asked.
 fn open_desk(config: &Config, agents: &Agents) -> Option<AskDesk> {
-    let rules = config.ask.clone()?;
+    let mut rules = config.ask.clone().unwrap_or_default();
+    rules.audit.get_or_insert_with(|| config.data.join("audit.jsonl"));
     match AskDesk::open(rules, agents.clone()) {
         Ok(desk) => Some(desk),
         Err(error) => {

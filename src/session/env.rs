@@ -48,6 +48,17 @@ pub(super) fn check_name(name: &str) -> Result<(), SessionError> {
     Err(SessionError::Invalid { why })
 }
 
+/// The value that a variable will have which is no secret, unless it has none.
+pub(super) fn value(spec: &AgentSpec, name: &str, own: impl Fn(&str) -> Option<OsString>) -> Option<OsString> {
+    if let Some(told) = spec.env.get(name) {
+        return Some(told.into());
+    }
+    let preset = spec.preset().ok().flatten();
+    let passed = preset.map_or(&[][..], |preset| preset.passes());
+    let is_passed = USUAL.contains(&name) || passed.contains(&name) || spec.inherit.iter().any(|one| one == name);
+    own(name).filter(|value| is_passed && !value.is_empty())
+}
+
 /// Puts an environment together. `fixed` wins over everything else. Reads the files of secrets.
 ///
 /// # Errors

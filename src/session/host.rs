@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ use crate::{
         spawn_parent,
     },
     base::{Clock, Limits},
-    dialect::{Asks, Bounds, Event, Options, Permission, ToolFinished},
+    dialect::{Asks, Bounds, Decision, Event, Options, Permission, ToolFinished},
     ledger::{Ledger, Shelf},
     worker::{Lane, Workers},
 };
@@ -40,7 +41,18 @@ pub(super) struct Shared {
     pub(super) ledger: Ledger,
     pub(super) clock: Arc<dyn Clock>,
     /// Questions for permission that wait for an answer.
-    pub(super) questions: Mutex<Vec<Permission>>,
+    pub(super) questions: Mutex<Vec<Question>>,
+    /// The last answer, if somebody wants it whole and it is too long for an event.
+    pub(super) answer: Mutex<Option<String>>,
+    /// Whether somebody does.
+    pub(super) is_heard: AtomicBool,
+}
+
+/// A question for permission that waits for an answer.
+pub(super) struct Question {
+    /// The number of the event that tells of it: an agent may use the name of a request again.
+    asked: u64,
+    pub(super) permission: Permission,
 }
 
 impl Shared {
@@ -48,8 +60,38 @@ impl Shared {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn questions(&self) -> MutexGuard<'_, Vec<Permission>> {
+    pub(super) fn questions(&self) -> MutexGuard<'_, Vec<Question>> {
         self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a question that is to be answered, if it still waits.
+    pub(super) fn take_question(&self, is_meant: impl Fn(&Question) -> bool) -> Option<Question> {
+        let mut questions = self.questions();
+        let at = questions.iter().position(is_meant)?;
+        Some(questions.remove(at))
+    }
+
+    pub(super) fn answer(&self) -> MutexGuard<'_, Option<String>> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers for those who did not.
+    async fn deny(&self, agent: &Agent, asked: u64, why: String) {
+        let Some(question) = self.take_question(|question| question.asked == asked) else {
+            return;
+        };
+        let request = question.permission.request;
+        let name = self.record().name.clone();
+        tracing::warn!(agent = %name, request, tool = question.permission.tool, why, "permission denied");
+        self.events.push(
+            "permission_decided",
+            json!({ "request": request, "decision": "denied", "by": null, "why": why }),
+        );
+        let decision = Decision::Deny {
+            reason: why,
+            stop: false,
+        };
+        agent.send(Command::Permit(request, decision)).await;
     }
 
     /// Has the ledger left alone from now on.
@@ -87,6 +129,8 @@ pub(super) struct Desk {
     /// Where records of exits are.
     pub(super) runs: PathBuf,
     pub(super) fences: Fences,
+    /// How long questions for permission wait for an answer; zero for ever.
+    pub(super) answer_within: Duration,
     pub(super) agent: Option<Agent>,
     pub(super) turn: u64,
     /// Calls that are named by the next checkpoint.
@@ -221,6 +265,9 @@ impl Desk {
                 self.shared.events.push("turn_started", json!({ "turn": turn }));
             }
             Event::TurnEnded(ended) => {
+                if self.shared.is_heard.load(Ordering::Acquire) {
+                    *self.shared.answer() = ended.text.clone().filter(|text| text.len() > TEXT_BYTES);
+                }
                 self.shared.events.push(
                     "turn_ended",
                     json!({
@@ -265,23 +312,10 @@ impl Desk {
                     );
                 }
             }
-            Event::Permission(permission) => {
-                self.shared.events.push(
-                    "permission",
-                    json!({
-                        "request": permission.request,
-                        "call": permission.call,
-                        "tool": permission.tool,
-                        "summary": permission.summary,
-                    }),
-                );
-                let mut questions = self.shared.questions();
-                if questions.len() < self.limits.agent_pending {
-                    questions.push(permission);
-                }
-            }
+            Event::Permission(permission) => self.asks(permission),
             Event::PermissionGone { request } => {
-                self.shared.questions().retain(|question| question.request != request);
+                let is_other = |question: &Question| question.permission.request != request;
+                self.shared.questions().retain(is_other);
                 self.shared
                     .events
                     .push("permission_gone", json!({ "request": request }));
@@ -293,6 +327,38 @@ impl Desk {
                 self.shared.events.push("agent_failed", json!({ "text": cut(&text) }));
             }
         }
+    }
+
+    /// It wants to know whether it may do something.
+    fn asks(&mut self, permission: Permission) {
+        let asked = self.shared.events.push(
+            "permission",
+            json!({
+                "request": permission.request,
+                "call": permission.call,
+                "tool": permission.tool,
+                "summary": permission.summary,
+            }),
+        );
+        let mut questions = self.shared.questions();
+        let is_full = questions.len() >= self.limits.agent_pending;
+        questions.push(Question { asked, permission });
+        drop(questions);
+        let Some(agent) = self.agent.clone() else { return };
+        let (shared, within) = (Arc::downgrade(&self.shared), self.answer_within);
+        let why = match is_full {
+            true => "too many questions wait for an answer".to_owned(),
+            false if within.is_zero() => return,
+            false => format!("nobody has answered for {} seconds", within.as_secs_f32()),
+        };
+        tokio::spawn(async move {
+            if !is_full {
+                tokio::time::sleep(within).await;
+            }
+            if let Some(shared) = shared.upgrade() {
+                shared.deny(&agent, asked, why).await;
+            }
+        });
     }
 
     fn tool_finished(&mut self, mut tool: ToolFinished) {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     AgentName, AgentRecord, AgentSpec, EventLog, EventPage, Fences, SessionError, Workspaces,
-    host::{Desk, Shared},
+    host::{Desk, Question, Shared},
     trail::{self, Trail},
 };
 use crate::{
@@ -51,6 +51,8 @@ pub struct Context {
     pub runs: PathBuf,
     /// What holds agents in.
     pub fences: Fences,
+    /// How long questions for permission wait for an answer where an agent does not say; zero for ever.
+    pub answer_within: Duration,
 }
 
 /// All agents of a house. A clone is another handle to the same ones.
@@ -103,7 +105,8 @@ impl Entry {
 
     /// What it wants to be allowed.
     pub fn questions(&self) -> Vec<Permission> {
-        self.shared.questions().clone()
+        let questions = self.shared.questions();
+        questions.iter().map(|question| question.permission.clone()).collect()
     }
 
     /// What it is.
@@ -174,6 +177,18 @@ impl Entry {
         }
     }
 
+    /// Has the next answer kept whole, however long: events have the beginning of it.
+    pub(super) fn listen(&self) {
+        *self.shared.answer() = None;
+        self.shared.is_heard.store(true, Ordering::Release);
+    }
+
+    /// The last answer since [`listen`](Self::listen), if an event cannot have all of it. It is kept no longer.
+    pub(super) fn take_answer(&self) -> Option<String> {
+        self.shared.is_heard.store(false, Ordering::Release);
+        self.shared.answer().take()
+    }
+
     /// Stops what it is doing, in its protocol.
     ///
     /// # Errors
@@ -184,12 +199,8 @@ impl Entry {
 
     /// Answers a question for permission. Says whether it was still open.
     pub async fn permit(&self, request: &str, decision: Decision, by: Option<&str>) -> bool {
-        let known = {
-            let mut questions = self.shared.questions();
-            let before = questions.len();
-            questions.retain(|question| question.request != request);
-            questions.len() < before
-        };
+        let is_meant = |question: &Question| question.permission.request == request;
+        let known = self.shared.take_question(is_meant).is_some();
         if known {
             let word = match decision {
                 Decision::Deny { .. } => "denied",
@@ -298,6 +309,8 @@ impl Agents {
             ledger: context.ledger.clone(),
             clock: Arc::clone(&context.clock),
             questions: Mutex::default(),
+            answer: Mutex::default(),
+            is_heard: AtomicBool::new(false),
         });
         let (of_made, of_session) = (Arc::clone(&shared), Arc::clone(&shared));
         let trail = Trail::start(trail::Desk {
@@ -324,6 +337,7 @@ impl Agents {
             workspaces: Arc::clone(&context.workspaces),
             runs: context.runs.clone(),
             fences: context.fences.clone(),
+            answer_within: spec.answer_within.unwrap_or(context.answer_within),
             agent: None,
             turn: 0,
             late: Vec::new(),
@@ -385,12 +399,33 @@ impl Agents {
         spec: AgentSpec,
         owner: Option<String>,
     ) -> Result<Arc<Entry>, SessionError> {
+        self.make(name, spec, owner, None).await
+    }
+
+    /// As [`create`](Self::create), for a session of an ask desk.
+    pub(super) async fn create_for(
+        &self,
+        session: &str,
+        name: AgentName,
+        spec: AgentSpec,
+        owner: String,
+    ) -> Result<Arc<Entry>, SessionError> {
+        self.make(Some(name), spec, Some(owner), Some(session.to_owned())).await
+    }
+
+    async fn make(
+        &self,
+        name: Option<AgentName>,
+        spec: AgentSpec,
+        owner: Option<String>,
+        desk: Option<String>,
+    ) -> Result<Arc<Entry>, SessionError> {
         spec.check()?;
         self.inner.context.fences.check(&spec)?;
         if self.inner.closing.load(Ordering::Relaxed) {
             return Err(SessionError::Closing);
         }
-        let entry = self.add(name, spec, owner)?;
+        let entry = self.add(name, spec, owner, desk)?;
         let ledger = self.inner.context.ledger.clone();
         self.inner
             .context
@@ -427,7 +462,13 @@ impl Agents {
         }
     }
 
-    fn add(&self, name: Option<AgentName>, spec: AgentSpec, owner: Option<String>) -> Result<Arc<Entry>, SessionError> {
+    fn add(
+        &self,
+        name: Option<AgentName>,
+        spec: AgentSpec,
+        owner: Option<String>,
+        desk: Option<String>,
+    ) -> Result<Arc<Entry>, SessionError> {
         let _one_at_a_time = self.changing();
         let most = self.inner.context.limits.agents;
         let name = {
@@ -442,7 +483,9 @@ impl Agents {
             }
         };
         let now = self.inner.context.clock.millis();
-        let entry = self.entry(AgentRecord::new(name.clone(), spec, owner, now), false)?;
+        let mut record = AgentRecord::new(name.clone(), spec, owner, now);
+        record.desk = desk;
+        let entry = self.entry(record, false)?;
         entry.shared.change(|_| ());
         let record = entry.record();
         entry.shared.events.push(

@@ -14,12 +14,16 @@ mod house;
 mod record;
 mod spec;
 mod trail;
+mod transcript;
 
 pub use crate::agent::{
     Bounds, Cause, CgroupChoice, Cgroups, Exit, Isolation, LogLine, LogPage, NotTaken, Reaction, Restart, RestartMode,
     State, Stream, Watchdog, Watchdogs, spooled_tail,
 };
-pub use ask::{Answered, AskDesk, AskError, AskRules, HistoryEntry, QUESTION};
+pub use ask::{
+    Answered, AskDesk, AskError, AskRules, Asking, HistoryEntry, HistorySlice, MOST_HISTORY, QUESTION, SessionList,
+    SessionView,
+};
 pub use error::SessionError;
 pub use events::{EventLog, EventPage};
 pub use fence::{Fences, SandboxMode, SandboxSpec};
@@ -27,3 +31,4 @@ pub use house::{Agents, Context, Entry};
 pub use record::AgentRecord;
 pub use spec::{AgentName, AgentNameError, AgentSpec, Place};
 pub use trail::{Trouble, Turn, Workspaces};
+pub use transcript::{Transcript, TranscriptPage};

@@ -53,6 +53,9 @@ pub struct AgentRecord {
     /// When it ended without having been told to, in milliseconds since 1970, since somebody has started it.
     #[serde(default)]
     pub ends: Vec<u64>,
+    /// The session of an [`AskDesk`](super::AskDesk) that it answers in, if it was made for one.
+    #[serde(default)]
+    pub desk: Option<String>,
 }
 
 impl AgentRecord {
@@ -83,6 +86,7 @@ impl AgentRecord {
             checkpoint: None,
             checkpoints: 0,
             ends: Vec::new(),
+            desk: None,
         }
     }
 

@@ -169,6 +169,9 @@ pub struct AgentSpec {
     /// How long an agent waits for a checkpoint before it goes on without it.
     #[serde(default = "patience")]
     pub patience: Duration,
+    /// How long a question for permission waits for an answer before it is denied; zero for ever. As the house has it without.
+    #[serde(default)]
+    pub answer_within: Option<Duration>,
 }
 
 fn quiet() -> Duration {
@@ -205,6 +208,7 @@ impl AgentSpec {
             sandbox: SandboxSpec::default(),
             quiet: quiet(),
             patience: patience(),
+            answer_within: None,
         }
     }
 

@@ -171,6 +171,14 @@ impl ApiError {
         }
     }
 
+    /// Somebody asks too much: later it will do.
+    pub(super) fn too_many(code: &'static str, message: impl Into<String>, retry_after: u64) -> Self {
+        ApiError {
+            retry_after: Some(retry_after),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, code, message)
+        }
+    }
+
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
@@ -185,6 +193,10 @@ impl ApiError {
 
     pub(super) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        self.code
     }
 
     pub(super) fn message(&self) -> &str {

@@ -14,6 +14,7 @@ mod agents_ask;
 mod agents_claude;
 mod agents_held;
 mod agents_ndjson;
+mod agents_sessions;
 mod api;
 mod bench_serve;
 mod bitmaps;

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Deed, Who, authorise};
 use crate::{
-    session::{AskDesk, AskError, SessionError},
+    session::{AskDesk, AskError, HistoryEntry, MOST_HISTORY, SessionError},
     web::{
         api::{self, Api, ApiError, chain},
         views::rfc3339,
@@ -47,7 +47,7 @@ fn failed(error: &AskError) -> Response {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
             response
         }
-        AskError::Busy | AskError::Full => {
+        AskError::Busy | AskError::Full | AskError::TooManySessions => {
             let mut response = told(StatusCode::TOO_MANY_REQUESTS, &text);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
             response
@@ -63,15 +63,14 @@ fn failed(error: &AskError) -> Response {
 
 /// The desk, and who is at it, if he may.
 async fn desk(api: &Arc<Api>, who: Who) -> Result<(AskDesk, String), Response> {
-    let desk = api
-        .ask
-        .clone()
-        .ok_or_else(|| told(StatusCode::NOT_FOUND, "Not Found"))?;
-    let repository = match desk.spec().place() {
+    let desk = api.ask.clone().filter(|desk| desk.spec().is_some());
+    let desk = desk.ok_or_else(|| told(StatusCode::NOT_FOUND, "Not Found"))?;
+    let place = desk.spec().expect("it was looked for").place();
+    let repository = match place {
         Ok(place) => place.repository,
         Err(error) => return Err(refused(error.into())),
     };
-    let user = who.caller.user().unwrap_or("local").to_owned();
+    let user = who.user().to_owned();
     api.work(move |api| authorise(api, &who, &repository, Deed::Manage, true))
         .await
         .map_err(refused)?;
@@ -79,7 +78,7 @@ async fn desk(api: &Arc<Api>, who: Who) -> Result<(AskDesk, String), Response> {
 }
 
 pub(super) async fn health(State(api): State<Arc<Api>>) -> Response {
-    match api.ask.is_some() {
+    match api.ask.as_ref().is_some_and(|desk| desk.spec().is_some()) {
         true => api::json(StatusCode::OK, &json!({ "status": "ok" })),
         false => told(StatusCode::NOT_FOUND, "Not Found"),
     }
@@ -90,8 +89,8 @@ pub(super) async fn new_session(State(api): State<Arc<Api>>, who: Who) -> Respon
         Ok(found) => found,
         Err(response) => return response,
     };
-    match desk.new_session(&user) {
-        Ok(id) => api::json(StatusCode::OK, &json!({ "session_id": id })),
+    match desk.new_session(&user, None) {
+        Ok(made) => api::json(StatusCode::OK, &json!({ "session_id": made.id })),
         Err(error) => failed(&error),
     }
 }
@@ -124,7 +123,16 @@ pub(super) async fn ask(State(api): State<Arc<Api>>, who: Who, request: Request)
         return told(StatusCode::BAD_REQUEST, "invalid session_id");
     }
     match desk.ask(&user, &question.session_id, question.message).await {
-        Ok(answer) => api::json(StatusCode::OK, &answer),
+        Ok(answer) => {
+            let told = json!({
+                "result": answer.result,
+                "session_id": answer.session_id,
+                "duration_ms": answer.duration_ms,
+                "num_turns": answer.num_turns,
+                "is_error": answer.is_error,
+            });
+            api::json(StatusCode::OK, &told)
+        }
         Err(error) => failed(&error),
     }
 }
@@ -142,14 +150,12 @@ pub(super) async fn history(
     if !AskDesk::is_session_id(&id) {
         return told(StatusCode::BAD_REQUEST, "invalid session_id");
     }
-    match desk.history(&user, &id).await {
-        Ok(entries) => {
-            let messages: Vec<_> = entries
+    match desk.history(&user, &id, None, MOST_HISTORY).await {
+        Ok(slice) => {
+            let messages: Vec<_> = slice
+                .entries
                 .iter()
-                .map(|entry| {
-                    let seconds = i64::try_from(entry.at_ms / 1_000).unwrap_or(i64::MAX);
-                    json!({ "role": entry.role, "text": entry.text, "timestamp": rfc3339(seconds, 0) })
-                })
+                .map(|entry| json!({ "role": entry.role, "text": entry.text, "timestamp": timestamp(entry) }))
                 .collect();
             api::json(StatusCode::OK, &json!({ "messages": messages }))
         }
@@ -159,4 +165,10 @@ pub(super) async fn history(
             told(StatusCode::INTERNAL_SERVER_ERROR, "failed to read session")
         }
     }
+}
+
+/// When something was said, as RFC 3339 has it.
+pub(super) fn timestamp(entry: &HistoryEntry) -> Option<String> {
+    let told = |millis: u64| rfc3339(i64::try_from(millis / 1_000).unwrap_or(i64::MAX), 0);
+    entry.at.clone().or(entry.at_ms.map(told))
 }

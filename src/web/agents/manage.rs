@@ -135,6 +135,9 @@ pub(super) async fn remove(State(api): State<Arc<Api>>, who: Who, at: At) -> Ans
     let entry = entry(&api, &who, at, Deed::Manage).await?;
     let name = entry.record().name;
     doors(&api)?.agents.remove(name.as_str()).await?;
+    if let Some(desk) = &api.ask {
+        desk.forget_sessions_of(&entry);
+    }
     tracing::info!(agent = %name, user = who.caller.user(), "agent removed");
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -8,6 +8,7 @@ mod ask;
 mod hands;
 mod manage;
 mod peer;
+mod sessions;
 mod stream;
 mod talk;
 mod views;
@@ -72,6 +73,7 @@ pub(in crate::web) fn agent_routes() -> Router<Arc<Api>> {
             &of_one("/permissions/{request}"),
             post(talk::permit).fallback(wrong_method),
         )
+        .merge(sessions::session_routes())
         .route("/agent/health", get(ask::health))
         .route("/agent/sessions/new", post(ask::new_session))
         .route("/agent/ask", post(ask::ask))
@@ -84,6 +86,9 @@ pub(in crate::web) fn agent_routes() -> Router<Arc<Api>> {
 pub(in crate::web) fn methods_of(path: &str) -> &'static str {
     // "", "api", "v1", "agents", agent, what
     let mut parts = path.split('/').skip(4);
+    if path.split('/').nth(5) == Some("sessions") {
+        return sessions::methods_of(path);
+    }
     match (parts.next(), parts.next(), parts.next()) {
         (None, ..) => "GET, HEAD, POST",
         (_, None, _) => "GET, HEAD, DELETE",
@@ -141,6 +146,13 @@ struct Who {
     peer: Option<Peer>,
 }
 
+impl Who {
+    /// Whose sessions these are. Where nothing is configured everybody who may do this is one user.
+    fn user(&self) -> &str {
+        self.caller.user().unwrap_or("local")
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Who {
     type Rejection = ExtensionRejection;
 
@@ -158,15 +170,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Who {
 enum Deed {
     /// Only to see that it is there.
     Look,
-    /// To see what it does, or to have it do something.
+    /// To see how it is started, and to start and stop it.
     Manage,
+    /// To see what it does and says, and to have it do something. An agent that answers in somebody's session is for him alone.
+    Talk,
 }
 
 impl Deed {
     fn route(self) -> Route {
         match self {
             Deed::Look => Route::Inspect,
-            Deed::Manage => Route::Manage,
+            Deed::Manage | Deed::Talk => Route::Manage,
         }
     }
 }
@@ -176,7 +190,7 @@ fn authorise(api: &Api, who: &Who, repository: &RepoName, deed: Deed, creating: 
     api.authorise(&who.caller, repository, deed.route(), creating)?;
     // A name that a proxy sends can be sent by whoever reaches this port: it opens repositories, but to start programs takes a token or this user's own connection.
     let has_token = matches!(who.caller.principal, Ok(Principal::Token { .. }));
-    if deed == Deed::Manage && !has_token {
+    if deed != Deed::Look && !has_token {
         peer::same_user(who.peer, doors(api)?.port)?;
     }
     Ok(())
@@ -202,7 +216,10 @@ async fn entry(api: &Arc<Api>, who: &Who, at: At, deed: Deed) -> Result<Arc<Entr
         };
         let repository = entry.place_of()?;
         let allowed = authorise(api, &who, &repository, deed, true);
+        let record = entry.record();
+        let is_others = record.desk.is_some() && record.owner.as_deref() != Some(who.user());
         match allowed {
+            Ok(()) if deed == Deed::Talk && is_others => Err(SessionError::NotFound { name }.into()),
             Ok(()) => Ok(entry),
             Err(refused) if refused.is_not_found() => Err(SessionError::NotFound { name }.into()),
             Err(refused) => Err(refused),

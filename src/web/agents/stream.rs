@@ -67,7 +67,7 @@ pub(super) async fn logs(
     asked: Result<Query<LogsAsked>, QueryRejection>,
 ) -> Answer {
     let Query(asked) = asked?;
-    let entry = entry(&api, &who, at, Deed::Manage).await?;
+    let entry = entry(&api, &who, at, Deed::Talk).await?;
     let wanted = asked.lines.unwrap_or(LINES).min(PAGE);
     let log = Arc::clone(entry.log());
     let after = last_event_id(&headers)?.or(asked.after);
@@ -173,11 +173,8 @@ pub(super) async fn events(
     asked: Result<Query<EventsAsked>, QueryRejection>,
 ) -> Answer {
     let Query(asked) = asked?;
-    let entry = entry(&api, &who, at, Deed::Manage).await?;
-    let follows = headers
-        .get(header::ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .is_some_and(|accept| accept.contains("text/event-stream"));
+    let entry = entry(&api, &who, at, Deed::Talk).await?;
+    let follows = wants_stream(&headers);
     let after = last_event_id(&headers)?.or(asked.after).unwrap_or(0);
     let most = asked.limit.unwrap_or(PAGE).clamp(1, PAGE);
     let agents = doors(&api)?.agents.clone();
@@ -209,11 +206,7 @@ pub(super) async fn events(
                 return;
             };
             for (seq, event) in &page.events {
-                let kind = serde_json::from_str::<Value>(event)
-                    .ok()
-                    .and_then(|event| event["type"].as_str().map(str::to_owned));
-                let kind = kind.as_deref().unwrap_or("event");
-                if send.send(told(Some(*seq), kind, event)).await.is_err() {
+                if send.send(event_of(*seq, event)).await.is_err() {
                     return;
                 }
             }
@@ -266,8 +259,24 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
         .ok_or_else(|| ApiError::bad_request("Last-Event-ID is a number"))
 }
 
+/// An event of an agent's, in a stream.
+pub(super) fn event_of(seq: u64, event: &str) -> Event {
+    let kind = serde_json::from_str::<Value>(event)
+        .ok()
+        .and_then(|event| event["type"].as_str().map(str::to_owned));
+    told(Some(seq), kind.as_deref().unwrap_or("event"), event)
+}
+
+/// Whether somebody wants to be told of things as they come.
+pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/event-stream"))
+}
+
 /// One event of a stream. JSON has no line ends of its own.
-fn told(id: Option<u64>, kind: &str, data: impl AsRef<str>) -> Event {
+pub(super) fn told(id: Option<u64>, kind: &str, data: impl AsRef<str>) -> Event {
     let event = match id {
         Some(id) => Event::default().id(id.to_string()),
         None => Event::default(),
@@ -275,7 +284,7 @@ fn told(id: Option<u64>, kind: &str, data: impl AsRef<str>) -> Event {
     event.event(kind).data(data)
 }
 
-fn events_response(events: Follow) -> Response {
+pub(super) fn events_response(events: Follow) -> Response {
     let alive = KeepAlive::new().interval(ALIVE).text("alive");
     let mut response = Sse::new(events).keep_alive(alive).into_response();
     let headers = response.headers_mut();
@@ -285,9 +294,9 @@ fn events_response(events: Follow) -> Response {
 }
 
 /// Events that somebody says while they are read.
-struct Follow(mpsc::Receiver<Event>);
+pub(super) struct Follow(mpsc::Receiver<Event>);
 
-fn channel() -> (mpsc::Sender<Event>, Follow) {
+pub(super) fn channel() -> (mpsc::Sender<Event>, Follow) {
     let (send, receive) = mpsc::channel(WAITING);
     (send, Follow(receive))
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use axum::{
     extract::{Path, Request, State, rejection::PathRejection},
     http::StatusCode,
-    response::IntoResponse as _,
+    response::{IntoResponse as _, Response},
 };
 use base64::Engine as _;
 use serde::Deserialize;
@@ -12,6 +12,7 @@ use serde_json::json as value;
 use super::{At, Deed, Who, entry};
 use crate::{
     dialect::Decision,
+    session::Entry,
     web::api::{Answer, Api, ApiError, json},
 };
 
@@ -35,7 +36,7 @@ pub(super) async fn input(State(api): State<Arc<Api>>, who: Who, at: At, request
         (None, None) if wanted.close => Vec::new(),
         _ => return Err(ApiError::bad_request("give 'text' or 'base64', or only 'close'")),
     };
-    let entry = entry(&api, &who, at, Deed::Manage).await?;
+    let entry = entry(&api, &who, at, Deed::Talk).await?;
     if !bytes.is_empty() {
         entry.input(bytes).await?;
     }
@@ -57,19 +58,24 @@ pub(super) async fn ask(State(api): State<Arc<Api>>, who: Who, at: At, request: 
     if wanted.message.is_empty() {
         return Err(ApiError::bad_request("'message' is empty"));
     }
-    let entry = entry(&api, &who, at, Deed::Manage).await?;
+    let entry = entry(&api, &who, at, Deed::Talk).await?;
     let seq = entry.ask(wanted.message, who.caller.user()).await?;
     Ok(json(StatusCode::ACCEPTED, &value!({ "seq": seq })))
 }
 
 pub(super) async fn interrupt(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
-    let entry = entry(&api, &who, at, Deed::Manage).await?;
+    let entry = entry(&api, &who, at, Deed::Talk).await?;
     entry.interrupt().await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
 pub(super) async fn permissions(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
-    let entry = entry(&api, &who, at, Deed::Manage).await?;
+    let entry = entry(&api, &who, at, Deed::Talk).await?;
+    Ok(open_questions(&entry))
+}
+
+/// What an agent wants to be allowed.
+pub(super) fn open_questions(entry: &Entry) -> Response {
     let open: Vec<_> = entry
         .questions()
         .into_iter()
@@ -84,12 +90,12 @@ pub(super) async fn permissions(State(api): State<Arc<Api>>, who: Who, at: At) -
             })
         })
         .collect();
-    Ok(json(StatusCode::OK, &value!({ "permissions": open })))
+    json(StatusCode::OK, &value!({ "permissions": open }))
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PermitBody {
+pub(super) struct PermitBody {
     decision: Word,
     /// Told to the agent with a refusal.
     message: Option<String>,
@@ -115,17 +121,29 @@ pub(super) async fn permit(
     let (parts, body) = request.into_parts();
     let wanted: PermitBody = api.body(&parts.headers, body).await?;
     let Path((agent, question)) = at?;
-    let entry = entry(&api, &who, Ok(Path(agent)), Deed::Manage).await?;
-    let decision = match wanted.decision {
-        Word::Allow => Decision::Allow,
-        Word::Always => Decision::AllowAlways,
-        Word::Deny => Decision::Deny {
-            reason: wanted.message.unwrap_or_default(),
-            stop: wanted.stop,
-        },
+    let entry = entry(&api, &who, Ok(Path(agent)), Deed::Talk).await?;
+    decide(&entry, &question, wanted, who.caller.user()).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Answers a question of an agent's. Says in a word how.
+pub(super) async fn decide(
+    entry: &Entry,
+    question: &str,
+    wanted: PermitBody,
+    by: Option<&str>,
+) -> Result<&'static str, ApiError> {
+    let (decision, word) = match wanted.decision {
+        Word::Allow => (Decision::Allow, "allowed"),
+        Word::Always => (Decision::AllowAlways, "allowed"),
+        Word::Deny => {
+            let reason = wanted.message.unwrap_or_default();
+            let stop = wanted.stop;
+            (Decision::Deny { reason, stop }, "denied")
+        }
     };
-    match entry.permit(&question, decision, who.caller.user()).await {
-        true => Ok(StatusCode::NO_CONTENT.into_response()),
+    match entry.permit(question, decision, by).await {
+        true => Ok(word),
         false => Err(ApiError::new(
             StatusCode::NOT_FOUND,
             "not_found",

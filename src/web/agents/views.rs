@@ -151,6 +151,8 @@ pub(super) struct CreateBody {
     pub restart_burst: Option<usize>,
     pub quiet_ms: Option<u64>,
     pub patience_ms: Option<u64>,
+    /// How long questions for permission wait for an answer; 0 for ever.
+    pub answer_within_ms: Option<u64>,
     #[serde(default)]
     pub ladder: LadderBody,
     #[serde(default)]
@@ -219,6 +221,7 @@ impl CreateBody {
         if let Some(time) = self.patience_ms {
             spec.patience = ms(time);
         }
+        spec.answer_within = self.answer_within_ms.map(ms);
         let mut ladder = spec.usual_ladder();
         for (told, slot) in [
             (self.ladder.interrupt_ms, &mut ladder.interrupt),

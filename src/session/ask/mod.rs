@@ -1,0 +1,266 @@
+//! Sessions that somebody asks questions in: each is an agent of its own in one workspace, started with the first question and let go when nobody asks any more.
+
+mod audit;
+mod history;
+mod limits;
+mod sessions;
+mod turn;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{AgentSpec, Agents, Cause, Entry, SessionError};
+use crate::{
+    base::Fault,
+    ledger::{Ledger, Shelf},
+    worker::{Lane, Workers},
+};
+
+pub use history::{HistoryEntry, HistorySlice, MOST_HISTORY};
+use limits::Usage;
+use sessions::SessionRecord;
+pub use sessions::{SessionList, SessionView};
+pub use turn::{Answered, Asking};
+
+/// Characters of a question.
+pub const QUESTION: usize = 10_000;
+
+/// What is asked, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AskRules {
+    /// The agent that answers where none is named; without it only named ones do.
+    pub spec: Option<AgentSpec>,
+    /// Questions of one user in [`rate_window`](Self::rate_window).
+    pub rate_max: usize,
+    /// See [`rate_max`](Self::rate_max).
+    pub rate_window: Duration,
+    /// Questions of one user at a time.
+    pub per_user: usize,
+    /// Questions of all users at a time.
+    pub total: usize,
+    /// How long an answer may take.
+    pub deadline: Duration,
+    /// How long an agent stays for whom there is no question.
+    pub idle: Duration,
+    /// Where every question is noted, a JSON value a line; nowhere without it.
+    pub audit: Option<PathBuf>,
+    /// Whether the notes hold the beginnings of questions and answers, and not only their lengths.
+    pub audit_texts: bool,
+}
+
+impl Default for AskRules {
+    /// Sixty questions an hour, one at a time.
+    fn default() -> Self {
+        AskRules {
+            spec: None,
+            rate_max: 60,
+            rate_window: Duration::from_secs(3_600),
+            per_user: 1,
+            total: 8,
+            deadline: Duration::from_secs(600),
+            idle: Duration::from_secs(900),
+            audit: None,
+            audit_texts: true,
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// It is no session, or somebody else's.
+    #[error("no such session")]
+    NoSession,
+    /// So many questions in so short a time.
+    #[error("Rate limit exceeded; retry in {retry_after}s")]
+    RateLimited {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// One at a time.
+    #[error("A previous question is still being processed")]
+    Busy,
+    /// Others ask.
+    #[error("too many questions are being processed")]
+    Full,
+    /// This user has begun too many sessions that are not closed.
+    #[error("there are too many sessions; close some")]
+    TooManySessions,
+    /// There is no such place in a history.
+    #[error("no such place in this history")]
+    NoPlace,
+    /// The agent has failed.
+    #[error("{text}")]
+    Failed {
+        /// What it said.
+        text: String,
+    },
+    /// It took too long.
+    #[error("no answer in time")]
+    TimedOut,
+    /// It could not be asked.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+impl AskError {
+    /// Whose move it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            AskError::NoSession => Fault::NotFound,
+            AskError::NoPlace => Fault::Client,
+            AskError::RateLimited { .. }
+            | AskError::Busy
+            | AskError::Full
+            | AskError::TooManySessions
+            | AskError::TimedOut => Fault::Busy,
+            AskError::Failed { .. } => Fault::Ours,
+            AskError::Session(error) => error.fault(),
+        }
+    }
+}
+
+/// Where questions are asked.
+#[derive(Clone)]
+pub struct AskDesk {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    rules: AskRules,
+    agents: Agents,
+    ledger: Ledger,
+    workers: Workers,
+    state: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    sessions: HashMap<String, SessionRecord>,
+    usage: Usage,
+}
+
+impl std::fmt::Debug for AskDesk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AskDesk").finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, id: &str, record: &SessionRecord) {
+        if let Err(error) = self.ledger.put(Shelf::Sessions, id, record) {
+            tracing::error!(session = id, %error, "a session is not in the ledger");
+        }
+    }
+
+    /// Notes something in the audit file. What cannot be noted is told in the log, and holds up nobody.
+    async fn note(&self, event: &str, mut data: Value) {
+        let Some(path) = self.rules.audit.clone() else { return };
+        data["event"] = json!(event);
+        data["timestamp_ms"] = json!(self.agents.now());
+        if !self.rules.audit_texts
+            && let Some(data) = data.as_object_mut()
+        {
+            for text in ["message", "result_preview"] {
+                data.remove(text);
+            }
+        }
+        let written = self
+            .workers
+            .call(Lane::Short, None, move || audit::append(&path, &data))
+            .await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "a question is not in the audit file");
+        }
+    }
+
+    /// Stops the agent of a session when nobody has asked it anything for a while.
+    fn let_go_later(self: &Arc<Self>, id: &str) {
+        let inner = Arc::downgrade(self);
+        let (idle, id) = (self.rules.idle, id.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(idle).await;
+            let Some(inner) = inner.upgrade() else { return };
+            let name = {
+                let mut book = inner.book();
+                if !book.usage.is_idle(&id, idle, Instant::now()) {
+                    return;
+                }
+                book.sessions.get(&id).and_then(|record| record.agent.clone())
+            };
+            if let Some(entry) = name.and_then(|name| inner.agents.get(name.as_str()).ok()) {
+                entry.stop(Cause::Asked).await;
+            }
+        });
+    }
+}
+
+impl AskDesk {
+    /// The sessions that the ledger knows. Blocks, and must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the agent that answers is described wrongly, or the ledger cannot be read.
+    pub fn open(rules: AskRules, agents: Agents) -> Result<Self, SessionError> {
+        if let Some(spec) = &rules.spec {
+            spec.check()?;
+        }
+        let (ledger, workers) = agents.tools();
+        let known: Vec<(String, SessionRecord)> = ledger.all(Shelf::Sessions)?;
+        let sessions = known.into_iter().filter(|(_, record)| record.version == 1).collect();
+        let desk = AskDesk {
+            inner: Arc::new(Inner {
+                rules,
+                agents,
+                ledger,
+                workers,
+                state: Mutex::new(Book {
+                    sessions,
+                    usage: Usage::default(),
+                }),
+            }),
+        };
+        desk.forget_orphans();
+        Ok(desk)
+    }
+
+    /// The agent that answers where none is named, if there is one.
+    pub fn spec(&self) -> Option<&AgentSpec> {
+        self.inner.rules.spec.as_ref()
+    }
+
+    /// Asks, and waits for the answer. Dropped, what the agent does is interrupted.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn ask(&self, user: &str, id: &str, message: String) -> Result<Answered, AskError> {
+        self.begin(user, id, message).await?.answer(|_, _| ()).await
+    }
+
+    /// Notes what somebody has decided about a question for permission of his session's agent.
+    pub async fn note_decision(&self, user: &str, id: &str, request: &str, decision: &str) {
+        let data = json!({ "user": user, "session_id": id, "request": request, "decision": decision });
+        self.inner.note("permission_decided", data).await;
+    }
+
+    /// The agent of a session, if it has one by now.
+    ///
+    /// # Errors
+    /// When it is not this user's.
+    pub fn agent_of(&self, user: &str, id: &str) -> Result<Option<Arc<Entry>>, AskError> {
+        let record = self.session(user, id)?;
+        Ok(record.agent.and_then(|name| self.inner.agents.get(name.as_str()).ok()))
+    }
+}

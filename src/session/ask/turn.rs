@@ -1,0 +1,449 @@
+//! One question and its answer.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{AskDesk, AskError, Inner, audit::beginning, sessions::SessionRecord};
+use crate::{
+    agent::NotTaken,
+    session::{AgentName, Agents, Cause, Entry, SessionError, State},
+};
+
+/// How long an agent that was interrupted may take to end its turn, before it is stopped.
+const UNWIND: Duration = Duration::from_secs(30);
+/// How long the answer waits for checkpoints that are still being made.
+const SETTLE: Duration = Duration::from_secs(10);
+/// Events read at a time.
+const PAGE: usize = 200;
+/// Checkpoints and calls that are told of with an answer.
+const TOLD: usize = 1_000;
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Answered {
+    /// What the agent said at last.
+    pub result: String,
+    /// In which session.
+    pub session_id: String,
+    /// From the question to the answer.
+    pub duration_ms: u64,
+    /// Calls of the model.
+    pub num_turns: u64,
+    /// Whether it says that it could not.
+    pub is_error: bool,
+    /// How the turn ended, in the agent's words: `completed`, `failed`, `interrupted`, …
+    pub outcome: String,
+    /// What it used, as the event `turn_ended` tells it: tokens, and the cost in millionths of a dollar, which some agents add up over a session.
+    pub usage: Value,
+    /// Tools that were used.
+    pub tools: u64,
+    /// Checkpoints that were made, as events tell them: commit, subject, calls, whether late.
+    pub checkpoints: Vec<Value>,
+    /// The number of the last event of it.
+    pub seq: u64,
+}
+
+/// What is known of a turn by its events.
+#[derive(Debug, Default)]
+struct Turned {
+    said: String,
+    ended: Option<Value>,
+    checkpoints: Vec<Value>,
+    tools: u64,
+    /// Calls whose checkpoint is not made yet.
+    unsaved: HashSet<String>,
+    /// The number of the last event.
+    seq: u64,
+}
+
+impl Turned {
+    /// Whether the process has ended over it.
+    fn take(&mut self, seq: u64, event: &Value) -> bool {
+        self.seq = seq;
+        let text = |key: &str| event[key].as_str().unwrap_or_default();
+        let calls = || {
+            event["calls"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+        };
+        match text("type") {
+            "said" if event["thought"] == false && event["parent"].is_null() && self.ended.is_none() => {
+                self.said = text("text").to_owned();
+            }
+            "tool_finished" => {
+                self.tools += 1;
+                let may_have_changed = !matches!(text("outcome"), "denied" | "not-run");
+                if may_have_changed && self.unsaved.len() < TOLD {
+                    self.unsaved.insert(text("call").to_owned());
+                }
+            }
+            kind @ ("checkpoint" | "checkpoint_failed") => {
+                for call in calls() {
+                    self.unsaved.remove(call);
+                }
+                if kind == "checkpoint" && self.checkpoints.len() < TOLD {
+                    let told = ["commit", "subject", "changed", "calls", "late"];
+                    let told = told.into_iter().map(|key| (key.to_owned(), event[key].clone()));
+                    self.checkpoints.push(Value::Object(told.collect()));
+                }
+            }
+            // The next one stands for it, whenever that is.
+            "checkpoint_late" => {
+                for call in calls() {
+                    self.unsaved.remove(call);
+                }
+            }
+            "turn_ended" if self.ended.is_none() => self.ended = Some(event.clone()),
+            "stopped" | "exited" | "failed" | "lost" | "crash_looping" | "restarting" => return true,
+            _ => {}
+        }
+        false
+    }
+}
+
+/// Follows what an agent does after a question, until its turn has ended and what it did is recorded.
+async fn follow(agents: &Agents, entry: &Entry, asked: u64) -> Result<Turned, AskError> {
+    let failed = |text: &str| AskError::Failed { text: text.to_owned() };
+    let mut bell = entry.events().follow();
+    let mut turned = Turned::default();
+    let (mut cursor, mut settled) = (asked, None);
+    loop {
+        bell.borrow_and_update();
+        let page = agents.events_after(entry, cursor, PAGE).await?;
+        cursor = page.cursor;
+        for (seq, text) in &page.events {
+            let event: Value = serde_json::from_str(text).unwrap_or_default();
+            if turned.take(*seq, &event) && turned.ended.is_none() {
+                return Err(failed("the agent has ended without an answer"));
+            }
+        }
+        if !page.events.is_empty() {
+            continue;
+        }
+        if turned.ended.is_none() {
+            if bell.changed().await.is_err() {
+                return Err(failed("the agent is gone"));
+            }
+            continue;
+        }
+        // It does not wait for these; whoever asked is told of them all the same, unless that takes long.
+        let until = *settled.get_or_insert_with(|| Instant::now() + SETTLE);
+        if turned.unsaved.is_empty() || !matches!(timeout_at(until, bell.changed()).await, Ok(Ok(()))) {
+            return Ok(turned);
+        }
+    }
+}
+
+/// The right to ask one question. Given back on drop.
+struct Ticket {
+    inner: Arc<Inner>,
+    user: String,
+    session: String,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.inner.book().usage.release(&self.user, &self.session);
+    }
+}
+
+/// A question that is being answered. When nobody waits for the answer any more, what the agent does is stopped, and the session can be asked again when it has.
+struct Running {
+    ticket: Option<Ticket>,
+    at_work: Option<(Arc<Entry>, u64)>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let (Some(ticket), Some((entry, asked))) = (self.ticket.take(), self.at_work.take()) else {
+            return;
+        };
+        let Ok(here) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        here.spawn(async move {
+            let _ = entry.interrupt().await;
+            let ended = timeout(UNWIND, follow(&ticket.inner.agents, &entry, asked)).await;
+            if ended.is_err() {
+                let name = entry.record().name;
+                tracing::warn!(agent = %name, "does not heed an interrupt, and is stopped");
+                entry.stop(Cause::Asked).await;
+                let status = |status: &crate::agent::Status| status.state.is_over();
+                entry.wait(Instant::now() + UNWIND, status).await;
+            }
+            ticket.inner.let_go_later(&ticket.session);
+            drop(ticket);
+        });
+    }
+}
+
+/// A question that may be asked. Dropped without an answer, that is noted.
+pub struct Asking {
+    inner: Arc<Inner>,
+    user: String,
+    id: String,
+    message: String,
+    started: Instant,
+    ticket: Option<Ticket>,
+    is_noted: bool,
+}
+
+impl std::fmt::Debug for Asking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asking").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let Ok(here) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        if !self.is_noted {
+            let elapsed = self.elapsed();
+            let data = json!({ "user": self.user, "session_id": self.id, "elapsed_ms": elapsed });
+            let inner = Arc::clone(&self.inner);
+            here.spawn(async move { inner.note("ask_abandoned", data).await });
+        }
+    }
+}
+
+impl AskDesk {
+    /// Takes up a question: from here on it counts.
+    ///
+    /// # Errors
+    /// When the session is not this user's, or he may not ask now.
+    pub async fn begin(&self, user: &str, id: &str, message: String) -> Result<Asking, AskError> {
+        let inner = &self.inner;
+        self.session(user, id)?;
+        let admitted = inner.book().usage.admit(&inner.rules, user, id, Instant::now());
+        if let Err(error) = admitted {
+            let mut data = json!({ "user": user, "session_id": id, "error": error.to_string() });
+            let event = match error {
+                AskError::RateLimited { retry_after } => {
+                    data["retry_after_s"] = json!(retry_after);
+                    "rate_limited"
+                }
+                _ => "concurrency_blocked",
+            };
+            inner.note(event, data).await;
+            return Err(error);
+        }
+        let asking = Asking {
+            ticket: Some(Ticket {
+                inner: Arc::clone(inner),
+                user: user.to_owned(),
+                session: id.to_owned(),
+            }),
+            inner: Arc::clone(inner),
+            user: user.to_owned(),
+            id: id.to_owned(),
+            message,
+            started: Instant::now(),
+            is_noted: false,
+        };
+        let (preview, length) = (beginning(&asking.message, 500), asking.message.chars().count());
+        inner
+            .note(
+                "ask_start",
+                json!({ "user": user, "session_id": id, "message": preview, "message_len": length }),
+            )
+            .await;
+        Ok(asking)
+    }
+}
+
+impl Asking {
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The answer. `begun` is told who answers and the number of the event that has the question: what comes of it comes after that. Dropped, what the agent does is
+    /// interrupted.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn answer(mut self, begun: impl FnOnce(&Arc<Entry>, u64)) -> Result<Answered, AskError> {
+        let deadline = self.inner.rules.deadline;
+        let result = match timeout(deadline, self.turn(begun)).await {
+            Ok(result) => result,
+            Err(_) => Err(AskError::TimedOut),
+        };
+        self.inner.let_go_later(&self.id);
+        let elapsed = self.elapsed();
+        self.is_noted = true;
+        let (user, id) = (&self.user, &self.id);
+        match result {
+            Ok(mut answered) => {
+                answered.duration_ms = elapsed;
+                let preview = beginning(&answered.result, 300);
+                let commits: Vec<_> = answered.checkpoints.iter().map(|one| &one["commit"]).collect();
+                self.inner
+                    .note(
+                        "ask_ok",
+                        json!({
+                            "user": user, "session_id": id, "result_preview": preview, "result_len": answered.result.chars().count(),
+                            "turns": answered.num_turns, "elapsed_ms": elapsed, "is_error": answered.is_error, "commits": commits,
+                        }),
+                    )
+                    .await;
+                Ok(answered)
+            }
+            Err(error) => {
+                let text = beginning(&error.to_string(), 500);
+                self.inner
+                    .note(
+                        "ask_error",
+                        json!({ "user": user, "session_id": id, "error": text, "elapsed_ms": elapsed }),
+                    )
+                    .await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn turn(&mut self, begun: impl FnOnce(&Arc<Entry>, u64)) -> Result<Answered, AskError> {
+        let inner = Arc::clone(&self.inner);
+        let mut running = Running {
+            ticket: self.ticket.take(),
+            at_work: None,
+        };
+        let entry = inner.agent(&self.id).await?;
+        entry.listen();
+        let asked = match entry.ask(std::mem::take(&mut self.message), Some(&self.user)).await {
+            Ok(seq) => seq,
+            Err(SessionError::NotTaken(NotTaken::Refused(_) | NotTaken::Full)) => return Err(AskError::Busy),
+            Err(error) => return Err(error.into()),
+        };
+        running.at_work = Some((Arc::clone(&entry), asked));
+        begun(&entry, asked);
+        let followed = follow(&inner.agents, &entry, asked).await;
+        running.at_work = None;
+        let turned = followed?;
+        let ended = turned.ended.unwrap_or_default();
+        let is_completed = ended["outcome"] == "completed";
+        if !is_completed && !entry.is_there() {
+            return Err(AskError::Failed {
+                text: "the agent has ended without an answer".to_owned(),
+            });
+        }
+        let text = ended["text"].as_str().map(str::to_owned);
+        Ok(Answered {
+            result: entry.take_answer().or(text).unwrap_or(turned.said),
+            session_id: self.id.clone(),
+            duration_ms: 0,
+            num_turns: ended["usage"]["model_turns"].as_u64().unwrap_or(1),
+            is_error: !is_completed,
+            outcome: ended["outcome"].as_str().unwrap_or_default().to_owned(),
+            usage: ended["usage"].clone(),
+            tools: turned.tools,
+            checkpoints: turned.checkpoints,
+            seq: turned.seq,
+        })
+    }
+}
+
+impl Inner {
+    /// The agent of a session, running and ready.
+    async fn agent(&self, id: &str) -> Result<Arc<Entry>, AskError> {
+        let record = self.book().sessions.get(id).cloned().ok_or(AskError::NoSession)?;
+        let known = record
+            .agent
+            .as_ref()
+            .and_then(|name| self.agents.get(name.as_str()).ok());
+        let entry = match known {
+            Some(entry) => entry,
+            None => self.new_agent(id, &record).await?,
+        };
+        self.change(id, |record| {
+            record.agent = Some(entry.record().name);
+            record.asked = Some(self.agents.now());
+            record.questions += 1;
+        })?;
+        let deadline = Instant::now() + self.rules.deadline;
+        if entry.state() == State::Stopping {
+            // What a server before this one has left is still being ended.
+            entry.wait(deadline, |status| status.state.is_over()).await;
+        }
+        if entry.state() == State::Created || entry.state().is_over() {
+            self.agents.start(&entry).await?;
+        }
+        let status = entry
+            .wait(deadline, |status| status.state.is_up() || status.state.is_over())
+            .await;
+        match status.failure {
+            Some(failure) if status.state.is_over() => Err(AskError::Failed { text: failure.text }),
+            _ if status.state.is_up() => Ok(entry),
+            _ => Err(AskError::Failed {
+                text: "the agent has ended before it could be asked".to_owned(),
+            }),
+        }
+    }
+
+    /// Changes what is known of a session, and keeps it.
+    fn change(&self, id: &str, change: impl FnOnce(&mut SessionRecord)) -> Result<(), AskError> {
+        let mut book = self.book();
+        // It may have been closed meanwhile.
+        let record = book.sessions.get_mut(id).ok_or(AskError::NoSession)?;
+        change(record);
+        self.keep(id, record);
+        Ok(())
+    }
+
+    /// An agent for a session.
+    async fn new_agent(&self, id: &str, record: &SessionRecord) -> Result<Arc<Entry>, AskError> {
+        let name = self.name_of(id, record)?;
+        let spec = self.spec_of(record)?;
+        loop {
+            let made = self
+                .agents
+                .create_for(id, name.clone(), spec.clone(), record.owner.clone())
+                .await;
+            match made {
+                // An earlier server was killed before it had noted whose that is.
+                Err(error @ SessionError::Exists { .. }) => {
+                    let known = self.agents.get(name.as_str())?;
+                    return match known.record().owner.as_deref() == Some(&record.owner) {
+                        true => Ok(known),
+                        false => Err(error.into()),
+                    };
+                }
+                Err(error @ SessionError::TooMany { .. }) => {
+                    if !self.make_room().await {
+                        return Err(error.into());
+                    }
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Forgets the agent whose session nobody has asked anything for the longest time, if it has ended; what was said there is forgotten with it. Says whether there was one.
+    async fn make_room(&self) -> bool {
+        let of_sessions: Vec<(String, AgentName)> = {
+            let book = self.book();
+            let agents = book.sessions.iter().filter(|(id, _)| !book.usage.is_busy(id));
+            agents
+                .filter_map(|(id, record)| Some((id.clone(), record.agent.clone()?)))
+                .collect()
+        };
+        let oldest = of_sessions
+            .into_iter()
+            .filter_map(|(id, name)| Some((self.agents.get(name.as_str()).ok()?.record(), id)))
+            .filter(|(record, _)| record.state.is_over())
+            .min_by_key(|(record, _)| record.ended);
+        let Some((agent, id)) = oldest else { return false };
+        if self.agents.remove(agent.name.as_str()).await.is_err() {
+            return false;
+        }
+        tracing::info!(agent = %agent.name, session = id, "forgotten, to make room for another session");
+        // Unless it was closed at this very moment.
+        let _ = self.change(&id, |record| record.agent = None);
+        true
+    }
+}

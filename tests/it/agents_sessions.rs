@@ -1,0 +1,663 @@
+//! Conversations with an agent over `/api/v1/agents/{agent}/sessions`: whose they are, what an answer says, streams, who leaves, permissions, histories, bounds.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::PathBuf,
+    time::Duration,
+};
+
+use gitstead::base::TokenHash;
+use serde_json::{Value, json};
+
+use crate::support::{Git, ServerOptions, agents::House, wire::eventually};
+
+/// What the agent does is in the question: `hold` waits until it is interrupted or there is a file `go`, `write` uses a tool, `may` asks for permission, `long` says much,
+/// `tell` says what is in `$KEY`.
+const PLAYER: &str = r##"#!/bin/sh
+session=0835f0ad-1b2c-4d3e-8f90-0123456789ab
+house=$(dirname "$0")
+say() { printf '%s\n' "$1"; }
+text() { say '{"type":"assistant","message":{"id":"m'$n'","role":"assistant","content":[{"type":"text","text":"'"$1"'"}]},"session_id":"'$session'","uuid":"a'$n'"}'; }
+result() { say '{"session_id":"'$session'","total_cost_usd":0.002,"usage":{"input_tokens":11,"output_tokens":7},"terminal_reason":"'$2'","is_error":'$3',"num_turns":3,"subtype":"'$4'","result":"'"$1"'","type":"result","uuid":"e'$n'"}'; }
+n=0
+while IFS= read -r line; do
+    case "$line" in
+    *'"initialize"'*)
+        id=$(printf %s "$line" | sed 's/.*"request_id":"\([^"]*\)".*/\1/')
+        say '{"type":"control_response","response":{"subtype":"success","request_id":"'$id'","response":{"commands":[],"hooks_applied":true}}}' ;;
+    *'"type":"user"'*)
+        n=$((n + 1))
+        say '{"type":"system","subtype":"init","session_id":"'$session'","model":"mock-1","tools":[],"uuid":"i'$n'"}'
+        case "$line" in
+        *hold*)
+            touch "$house/held"
+            while [ ! -e "$house/go" ]; do
+                IFS= read -r line || exit 0
+                case "$line" in
+                *'"interrupt"'*) touch "$house/interrupted"; break ;;
+                esac
+            done
+            text "late $n"
+            result "late $n" aborted_tools true error_during_execution ;;
+        *die*) exit 1 ;;
+        *write*)
+            input='{"file_path":"'$PWD'/report.md","content":"x"}'
+            say '{"type":"assistant","message":{"id":"t'$n'","role":"assistant","content":[{"type":"tool_use","id":"w'$n'","name":"Write","input":'"$input"'}]},"session_id":"'$session'","uuid":"u'$n'"}'
+            echo "# Report $n" > report.md
+            say '{"type":"user","message":{"role":"user","content":[{"tool_use_id":"w'$n'","type":"tool_result","content":"x","is_error":false}]},"tool_use_result":{"type":"create","filePath":"'$PWD'/report.md"},"session_id":"'$session'","uuid":"r'$n'"}'
+            text "written $n"
+            result "written $n" completed false success ;;
+        *may*)
+            input='{"command":"echo hi","description":"Say hi"}'
+            say '{"type":"control_request","request_id":"p'$n'","request":{"subtype":"can_use_tool","tool_name":"Bash","input":'"$input"',"tool_use_id":"w'$n'"}}'
+            answer=none
+            while IFS= read -r line; do
+                case "$line" in
+                *'"p'$n'"'*allow*) answer=allowed; break ;;
+                *'"p'$n'"'*) answer=denied; break ;;
+                esac
+            done
+            text "$answer"
+            result "$answer" completed false success ;;
+        *long*)
+            text "short"
+            result "$(head -c 40000 /dev/zero | tr '\0' x)" completed false success ;;
+        *)
+            text "answer $n"
+            result "answer $n" completed false success ;;
+        esac ;;
+    esac
+done
+"##;
+
+struct Play {
+    house: House,
+    player: PathBuf,
+}
+
+impl Play {
+    fn with(config: &str, env: &[(&str, String)]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        Self::on(data, config, env)
+    }
+
+    fn on(data: tempfile::TempDir, config: &str, env: &[(&str, String)]) -> Self {
+        let player = data.path().join("claude");
+        fs::write(&player, PLAYER).unwrap();
+        fs::set_permissions(&player, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let token = |name: &str, access: &str| {
+            let hash = TokenHash::of(&name.repeat(10)).to_string();
+            format!("[[tokens]]\nname = \"{name}\"\nhash = \"{hash}\"\naccess = \"{access}\"\n")
+        };
+        let tokens = [token("ann", "write"), token("bob", "write"), token("eve", "read")].concat();
+        let options = ServerOptions {
+            config: Some(format!("{config}\n{tokens}")),
+            env: env
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone()))
+                .collect(),
+            ..ServerOptions::default()
+        };
+        Play {
+            house: House::on(data, options),
+            player,
+        }
+    }
+
+    /// Somebody's answered request below `/api/v1/agents`.
+    fn ask(&self, user: &str, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let answer = self.house.ask_as(Some(&user.repeat(10)), method, path, body.as_ref());
+        (answer.status, answer.body)
+    }
+
+    #[track_caller]
+    fn get(&self, user: &str, path: &str) -> Value {
+        let (status, body) = self.ask(user, "GET", path, None);
+        assert_eq!(status, 200, "{path} {body}");
+        body
+    }
+
+    /// An agent that answers when asked. It is not started itself.
+    fn agent(&self, name: &str, more: Value) {
+        let mut body = json!({ "name": name, "repository": "demo", "dialect": "claude", "argv": [self.player], "inherit": ["HOUSE"], "start": false });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            body[key] = value.clone();
+        }
+        let (status, made) = self.ask("ann", "POST", "", Some(body));
+        assert_eq!(status, 201, "{made}");
+    }
+
+    #[track_caller]
+    fn begin(&self, user: &str) -> String {
+        let (status, made) = self.ask(user, "POST", "/it/sessions", None);
+        assert_eq!(status, 201, "{made}");
+        made["id"].as_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    fn answer(&self, user: &str, session: &str, message: &str) -> Value {
+        let (status, body) = self.question(user, session, message);
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    fn question(&self, user: &str, session: &str, message: &str) -> (u16, Value) {
+        let path = format!("/it/sessions/{session}/ask");
+        self.ask(user, "POST", &path, Some(json!({ "message": message })))
+    }
+
+    /// A question whose answer nobody has read yet.
+    fn send(&self, user: &str, session: &str, body: &Value, accept: &str) -> TcpStream {
+        let address = self.house.server.address();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let (body, token) = (body.to_string(), user.repeat(10));
+        let text = format!(
+            "POST /api/v1/agents/it/sessions/{session}/ask HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nAccept: {accept}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.house.server.data().join(name)
+    }
+
+    fn audit(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.file("audit.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Of everything that there is, so that nothing is left at the end.
+    fn end(&self) {
+        for agent in self.get("ann", "")["agents"].as_array().unwrap() {
+            let name = agent["name"].as_str().unwrap();
+            self.ask("ann", "POST", &format!("/{name}/kill"), None);
+        }
+    }
+}
+
+/// The head of an answer in lower case, and all events in it.
+fn events(stream: TcpStream) -> (String, Vec<(Option<u64>, String, Value)>) {
+    let (mut head, mut found) = (String::new(), Vec::new());
+    let (mut id, mut kind) = (None, String::new());
+    for line in BufReader::new(stream).lines() {
+        let line = line.unwrap();
+        if let Some(number) = line.strip_prefix("id: ") {
+            id = number.parse().ok();
+        } else if let Some(word) = line.strip_prefix("event: ") {
+            kind = word.to_owned();
+        } else if let Some(data) = line.strip_prefix("data: ") {
+            found.push((
+                id.take(),
+                std::mem::take(&mut kind),
+                serde_json::from_str(data).unwrap(),
+            ));
+        } else if found.is_empty() {
+            head.push_str(&line.to_lowercase());
+            head.push('\n');
+        }
+    }
+    (head, found)
+}
+
+#[test]
+fn sessions_are_their_owners_and_come_in_pages() {
+    let play = Play::with("", &[]);
+    play.agent("it", json!({}));
+    let mut made: Vec<String> = (0..5).map(|_| play.begin("ann")).collect();
+    let others = play.begin("bob");
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = play.get("ann", &format!("/it/sessions?limit=2{cursor}"));
+        let page_ids = page["sessions"].as_array().unwrap();
+        assert!(page_ids.len() <= 2, "{page}");
+        seen.extend(page_ids.iter().map(|one| one["id"].as_str().unwrap().to_owned()));
+        match page["cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    seen.sort();
+    made.sort();
+    assert_eq!(seen, made, "each once, and nobody else's");
+    let one = play.get("ann", &format!("/it/sessions/{}", made[0]));
+    assert_eq!(
+        (
+            &one["owner"],
+            &one["agent"],
+            &one["state"],
+            &one["busy"],
+            &one["answered_by"]
+        ),
+        (&json!("ann"), &json!("it"), &json!("new"), &json!(false), &Value::Null)
+    );
+    for (method, rest, body) in [
+        ("GET", "", None),
+        ("DELETE", "", None),
+        ("POST", "/ask", Some(json!({ "message": "x" }))),
+        ("POST", "/interrupt", None),
+        ("GET", "/permissions", None),
+        ("POST", "/permissions/p1", Some(json!({ "decision": "allow" }))),
+        ("GET", "/history", None),
+    ] {
+        let path = format!("/it/sessions/{}{rest}", made[0]);
+        assert_eq!(play.ask("bob", method, &path, body.clone()).0, 404, "{method} {rest}");
+        assert_eq!(play.ask("eve", method, &path, body.clone()).0, 403, "{method} {rest}");
+        let of_none = format!("/it/sessions/0835c2b4-0000-4000-8000-000000000001{rest}");
+        assert_eq!(play.ask("ann", method, &of_none, body).0, 404, "{method} {rest}");
+    }
+    for query in ["limit=0", "limit=1001", "limit=-1", "limit=x", "cursor=x", "nonsense=1"] {
+        assert_eq!(
+            play.ask("ann", "GET", &format!("/it/sessions?{query}"), None).0,
+            400,
+            "{query}"
+        );
+        let path = format!("/it/sessions/{}/history?{query}", made[0]);
+        assert_eq!(play.ask("ann", "GET", &path, None).0, 400, "{query}");
+    }
+    let path = format!("/it/sessions/{}", made[0]);
+    assert_eq!(play.ask("ann", "DELETE", &path, None).0, 204);
+    assert_eq!(play.ask("ann", "GET", &path, None).0, 404);
+    assert_eq!(play.ask("ann", "PUT", &path, None).0, 405);
+    // Of agents that cannot be asked there are none, nor of one that is forgotten.
+    play.agent("plain", json!({ "dialect": "plain", "argv": ["true"] }));
+    assert_eq!(play.ask("ann", "POST", "/plain/sessions", None).0, 400);
+    assert_eq!(play.ask("ann", "DELETE", "/it", None).0, 204);
+    play.agent("it", json!({}));
+    assert_eq!(play.ask("bob", "GET", &format!("/it/sessions/{others}"), None).0, 404);
+    assert_eq!(play.get("ann", "/it/sessions")["sessions"], json!([]));
+}
+
+#[test]
+fn an_answer_says_what_it_took_and_which_checkpoints_there_are() {
+    let play = Play::with("", &[]);
+    play.agent("it", json!({}));
+    let session = play.begin("ann");
+    let answer = play.answer("ann", &session, "write it");
+    assert_eq!(
+        (
+            &answer["result"],
+            &answer["is_error"],
+            &answer["outcome"],
+            &answer["tools"]
+        ),
+        (&json!("written 1"), &json!(false), &json!("completed"), &json!(1)),
+        "{answer}"
+    );
+    assert_eq!(
+        (&answer["session_id"], &answer["num_turns"]),
+        (&json!(session), &json!(3))
+    );
+    assert_eq!(answer["usage"]["cost_microusd"], 2_000);
+    let made = answer["checkpoints"].as_array().unwrap();
+    assert_eq!((made.len(), &made[0]["calls"]), (1, &json!(["w1"])), "{answer}");
+    let git = Git::new();
+    let head = git.ok(play.house.files(), "log -1 --format=%H%x20%s");
+    let expected = format!(
+        "{} {}",
+        made[0]["commit"].as_str().unwrap(),
+        made[0]["subject"].as_str().unwrap()
+    );
+    assert_eq!(head.trim(), expected);
+    let second = play.answer("ann", &session, "and now?");
+    assert_eq!(
+        (&second["result"], &second["checkpoints"]),
+        (&json!("answer 2"), &json!([]))
+    );
+    let long = play.answer("ann", &session, "long");
+    assert_eq!(long["result"], "x".repeat(40_000), "all of it");
+    let shown = play.get("ann", &format!("/it/sessions/{session}"));
+    assert_eq!((&shown["state"], &shown["questions"]), (&json!("idle"), &json!(3)));
+    // The agent that answers there is for whoever asks there, also where others may manage it.
+    let name = shown["answered_by"].as_str().unwrap();
+    for (method, path) in [
+        ("GET", "logs"),
+        ("GET", "events"),
+        ("GET", "permissions"),
+        ("POST", "interrupt"),
+    ] {
+        assert_eq!(
+            play.ask("bob", method, &format!("/{name}/{path}"), None).0,
+            404,
+            "{path}"
+        );
+    }
+    assert_eq!(play.ask("ann", "GET", &format!("/{name}/events"), None).0, 200);
+    assert_eq!(play.ask("bob", "GET", &format!("/{name}"), None).0, 200);
+    assert_eq!(play.ask("ann", "POST", &format!("/{name}/sessions"), None).0, 409);
+    // Closed, it is gone with what was said.
+    assert_eq!(
+        play.ask("ann", "DELETE", &format!("/it/sessions/{session}"), None).0,
+        204
+    );
+    eventually("its agent is gone", || {
+        play.ask("ann", "GET", &format!("/{name}"), None).0 == 404
+    });
+}
+
+#[test]
+fn an_answer_can_be_followed_as_it_comes() {
+    let play = Play::with("", &[]);
+    play.agent("it", json!({}));
+    let session = play.begin("ann");
+    for (body, accept) in [
+        (json!({ "message": "write it" }), "text/event-stream"),
+        (json!({ "message": "write it", "stream": true }), "*/*"),
+    ] {
+        let (head, found) = events(play.send("ann", &session, &body, accept));
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        assert!(head.contains("content-type: text/event-stream"), "{head}");
+        let kinds: Vec<_> = found.iter().map(|(_, kind, _)| kind.as_str()).collect();
+        assert_eq!((kinds[0], *kinds.last().unwrap()), ("asked", "answer"), "{kinds:?}");
+        let at = |kind: &str| kinds.iter().position(|one| *one == kind).expect(kind);
+        assert!(at("tool_finished") < at("turn_ended"), "{kinds:?}");
+        assert!(at("checkpoint") < at("answer"), "{kinds:?}");
+        let numbers: Vec<_> = found.iter().filter_map(|(id, _, _)| *id).collect();
+        assert!(numbers.is_sorted() && numbers.len() == found.len() - 1, "{numbers:?}");
+        let (_, _, answer) = found.last().unwrap();
+        assert_eq!(answer["checkpoints"].as_array().unwrap().len(), 1, "{answer}");
+        assert_eq!(answer["seq"], json!(numbers.last().unwrap()));
+    }
+    let (_, found) = events(play.send("ann", &session, &json!({ "message": "die" }), "text/event-stream"));
+    let (_, kind, last) = found.last().unwrap();
+    assert_eq!(
+        (kind.as_str(), &last["status"], &last["error"]["code"]),
+        ("error", &json!(502), &json!("agent_failed"))
+    );
+    // What is refused before it begins is no stream.
+    let (head, _) = events(play.send("ann", &session, &json!({ "message": "" }), "text/event-stream"));
+    assert!(head.starts_with("http/1.1 400"), "{head}");
+}
+
+#[test]
+fn whoever_leaves_has_the_turn_stopped_and_the_next_answer_is_the_next_questions() {
+    let play = Play::with("", &[]);
+    play.agent("it", json!({}));
+    let session = play.begin("ann");
+    for accept in ["text/event-stream", "application/json"] {
+        let body = json!({ "message": "hold" });
+        let mut held = play.send("ann", &session, &body, accept);
+        eventually("it is at work", || play.file("held").exists());
+        assert_eq!(play.get("ann", &format!("/it/sessions/{session}"))["busy"], true);
+        let (status, refused) = play.question("ann", &session, "impatient");
+        assert_eq!((status, &refused["error"]["code"]), (429, &json!("busy")));
+        if accept == "text/event-stream" {
+            let mut some = [0; 100];
+            assert!(held.read(&mut some).unwrap() > 0);
+        }
+        drop(held);
+        eventually("it is told to stop", || play.file("interrupted").exists());
+        eventually("it has", || {
+            play.get("ann", &format!("/it/sessions/{session}"))["busy"] == false
+        });
+        let answer = play.answer("ann", &session, "what now?");
+        assert!(answer["result"].as_str().unwrap().starts_with("answer "), "{answer}");
+        fs::remove_file(play.file("held")).unwrap();
+        fs::remove_file(play.file("interrupted")).unwrap();
+    }
+    eventually("both are noted", || {
+        play.audit()
+            .iter()
+            .filter(|one| one["event"] == "ask_abandoned")
+            .count()
+            == 2
+    });
+    // The same by somebody who waits and says so.
+    let held = play.send("ann", &session, &json!({ "message": "hold" }), "application/json");
+    eventually("it is at work", || play.file("held").exists());
+    let path = format!("/it/sessions/{session}/interrupt");
+    assert_eq!(play.ask("ann", "POST", &path, None).0, 202);
+    let mut answer = String::new();
+    BufReader::new(held).read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.contains("\"is_error\":true") && answer.contains("late "),
+        "{answer}"
+    );
+}
+
+#[test]
+fn what_it_wants_to_be_allowed_is_decided_in_the_session() {
+    let play = Play::with("", &[]);
+    play.agent("it", json!({}));
+    let session = play.begin("ann");
+    let path = format!("/it/sessions/{session}/permissions");
+    assert_eq!(play.get("ann", &path), json!({ "permissions": [] }));
+    for (decision, result) in [("allow", "allowed"), ("deny", "denied")] {
+        let asked = play.send("ann", &session, &json!({ "message": "may I?" }), "text/event-stream");
+        let open = || play.get("ann", &path)["permissions"].clone();
+        eventually("it asks", || !open().as_array().unwrap().is_empty());
+        let question = open()[0]["request"].as_str().unwrap().to_owned();
+        let decide = |user: &str| {
+            let body = json!({ "decision": decision });
+            play.ask(user, "POST", &format!("{path}/{question}"), Some(body)).0
+        };
+        assert_eq!(decide("bob"), 404);
+        assert_eq!(decide("ann"), 204);
+        assert_eq!(decide("ann"), 404, "once");
+        let (_, found) = events(asked);
+        assert_eq!(found.last().unwrap().2["result"], result);
+        let kinds: Vec<_> = found.iter().map(|(_, kind, _)| kind.as_str()).collect();
+        assert!(
+            kinds.contains(&"permission") && kinds.contains(&"permission_decided"),
+            "{kinds:?}"
+        );
+    }
+    let audit = play.audit();
+    let decided: Vec<_> = audit
+        .iter()
+        .filter(|one| one["event"] == "permission_decided")
+        .map(|one| (one["user"].clone(), one["decision"].clone()))
+        .collect();
+    assert_eq!(
+        decided,
+        [(json!("ann"), json!("allowed")), (json!("ann"), json!("denied"))]
+    );
+}
+
+#[test]
+fn what_nobody_answers_is_denied_after_a_while() {
+    let play = Play::with("[agents]\nanswer_within = \"50ms\"", &[]);
+    play.agent("it", json!({}));
+    let session = play.begin("ann");
+    let asked = play.send("ann", &session, &json!({ "message": "may I?" }), "text/event-stream");
+    let (_, found) = events(asked);
+    assert_eq!(found.last().unwrap().2["result"], "denied");
+    let (_, _, decided) = found.iter().find(|(_, kind, _)| kind == "permission_decided").unwrap();
+    assert_eq!(
+        (&decided["decision"], &decided["by"], &decided["why"]),
+        (
+            &json!("denied"),
+            &Value::Null,
+            &json!("nobody has answered for 0.05 seconds")
+        )
+    );
+    // What an agent says of itself comes before what is usual.
+    play.agent(
+        "other",
+        json!({ "answer_within_ms": 0, "message": "may I?", "start": true }),
+    );
+    eventually("it asks", || {
+        !play.get("ann", "/other/permissions")["permissions"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    });
+    play.answer("ann", &session, "may I?");
+    assert_eq!(play.get("ann", "/other")["state"], "waiting_permission");
+    let deny = json!({ "decision": "deny" });
+    assert_eq!(play.ask("ann", "POST", "/other/permissions/p1", Some(deny)).0, 204);
+    play.end();
+}
+
+#[test]
+fn a_history_is_the_agents_own_file_or_else_our_journal() {
+    let home = tempfile::tempdir().unwrap();
+    let play = Play::with(
+        "[ask]\nworkspace = \"demo\"\naudit_texts = false",
+        &[("HOME", home.path().display().to_string())],
+    );
+    play.agent("it", json!({}));
+    let session = play.begin("ann");
+    let path = format!("/it/sessions/{session}/history");
+    let texts = |page: &Value| -> Vec<String> {
+        let messages = page["messages"].as_array().unwrap();
+        messages
+            .iter()
+            .map(|one| format!("{}: {}", one["role"].as_str().unwrap(), one["text"].as_str().unwrap()))
+            .collect()
+    };
+    let all = || {
+        let (mut found, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = play.get("ann", &format!("{path}?limit=2{cursor}"));
+            found.splice(0..0, texts(&page));
+            match page["cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return found,
+            }
+        }
+    };
+    assert_eq!(all(), [""; 0]);
+    for question in ["one", "two"] {
+        play.answer("ann", &session, question);
+    }
+    let ours = ["user: one", "assistant: answer 1", "user: two", "assistant: answer 2"];
+    assert_eq!(all(), ours);
+    assert_eq!(play.get("ann", &path)["source"], "journal");
+    assert_eq!(play.ask("ann", "GET", &format!("{path}?cursor=nobody"), None).0, 400);
+    // The agent has written a file of its own: that has what was gone on with.
+    let project = home.path().join(".claude/projects/-ws");
+    fs::create_dir_all(&project).unwrap();
+    let fixture = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/fixtures/sessions/claude/c14-branches.jsonl"
+    );
+    fs::copy(fixture, project.join("0835f0ad-1b2c-4d3e-8f90-0123456789ab.jsonl")).unwrap();
+    let theirs = [
+        "user: Write a poem about rivers.",
+        "assistant: I will write it to a file.",
+        "assistant: It is in poem.md.",
+        "user: Now about the sea.",
+        "assistant: The sea is wide.",
+        "user: Shorter.",
+        "assistant: Sea.",
+    ];
+    assert_eq!(all(), theirs);
+    let page = play.get("ann", &path);
+    assert_eq!(
+        (&page["source"], &page["messages"][0]["timestamp"]),
+        (&json!("agent"), &json!("2026-01-01T00:00:01.000Z"))
+    );
+    assert_eq!(play.ask("ann", "GET", &format!("{path}?cursor=nobody"), None).0, 400);
+    // A place in our journal stays one.
+    let seq = play.answer("ann", &session, "three")["seq"].as_u64().unwrap();
+    let page = play.get("ann", &format!("{path}?cursor={}", seq + 1));
+    assert_eq!(texts(&page).last().map(String::as_str), Some("assistant: answer 3"));
+    // The same for the older paths.
+    let classic = |method: &str, path: &str, body: Option<Value>| {
+        let address = play.house.server.address();
+        let mut stream = TcpStream::connect(address).unwrap();
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        write!(
+            stream,
+            "{method} /agent{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "ann".repeat(10),
+            body.len()
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        serde_json::from_str::<Value>(text.split_once("\r\n\r\n").unwrap().1).unwrap()
+    };
+    let begun = classic("POST", "/sessions/new", None);
+    let id = begun["session_id"].as_str().unwrap().to_owned();
+    // Without a command of its own `[ask]` would start the real one.
+    assert_eq!(
+        classic("GET", &format!("/sessions/{id}/history"), None),
+        json!({ "messages": [] })
+    );
+    // What was asked is in no note.
+    let audit = play.audit();
+    assert!(
+        audit
+            .iter()
+            .all(|one| one.get("message").is_none() && one.get("result_preview").is_none())
+    );
+    assert_eq!(audit[0]["message_len"], 3);
+}
+
+#[test]
+fn bounds_are_those_of_all_questions() {
+    let data = tempfile::tempdir().unwrap();
+    let command = data.path().join("claude");
+    let config = format!(
+        "[ask]\ncommand = [\"{}\"]\ninherit = [\"HOUSE\"]\nworkspace = \"demo\"\nrate_max = 2\ndeadline = \"2s\"",
+        command.display()
+    );
+    let play = Play::on(data, &config, &[]);
+    play.agent("it", json!({}));
+    let session = play.begin("ann");
+    play.answer("ann", &session, "one");
+    let (status, late) = play.question("ann", &session, "hold");
+    assert_eq!((status, &late["error"]["code"]), (504, &json!("timeout")));
+    eventually("it is told to stop", || play.file("interrupted").exists());
+    let other = play.begin("ann");
+    let address = play.house.server.address();
+    for path in [
+        format!("/api/v1/agents/it/sessions/{other}/ask"),
+        "/agent/ask".to_owned(),
+    ] {
+        let begun = match path.as_str() {
+            "/agent/ask" => {
+                let mut stream = TcpStream::connect(address).unwrap();
+                write!(stream, "POST /agent/sessions/new HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\n\r\n", "ann".repeat(10)).unwrap();
+                let mut text = String::new();
+                stream.read_to_string(&mut text).unwrap();
+                let body: Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+                json!({ "session_id": body["session_id"], "message": "x" })
+            }
+            _ => json!({ "message": "x" }),
+        };
+        let body = begun.to_string();
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", "ann".repeat(10), body.len()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let text = text.to_lowercase();
+        assert!(text.starts_with("http/1.1 429"), "{path} {text}");
+        assert!(text.contains("retry-after: 3"), "within the hour: {text}");
+    }
+    // Others have their own hour.
+    let session = play.begin("bob");
+    play.answer("bob", &session, "one");
+    play.end();
+}
+
+#[test]
+fn sessions_outlive_the_server() {
+    let play = Play::with("", &[]);
+    play.agent("it", json!({}));
+    let (session, closed) = (play.begin("ann"), play.begin("ann"));
+    play.answer("ann", &session, "one");
+    assert_eq!(
+        play.ask("ann", "DELETE", &format!("/it/sessions/{closed}"), None).0,
+        204
+    );
+    let name = play.get("ann", &format!("/it/sessions/{session}"))["answered_by"].clone();
+    let Play { house, .. } = play;
+    let play = Play::on(house.kill(), "", &[]);
+    let shown = play.get("ann", &format!("/it/sessions/{session}"));
+    assert_eq!(
+        (&shown["answered_by"], &shown["questions"]),
+        (&name, &json!(1)),
+        "{shown}"
+    );
+    assert_eq!(play.answer("ann", &session, "two")["result"], "answer 1");
+    let said = play.get("ann", &format!("/it/sessions/{session}/history"));
+    assert_eq!(said["messages"].as_array().unwrap().len(), 4);
+    assert_eq!(play.ask("ann", "GET", &format!("/it/sessions/{closed}"), None).0, 404);
+}
