@@ -45,6 +45,10 @@ const CHUNK: usize = 64 << 10;
 const READS: usize = 8;
 /// Orders that wait for an agent's task.
 const COMMANDS: usize = 256;
+/// Orders that wait for its parent process: those of the agent's own (`Limits::agent_pending`), and ours.
+const ORDERS: usize = 512;
+/// Bytes of one of the agent's own.
+const ORDER_BYTES: usize = 128 << 10;
 
 /// Starts the task of an agent. It ends when nobody controls it any more and it does not run.
 pub fn drive(settings: Settings, host: impl Host) -> Agent {
@@ -127,7 +131,7 @@ struct Run {
     cgroup: Option<PathBuf>,
     dialect: Box<dyn Dialect>,
     control: Option<Lines>,
-    orders: OwnedWriteHalf,
+    orders: Mouth,
     child: Option<Ward>,
     stdin: Option<Sender>,
     input: VecDeque<Vec<u8>>,
@@ -146,7 +150,7 @@ struct Run {
 impl<H: Host> Driver<H> {
     async fn run(mut self) {
         loop {
-            self.settle().await;
+            self.settle();
             let may_read = !self.spool.is_full();
             let next = self.timers.values().min().copied();
             let run = self.run.as_deref_mut();
@@ -186,7 +190,7 @@ impl<H: Host> Driver<H> {
     }
 
     /// Tells the machine everything, and does what it says.
-    async fn settle(&mut self) {
+    fn settle(&mut self) {
         if let Some(why) = self.spool.take_failure() {
             self.host
                 .told(News::Trouble(format!("output cannot be written to disk: {why}")));
@@ -194,12 +198,12 @@ impl<H: Host> Driver<H> {
         while let Some(event) = self.events.pop_front() {
             let now = self.window + self.began.elapsed();
             for order in self.machine.on(event, now) {
-                self.execute(order).await;
+                self.execute(order);
             }
         }
     }
 
-    async fn execute(&mut self, order: Order) {
+    fn execute(&mut self, order: Order) {
         match order {
             Order::Spawn => {
                 self.status.run += 1;
@@ -223,9 +227,9 @@ impl<H: Host> Driver<H> {
                 }
             }
             Order::CloseInput => self.close_input(),
-            Order::Terminate => self.order(&wire::Order::Terminate).await,
+            Order::Terminate => drop(self.order(&wire::Order::Terminate)),
             Order::KillTree => {
-                self.order(&wire::Order::Kill).await;
+                self.order(&wire::Order::Kill);
                 if self.run.is_none() {
                     // It is being prepared: what comes of that is refused, so there is nothing to wait for.
                     self.events.push_back(Event::OutputEnded);
@@ -278,7 +282,7 @@ impl<H: Host> Driver<H> {
         match command {
             Command::Start(reply) => {
                 self.events.push_back(Event::Start);
-                self.settle().await;
+                self.settle();
                 let _ = reply.send(());
             }
             Command::Stop(cause) => self.events.push_back(Event::Stop(cause)),
@@ -313,6 +317,10 @@ impl<H: Host> Driver<H> {
                 let _ = reply.send(result);
             }
             Command::CloseInput => self.close_input(),
+            Command::Answer(run, order, answer) if run == self.status.run => {
+                self.speak(|dialect, step| dialect.answer(&order, answer, step));
+            }
+            Command::Answer(..) => {}
             Command::Release(barrier) => self.speak(|dialect, step| dialect.release(&barrier, step)),
             Command::Permit(request, decision) => {
                 self.speak(|dialect, step| dialect.permit(&request, decision, step));
@@ -396,7 +404,7 @@ impl<H: Host> Driver<H> {
             orders: {
                 // It reads this before anything else, and nothing else is to be read from it before.
                 orders.write_all(&wire::line(&launch)).await?;
-                orders
+                Mouth::new(orders)
             },
         }));
         Ok(())
@@ -420,6 +428,10 @@ impl<H: Host> Driver<H> {
                 self.status.pid = None;
                 self.publish();
                 self.events.push_back(Event::LeaderEnded(exit));
+            }
+            Some(Word::Terminal { order, done }) => {
+                let answer = streams::answer_of(done);
+                self.speak(|dialect, step| dialect.answer(&order, answer, step));
             }
             Some(Word::Gone(record)) => {
                 self.status.swept = record.swept;
@@ -465,11 +477,9 @@ impl<H: Host> Driver<H> {
         }
     }
 
-    async fn order(&mut self, order: &wire::Order) {
-        if let Some(run) = &mut self.run {
-            // A few bytes, and the socket is empty: whoever does not take them is gone, and is missed soon.
-            let _ = run.orders.write_all(&wire::line(order)).await;
-        }
+    fn order(&self, order: &wire::Order) -> bool {
+        // Whoever does not take it is gone, and is missed soon.
+        self.run.as_ref().is_some_and(|run| run.orders.say(wire::line(order)))
     }
 
     /// A signal to the parent process that an earlier Gitstead has started, which has no other ear for us.
@@ -512,6 +522,28 @@ impl<H: Host> Driver<H> {
         if started.is_err() {
             self.events.push_back(Event::TreeGone);
         }
+    }
+}
+
+/// What is said to a parent process, in its order. Nobody waits for it to listen: while it speaks itself it does not.
+struct Mouth(mpsc::Sender<Vec<u8>>);
+
+impl Mouth {
+    fn new(mut to: OwnedWriteHalf) -> Self {
+        let (send, mut receive) = mpsc::channel::<Vec<u8>>(ORDERS);
+        tokio::spawn(async move {
+            while let Some(line) = receive.recv().await {
+                if to.write_all(&line).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Mouth(send)
+    }
+
+    /// Says whether there was room for it.
+    fn say(&self, line: Vec<u8>) -> bool {
+        self.0.try_send(line).is_ok()
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::Clock,
-    dialect::{self, Decision, Dialect},
+    dialect::{self, Answer, Decision, Dialect},
 };
 
 /// The name of the environment variable that marks everything an incarnation starts.
@@ -45,6 +45,8 @@ pub trait Host: Send + 'static {
     fn prepare(&mut self, run: u32, agent: &Agent);
     /// Something has happened.
     fn told(&mut self, news: News<'_>);
+    /// The agent wants its client to read or write a file; answer with [`Command::Answer`].
+    fn order(&mut self, run: u32, order: dialect::Order, agent: &Agent);
     /// Make the last checkpoint of this run, and answer with [`Command::Recorded`].
     fn record(&mut self, run: u32, agent: &Agent);
 }
@@ -108,6 +110,8 @@ pub enum Command {
     Interrupt(oneshot::Sender<Result<(), NotTaken>>),
     /// The answer to a question for permission.
     Permit(String, Decision),
+    /// What came of an order of this run, by the order's id.
+    Answer(u32, String, Answer),
     /// The checkpoint that it waits for is made, or takes too long.
     Release(String),
     /// The answer to [`Host::prepare`].

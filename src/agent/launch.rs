@@ -25,6 +25,12 @@ pub struct Launch {
     /// Which files it can reach, if not all of its user's.
     #[serde(default)]
     pub sandbox: Option<Sandbox>,
+    /// The directory beneath which commands are run for it through its parent process, if they are.
+    #[serde(default)]
+    pub terminals: Option<PathBuf>,
+    /// The container in which it is started, if it is.
+    #[serde(default)]
+    pub container: Option<super::container::Container>,
 }
 
 /// Which files an agent can reach, and everything that it starts: these and no others.
@@ -49,6 +55,9 @@ pub struct Isolation {
     pub missing: Vec<String>,
     /// The version of landlock that bounds which files it can reach.
     pub landlock: Option<u32>,
+    /// The container that it is in: it is ended by what is executed in there, and bounded by what the container is bounded by.
+    #[serde(default)]
+    pub container: Option<String>,
 }
 
 impl std::fmt::Debug for Launch {

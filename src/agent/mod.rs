@@ -5,6 +5,7 @@
 //! that starts processes is `spawn.rs`. Knows nothing of git and nothing of HTTP.
 
 mod cgroup;
+mod container;
 mod driver;
 mod handle;
 mod hunt;
@@ -15,10 +16,12 @@ mod rules;
 mod sandbox;
 mod spawn;
 mod state;
+mod terminals;
 mod tree;
 mod wire;
 
 pub use cgroup::{CgroupChoice, Cgroups};
+pub use container::Container;
 pub use driver::drive;
 pub use handle::{
     Agent, Command, Host, Newborn, News, NotTaken, Orphan, Prepared, RUN_MARK, Settings, Status, spawn_parent,

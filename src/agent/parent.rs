@@ -32,11 +32,13 @@ use tokio::{
 
 use super::{
     cgroup::{self, Cell},
+    container::Whom,
     launch::{Bounds, Exit, ExitRecord, Isolation, Launch, SpawnFailure, SpawnFault},
     sandbox,
     spawn::{self, Streams},
+    terminals::Terminals,
     tree::{self, Process},
-    wire::{Lines, Order, Word, line},
+    wire::{Deed, Lines, Order, Word, line},
 };
 
 /// How often a tree is killed anew that is not gone yet.
@@ -79,6 +81,11 @@ struct Care {
     /// What it had left behind and was killed.
     swept: BTreeSet<Process>,
     cell: Option<Cell>,
+    /// What runs for it beside it.
+    terminals: Terminals,
+    /// What kills everything in its container, while it does, and what it could not do.
+    ender: Option<i32>,
+    not_emptied: Option<String>,
     orphaned: bool,
     /// When the agent was sent SIGTERM.
     asked: Option<Instant>,
@@ -94,6 +101,8 @@ enum Phase {
     Left { until: Instant },
     /// SIGTERM was sent because Gitstead is gone.
     Asked { until: Instant },
+    /// Everything in the container is being killed from within.
+    Emptying { until: Instant },
     /// Everything is being killed.
     Sweeping { report: Instant, give_up: Instant },
 }
@@ -119,6 +128,9 @@ async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
     drop(first);
 
     let mut care = Care {
+        terminals: Terminals::of(&launch),
+        ender: None,
+        not_emptied: None,
         launch,
         leader: None,
         exit: None,
@@ -148,12 +160,17 @@ async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
         if care.reap(&mut write).await {
             break;
         }
+        for word in care.terminals.news() {
+            say(&mut write, &word).await;
+        }
         let now = Instant::now();
         let next = match care.phase {
             Phase::Running => None,
-            Phase::Left { until } | Phase::Asked { until } => Some(until),
+            Phase::Left { until } | Phase::Asked { until } | Phase::Emptying { until } => Some(until),
             Phase::Sweeping { .. } => Some(now + AGAIN),
         };
+        let next = next.into_iter().chain(care.terminals.due()).min();
+        let bell = std::sync::Arc::clone(&care.terminals.bell);
         tokio::select! {
             _ = child_ended.recv() => {}
             _ = terminate.recv() => care.let_go(),
@@ -162,10 +179,16 @@ async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
             _ = quit.recv() => care.let_go(),
             _ = hurry.recv() => care.hurry(),
             _ = at_once.recv() => care.sweep(),
+            () = bell.notified() => {}
             order = read.next(), if connected => match order {
                 Some(order) => match serde_json::from_slice(&order) {
                     Ok(Order::Terminate) => care.terminate(),
                     Ok(Order::Kill) => care.sweep(),
+                    Ok(Order::Terminal { order, deed }) => {
+                        if let Some(word) = care.terminal(order, deed) {
+                            say(&mut write, &word).await;
+                        }
+                    }
                     // A Gitstead of another version; it kills what does not obey.
                     Err(_) => {}
                 },
@@ -207,6 +230,14 @@ impl Care {
                         say(write, &Word::Ended(exit)).await;
                         // Whoever is left has nobody to work for.
                         self.sweep();
+                    } else if self.ender == Some(pid.as_raw_nonzero().get()) {
+                        self.ender = None;
+                        if !status.exited() || status.exit_status() != Some(0) {
+                            self.not_emptied = Some(Exit::of_wait(status).to_string());
+                        }
+                        self.kill_the_rest();
+                    } else if status.exited() || status.signaled() {
+                        self.terminals.ended(pid.as_raw_nonzero().get(), Exit::of_wait(status));
                     }
                 }
                 Ok(None) => return false,
@@ -214,6 +245,19 @@ impl Care {
                 Err(_) => return true,
             }
         }
+    }
+
+    /// Does something about a command that runs for the agent.
+    fn terminal(&mut self, order: String, deed: Deed) -> Option<Word> {
+        let is_late = self.phase != Phase::Running;
+        let cell = self.cell.as_ref();
+        self.terminals.take(order, deed, |launch, streams| {
+            if is_late {
+                return Err("the agent is being stopped".to_owned());
+            }
+            let started = start_in(cell, launch, streams, &mut None);
+            started.map_err(|failure| failure.text)
+        })
     }
 
     /// Nobody tells us what to do any more: the agent is stopped, gently first.
@@ -238,7 +282,7 @@ impl Care {
             Phase::Running => self.let_go(),
             Phase::Left { .. } => self.ask(),
             Phase::Asked { .. } => self.sweep(),
-            Phase::Sweeping { .. } => {}
+            Phase::Emptying { .. } | Phase::Sweeping { .. } => {}
         }
     }
 
@@ -251,6 +295,11 @@ impl Care {
 
     fn terminate(&mut self) {
         self.asked.get_or_insert_with(Instant::now);
+        if let Some(container) = &self.launch.container {
+            // The client does not hand signals on. Nobody waits for what does: if it fails, the next step follows.
+            let _ = spawn::ender(container, &self.launch.run, Whom::First);
+            return;
+        }
         if let Some(leader) = self.leader {
             leader.signal(Signal::TERM);
             // One that is stopped would not notice.
@@ -259,6 +308,28 @@ impl Care {
     }
 
     fn sweep(&mut self) {
+        if matches!(self.phase, Phase::Emptying { .. }) {
+            return;
+        }
+        if let Some(container) = &self.launch.container
+            && self.failure.is_none()
+            && !matches!(self.phase, Phase::Sweeping { .. })
+        {
+            match spawn::ender(container, &self.launch.run, Whom::All) {
+                Ok(pid) => {
+                    self.ender = Some(pid);
+                    let until = Instant::now() + self.launch.ladder.verify;
+                    self.phase = Phase::Emptying { until };
+                    return;
+                }
+                Err(error) => self.not_emptied = Some(error.to_string()),
+            }
+        }
+        self.kill_the_rest();
+    }
+
+    /// Everything that is below this process.
+    fn kill_the_rest(&mut self) {
         if !matches!(self.phase, Phase::Sweeping { .. }) {
             let now = Instant::now();
             self.phase = Phase::Sweeping {
@@ -288,7 +359,12 @@ impl Care {
             Phase::Running => {}
             Phase::Left { until } if now >= until => self.ask(),
             Phase::Asked { until } if now >= until => self.sweep(),
-            Phase::Left { .. } | Phase::Asked { .. } => {}
+            Phase::Emptying { until } if now >= until => {
+                self.ender = None;
+                self.not_emptied = Some("it took too long".to_owned());
+                self.kill_the_rest();
+            }
+            Phase::Left { .. } | Phase::Asked { .. } | Phase::Emptying { .. } => {}
             Phase::Sweeping { report, give_up } => {
                 self.kill_all();
                 // Without a Gitstead that waits, the record can wait for the very last.
@@ -300,6 +376,11 @@ impl Care {
 
     fn record(&self) -> ExitRecord {
         let left = tree::below(getpid().as_raw_nonzero().get());
+        let unsure = self.launch.container.as_ref().zip(self.not_emptied.as_ref());
+        let unsure = unsure.map(|(container, why)| {
+            let name = &container.name;
+            format!("whatever of it is in the container '{name}': it could not be ended from within ({why})")
+        });
         ExitRecord {
             version: ExitRecord::VERSION,
             run: self.launch.run.clone(),
@@ -307,7 +388,7 @@ impl Care {
             failure: self.failure.clone(),
             swept: self.swept.len(),
             out_of_memory: self.cell.as_ref().map_or(0, Cell::out_of_memory),
-            stragglers: left.into_iter().map(Process::described).collect(),
+            stragglers: left.into_iter().map(Process::described).chain(unsure).collect(),
             orphaned: self.orphaned,
             at: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
@@ -323,10 +404,6 @@ fn start(
     isolation: &mut Isolation,
     cell: &mut Option<Cell>,
 ) -> Result<i32, SpawnFailure> {
-    let other = |text: String| SpawnFailure {
-        fault: SpawnFault::Other,
-        text,
-    };
     let bounds = launch.bounds;
     umask(Mode::from_raw_mode(bounds.umask & 0o777));
     match launch.cgroup.as_deref().map(|dir| Cell::make(dir, &bounds, isolation)) {
@@ -338,6 +415,22 @@ fn start(
     if cell.is_none() {
         cgroup::without(&bounds, isolation);
     }
+    isolation.container = launch.container.as_ref().map(|container| container.name.clone());
+    start_in(cell.as_ref(), launch, streams, &mut isolation.landlock)
+}
+
+/// Starts something as the agent is started: in its cgroup, with its bounds, in its sandbox.
+fn start_in(
+    cell: Option<&Cell>,
+    launch: &Launch,
+    streams: Streams,
+    landlock: &mut Option<u32>,
+) -> Result<i32, SpawnFailure> {
+    let other = |text: String| SpawnFailure {
+        fault: SpawnFault::Other,
+        text,
+    };
+    let bounds = launch.bounds;
     let unset = |error: io::Error| other(format!("its limits cannot be set: {error}"));
     let before = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     // As far as we may; it is a wish.
@@ -345,10 +438,10 @@ fn start(
     if let Some(cell) = cell {
         cell.enter().map_err(unset)?;
     }
-    let landlock = &mut isolation.landlock;
     let started = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            if !bounds.new_privileges {
+            // Clients of engines without a privileged server need some; what is in the container has what that has.
+            if !bounds.new_privileges && launch.container.is_none() {
                 rustix::thread::set_no_new_privs(true)
                     .map_err(|error| other(format!("its privileges cannot be bounded: {error}")))?;
             }

@@ -17,7 +17,10 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
-use super::launch::{Launch, SpawnFailure, SpawnFault};
+use super::{
+    container::{Container, Whom},
+    launch::{Launch, SpawnFailure, SpawnFault},
+};
 
 /// The hidden command of this binary that is an agent's parent process.
 pub const PARENT_COMMAND: &str = "agent-parent";
@@ -152,7 +155,11 @@ pub(super) fn receive_streams(control: &UnixStream) -> io::Result<Streams> {
 /// Starts the agent's own process, in the thread that calls: what that thread is not allowed, the agent is not allowed.
 pub(super) fn leader(launch: &Launch, streams: Streams) -> Result<i32, SpawnFailure> {
     let fail = |fault, text: String| Err(SpawnFailure { fault, text });
-    let Some((name, rest)) = launch.argv.split_first() else {
+    let argv = match &launch.container {
+        Some(container) => container.argv(launch),
+        None => launch.argv.clone(),
+    };
+    let Some((name, rest)) = argv.split_first().filter(|_| !launch.argv.is_empty()) else {
         return fail(SpawnFault::Missing, "there is no command".to_owned());
     };
     if !launch.cwd.is_dir() {
@@ -171,7 +178,7 @@ pub(super) fn leader(launch: &Launch, streams: Streams) -> Result<i32, SpawnFail
         .arg0(name)
         .args(rest)
         .env_clear()
-        .envs(launch.env.iter().map(|(key, value)| (key, value)))
+        .envs(env_of(launch))
         .current_dir(&launch.cwd)
         .process_group(0)
         .stdin(streams.stdin)
@@ -203,10 +210,47 @@ pub(super) fn leader(launch: &Launch, streams: Streams) -> Result<i32, SpawnFail
     }
 }
 
+fn env_of(launch: &Launch) -> Vec<(&String, &String)> {
+    match &launch.container {
+        Some(container) => container.env(&launch.env).map(|(key, value)| (key, value)).collect(),
+        None => launch.env.iter().map(|(key, value)| (key, value)).collect(),
+    }
+}
+
+/// Starts what ends an agent in its container, and gives its number. It says by its exit code whether it could.
+///
+/// # Errors
+/// When there is no such program any more, or the system has no processes left.
+pub(super) fn ender(container: &Container, run: &str, whom: Whom) -> io::Result<i32> {
+    let argv = container.ender(run, whom);
+    let search = container.client_env.iter().find(|(key, _)| key == "PATH");
+    let program = find_program(&argv[0], search.map(|(_, path)| path.as_str()), Path::new("/"));
+    let program = program.map_err(|failure| io::Error::other(failure.text))?;
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "what ends an agent that is in a container, where no signal of ours reaches"
+    )]
+    let mut command = std::process::Command::new(program);
+    let child = command
+        .args(&argv[1..])
+        .env_clear()
+        .envs(container.client_env.iter().map(|(key, value)| (key, value)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    // Whoever waits for all children waits for this one too.
+    Ok(i32::try_from(child.id()).unwrap_or(0))
+}
+
 /// The file that is executed.
 pub(super) fn program_of(launch: &Launch) -> Result<PathBuf, SpawnFailure> {
-    let name = launch.argv.first().map_or("", String::as_str);
-    let search = launch.env.iter().find(|(key, _)| key == "PATH");
+    let (name, env) = match &launch.container {
+        Some(container) => (container.program.as_str(), &container.client_env),
+        None => (launch.argv.first().map_or("", String::as_str), &launch.env),
+    };
+    let search = env.iter().find(|(key, _)| key == "PATH");
     find_program(name, search.map(|(_, value)| value.as_str()), &launch.cwd)
 }
 

@@ -8,7 +8,7 @@ use tokio::{
 
 use super::launch::{Exit, ExitRecord, Isolation, SpawnFailure};
 
-/// Bytes of one line: an environment may be large, and nothing else is.
+/// Bytes of one line: an environment may be large, and the output of a command.
 const LINE_BYTES: usize = 4 << 20;
 
 /// To the parent process.
@@ -19,6 +19,47 @@ pub(super) enum Order {
     Terminate,
     /// SIGKILL to everything.
     Kill,
+    /// Something about a command that runs for the agent beside it; answered by its number.
+    Terminal { order: String, deed: Deed },
+}
+
+/// What is to be done with a command that runs for the agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Deed {
+    /// Start it.
+    Create {
+        command: String,
+        args: Vec<String>,
+        env: Vec<(String, String)>,
+        cwd: Option<String>,
+        /// Bytes of output that are kept.
+        keep: usize,
+    },
+    /// Say what it has written.
+    Output { terminal: String },
+    /// Say how it ends, when it does.
+    Wait { terminal: String },
+    /// End it, and say how it ended.
+    Kill { terminal: String },
+    /// The same, and forget it.
+    Release { terminal: String },
+}
+
+/// What came of a [`Deed`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Done {
+    Created {
+        terminal: String,
+    },
+    Output {
+        text: String,
+        truncated: bool,
+        exit: Option<Exit>,
+    },
+    Ended(Exit),
+    Failed(String),
 }
 
 /// From the parent process.
@@ -35,6 +76,8 @@ pub(super) enum Word {
     Failed(SpawnFailure),
     /// It has ended; what it left behind is being swept.
     Ended(Exit),
+    /// What came of an order about a command that runs for the agent.
+    Terminal { order: String, done: Done },
     /// Nothing of it is left, or what is named. The last word.
     Gone(ExitRecord),
 }

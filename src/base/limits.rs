@@ -84,6 +84,12 @@ pub struct Limits {
     pub agent_calls: usize,
     /// Questions of one agent (permissions, barriers, orders) that wait for an answer at a time.
     pub agent_pending: usize,
+    /// Bytes of a text file that an agent reads through us, of what it asks for of it.
+    pub agent_file_bytes: usize,
+    /// Commands that one agent runs through us at a time, those included that have ended and that it has not let go.
+    pub agent_terminals: usize,
+    /// Bytes of the output of such a command that are kept, the newest; at most 512 KiB.
+    pub agent_terminal_bytes: usize,
     /// Agents that are known at a time, running or not.
     pub agents: usize,
     /// Time that agents get to end after SIGTERM, all of them together, before they are killed.
@@ -132,6 +138,9 @@ impl Default for Limits {
             agent_text_bytes: 1 << 20,
             agent_calls: 1_024,
             agent_pending: 256,
+            agent_file_bytes: 4 << 20,
+            agent_terminals: 64,
+            agent_terminal_bytes: 512 << 10,
             agents: 2_000,
             agent_drain: Duration::from_secs(20),
         }

@@ -182,6 +182,15 @@ struct Start {
     /// What it can read and execute in its sandbox, too
     #[arg(long, value_name = "PATH")]
     allow_read: Vec<PathBuf>,
+    /// Start it in a running container, by `docker exec` (or what the server is configured to use)
+    #[arg(long, value_name = "NAME")]
+    container: Option<String>,
+    /// Who it is in its container
+    #[arg(long, value_name = "USER", requires = "container")]
+    container_user: Option<String>,
+    /// Where its container has the workspace [default: at the same path]
+    #[arg(long, value_name = "DIR", requires = "container")]
+    container_workspace: Option<PathBuf>,
     /// What it can write in its sandbox, too
     #[arg(long, value_name = "PATH")]
     allow_write: Vec<PathBuf>,
@@ -420,6 +429,10 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         SandboxWord::Required => "required",
     };
     let whole = |paths: &[PathBuf]| paths.iter().map(std::path::absolute).collect::<io::Result<Vec<_>>>();
+    let container = wanted
+        .container
+        .as_ref()
+        .map(|name| json!({ "name": name, "user": wanted.container_user, "workspace": wanted.container_workspace }));
     let body = json!({
         "name": wanted.name,
         "repository": repository,
@@ -436,6 +449,7 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         "task": wanted.task,
         "message": wanted.message,
         "restart": restart,
+        "container": container,
         "sandbox": { "mode": sandbox, "read": whole(&wanted.allow_read)?, "write": whole(&wanted.allow_write)? },
     });
     client.ask("POST", "/api/v1/agents", Some(&body))

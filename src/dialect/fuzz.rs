@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Bounds, Decision, Event, Exit, Kind, Lines, Options, Outcome, Step};
+use super::{Answer, Bounds, Decision, Event, Exit, Kind, Lines, Options, Order, Outcome, Step};
 
 /// Follows what is told, and finds contradictions in it.
 #[derive(Debug, Default)]
@@ -14,7 +14,7 @@ pub(super) struct Listener {
     turns: u64,
     pub permissions: Vec<String>,
     pub barriers: Vec<String>,
-    pub orders: Vec<String>,
+    pub orders: Vec<Order>,
 }
 
 impl Listener {
@@ -24,8 +24,7 @@ impl Listener {
         for event in &step.events {
             self.event(event, bounds);
         }
-        self.orders
-            .extend(step.orders.iter().map(|order| order.id().to_owned()));
+        self.orders.extend(step.orders);
         for input in &step.input {
             let text = std::str::from_utf8(input).expect("UTF-8");
             assert_eq!(text.find('\n'), Some(text.len() - 1), "one message, one line: {text:?}");
@@ -80,6 +79,29 @@ impl Listener {
     }
 }
 
+/// What whoever carries out an order answers.
+pub(super) fn done(order: &Order) -> Answer {
+    match order {
+        Order::ReadFile { .. } => Answer::Text("text".to_owned()),
+        Order::WriteFile { path, .. } => Answer::Written {
+            path: path.trim_start_matches("/ws/").to_owned(),
+            created: true,
+        },
+        Order::TerminalCreate { .. } => Answer::Terminal("t1".to_owned()),
+        Order::TerminalOutput { .. } => Answer::Output {
+            text: "text".to_owned(),
+            truncated: false,
+            exit: Some(Exit::code(3)),
+        },
+        Order::TerminalWait { .. } => Answer::Exited(Exit::code(0)),
+        Order::TerminalKill { .. } | Order::TerminalRelease { .. } => Answer::Exited(Exit::signal(9)),
+        Order::Http { .. } => Answer::Http {
+            status: 200,
+            body: b"[]".to_vec(),
+        },
+    }
+}
+
 fn one_line(text: &str) {
     assert!(!text.contains(char::is_control), "{text:?}");
     assert!(text.chars().count() <= 80, "{text:?}");
@@ -106,6 +128,8 @@ pub fn lines(input: &[u8]) {
         text_bytes: 256,
         calls: 16,
         pending: 8,
+        terminals: 2,
+        terminal_bytes: 100,
     };
     (options.offers_files, options.offers_terminals) = (true, true);
     let bounds = options.bounds;
@@ -132,7 +156,7 @@ pub fn lines(input: &[u8]) {
                 agent.release(&barrier, &mut step);
             }),
             3 => listener.orders.pop().into_iter().for_each(|order| {
-                agent.answer(&order, super::Answer::Done, &mut step);
+                agent.answer(order.id(), done(&order), &mut step);
             }),
             _ => {}
         }

@@ -96,6 +96,10 @@ pub struct Bounds {
     pub calls: usize,
     /// Permissions, barriers and orders that wait for an answer.
     pub pending: usize,
+    /// Commands that run through us, or have and were not let go.
+    pub terminals: usize,
+    /// Bytes of the output of each of them that are kept.
+    pub terminal_bytes: usize,
 }
 
 impl From<&Limits> for Bounds {
@@ -105,6 +109,8 @@ impl From<&Limits> for Bounds {
             text_bytes: limits.agent_text_bytes,
             calls: limits.agent_calls,
             pending: limits.agent_pending,
+            terminals: limits.agent_terminals,
+            terminal_bytes: limits.agent_terminal_bytes,
         }
     }
 }

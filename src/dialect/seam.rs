@@ -481,7 +481,7 @@ impl Exit {
 }
 
 /// Something that an agent wants its client to do: files and commands go through us where a protocol offers that, which makes a natural barrier (do it, make the
-/// checkpoint, then answer). Paths are the agent's words: whoever carries an order out checks them.
+/// checkpoint, then answer). Paths and commands are the agent's words: whoever carries an order out checks them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Order {
@@ -496,7 +496,7 @@ pub enum Order {
         /// How many lines.
         limit: Option<u64>,
     },
-    /// Write a text file, whole: [`Answer::Done`].
+    /// Write a text file, whole: [`Answer::Written`].
     WriteFile {
         /// For [`Dialect::answer`].
         id: String,
@@ -518,7 +518,7 @@ pub enum Order {
         /// Where, if not in the workspace.
         cwd: Option<String>,
         /// Bytes of output that are to be kept, the newest.
-        output_bytes: Option<u64>,
+        output_bytes: usize,
     },
     /// What a command has written so far: [`Answer::Output`].
     TerminalOutput {
@@ -534,14 +534,14 @@ pub enum Order {
         /// As in [`Answer::Terminal`].
         terminal: String,
     },
-    /// End it, and keep what it wrote: [`Answer::Done`].
+    /// End it, and keep what it wrote: [`Answer::Exited`], also when it had ended before.
     TerminalKill {
         /// For [`Dialect::answer`].
         id: String,
         /// As in [`Answer::Terminal`].
         terminal: String,
     },
-    /// End it, and forget it: [`Answer::Done`].
+    /// End it, and forget it: [`Answer::Exited`], also when it had ended before.
     TerminalRelease {
         /// For [`Dialect::answer`].
         id: String,
@@ -583,8 +583,13 @@ impl Order {
 pub enum Answer {
     /// The text that was read.
     Text(String),
-    /// It was done.
-    Done,
+    /// A file was written.
+    Written {
+        /// Relative to the workspace, links followed.
+        path: String,
+        /// It was not there before.
+        created: bool,
+    },
     /// A command runs, and is called this from now on.
     Terminal(String),
     /// What a command has written.

@@ -60,6 +60,8 @@ pub struct Config {
     pub sandbox: SandboxSpec,
     /// How long questions of agents for permission wait for an answer before they are denied; zero for ever.
     pub answer_within: std::time::Duration,
+    /// The program that starts agents in containers.
+    pub container_program: Option<String>,
     /// Who answers questions, and how many; nobody without `[ask]`.
     pub ask: Option<AskRules>,
     /// git configuration for all repositories: lower-case section and name, value.
@@ -251,6 +253,7 @@ impl Config {
         };
         file.checkpoints.apply(base, &mut checkpoints)?;
         let answer_within = file.agents.answer_within.as_ref().map_or(ANSWER_WITHIN, |span| span.0);
+        let container_program = file.agents.container_program.clone();
         let (cgroups, sandbox) = file.agents.fences(base)?;
         let ask = file.ask.map(|ask| ask.rules(base)).transpose()?;
         let namespace = over
@@ -289,6 +292,7 @@ impl Config {
             cgroups,
             sandbox,
             answer_within,
+            container_program,
             ask,
             defaults: defaults(layout, &file.defaults)?,
             log: over.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),

@@ -254,6 +254,7 @@ async fn open_agents(
         fences: Fences {
             cgroups: cgroups.clone(),
             sandbox: config.sandbox.clone(),
+            container_program: config.container_program.clone(),
         },
         answer_within: config.answer_within,
     };

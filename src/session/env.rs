@@ -29,7 +29,7 @@ const USUAL: [&str; 21] = [
     "XDG_RUNTIME_DIR",
 ];
 /// Where programs are when nobody says otherwise.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes of a secret.
 const SECRET_BYTES: u64 = 64 << 10;
 
@@ -72,7 +72,10 @@ pub(super) fn build(
     let mut env = BTreeMap::new();
     let preset = spec.preset().ok().flatten();
     let passed = preset.map_or(&[][..], |preset| preset.passes());
-    for name in USUAL
+    // Where programs and home directories are is for a container itself to say.
+    let inside = spec.container.is_some();
+    let usual = if inside { &[][..] } else { &USUAL[..] };
+    for name in usual
         .iter()
         .chain(passed)
         .copied()
@@ -87,11 +90,14 @@ pub(super) fn build(
     for (name, value) in all {
         if let (Ok(name), Ok(value)) = (name.into_string(), value.into_string())
             && name.starts_with("LC_")
+            && !inside
         {
             env.insert(name, value);
         }
     }
-    env.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
+    if !inside {
+        env.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
+    }
     env.extend(spec.env.clone());
     for (name, path) in &spec.secrets {
         let read = fs::File::open(path).and_then(|file| {

@@ -85,11 +85,18 @@ pub struct Fences {
     pub cgroups: Option<Cgroups>,
     /// What they can reach. An agent may be given less, and not more.
     pub sandbox: SandboxSpec,
+    /// The program that starts something in a container, `docker` if it is not said.
+    pub container_program: Option<String>,
 }
 
 impl Fences {
     /// Refuses what an agent may not be given.
     pub(super) fn check(&self, spec: &AgentSpec) -> Result<(), SessionError> {
+        if spec.container.is_some() && self.sandbox.mode != SandboxMode::Off {
+            return Err(SessionError::Invalid {
+                why: "this server puts its agents into a sandbox, which does not reach into containers".to_owned(),
+            });
+        }
         let adds = !spec.sandbox.read.is_empty() || !spec.sandbox.write.is_empty();
         if adds && self.sandbox.mode != SandboxMode::Off {
             return Err(SessionError::Invalid {

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::{
     AgentRecord, AgentSpec, EventLog, Fences, Place, State,
+    files::Hands,
     trail::{Gate, Job, Trail},
 };
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
         spawn_parent,
     },
     base::{Clock, Limits},
-    dialect::{Asks, Bounds, Decision, Event, Options, Permission, ToolFinished},
+    dialect::{Asks, Bounds, Decision, Event, Kind, Options, Order, Permission, ToolFinished},
     ledger::{Ledger, Shelf},
     worker::{Lane, Workers},
 };
@@ -179,6 +180,23 @@ impl Host for Desk {
             }
             News::Gone(record) => self.gone(record),
         }
+    }
+
+    fn order(&mut self, run: u32, order: Order, agent: &Agent) {
+        let hands = Hands {
+            place: self.place.clone(),
+            workers: self.workers.clone(),
+            workspaces: Arc::clone(&self.workspaces),
+            seen: self
+                .shared
+                .spec
+                .container
+                .as_ref()
+                .and_then(|container| container.workspace.clone()),
+            most: self.limits.agent_file_bytes,
+            umask: self.shared.spec.bounds.umask,
+        };
+        hands.take(run, order, agent.clone());
     }
 
     fn record(&mut self, run: u32, agent: &Agent) {
@@ -559,10 +577,13 @@ impl Preparation {
             .spec
             .command(self.resume.as_deref())
             .map_err(|error| other(error.to_string()))?;
-        let mut options = Options::new(&root);
+        let inside = self.spec.container.clone();
+        let mut options = Options::new(inside.as_ref().map_or(root.as_path(), |inside| inside.root(&root)));
         options.bounds = self.bounds;
         options.resume.clone_from(&self.resume);
         options.pointers = self.spec.pointers.clone().unwrap_or_default();
+        // A command that we started for it would not be in its container.
+        (options.offers_files, options.offers_terminals) = (true, inside.is_none());
         let cwd = root.join(&self.spec.cwd);
         // A link could lead out of it.
         let cwd = match cwd.canonicalize() {
@@ -574,7 +595,16 @@ impl Preparation {
                 });
             }
         };
-        let cgroup = self.fences.cgroups.as_ref().map(|all| all.of(&self.run));
+        // There would be nothing in it but the client of the container's engine.
+        let cgroups = self.fences.cgroups.as_ref().filter(|_| inside.is_none());
+        let cgroup = cgroups.map(|all| all.of(&self.run));
+        let container = inside.map(|inside| {
+            let real = root.canonicalize().unwrap_or_else(|_| root.clone());
+            // The way of the workspace may be one of links, which are none of the container's.
+            let below = root.join(cwd.strip_prefix(&real).unwrap_or(Path::new("")));
+            let program = self.fences.container_program.as_deref();
+            inside.reached(program, inside.at(&root, &below), |name| std::env::var_os(name))
+        });
         let newborn = spawn_parent().map_err(|error| other(format!("no process can be started: {error}")))?;
         Ok(Box::new(Prepared {
             newborn,
@@ -588,6 +618,8 @@ impl Preparation {
                 bounds: self.spec.bounds,
                 cgroup,
                 sandbox,
+                terminals: (kind == Kind::Acp && container.is_none()).then(|| root.clone()),
+                container,
             },
             dialect: kind.speaker(options),
         }))

@@ -5,10 +5,12 @@
 //! the ledger. After a restart nothing that ran is claimed to run still.
 
 mod ask;
+mod container;
 mod env;
 mod error;
 mod events;
 mod fence;
+mod files;
 mod host;
 mod house;
 mod record;
@@ -24,6 +26,7 @@ pub use ask::{
     Answered, AskDesk, AskError, AskRules, Asking, HistoryEntry, HistorySlice, MOST_HISTORY, QUESTION, SessionList,
     SessionView,
 };
+pub use container::ContainerSpec;
 pub use error::SessionError;
 pub use events::{EventLog, EventPage};
 pub use fence::{Fences, SandboxMode, SandboxSpec};

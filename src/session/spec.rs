@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SandboxSpec, SessionError};
+use super::{ContainerSpec, SandboxSpec, SessionError};
 use crate::{
     agent::{Bounds, Ladder, Restart, Rules, Watchdogs},
     base::{RepoName, WorkspaceName},
@@ -163,6 +163,9 @@ pub struct AgentSpec {
     /// Which files it can reach.
     #[serde(default)]
     pub sandbox: SandboxSpec,
+    /// The container in which it is started.
+    #[serde(default)]
+    pub container: Option<ContainerSpec>,
     /// How long files of a command that tells of no tools have to be left alone before there is a checkpoint.
     #[serde(default = "quiet")]
     pub quiet: Duration,
@@ -206,6 +209,7 @@ impl AgentSpec {
             watchdogs: Watchdogs::default(),
             bounds: Bounds::default(),
             sandbox: SandboxSpec::default(),
+            container: None,
             quiet: quiet(),
             patience: patience(),
             answer_within: None,
@@ -295,6 +299,9 @@ impl AgentSpec {
             return invalid("'cwd' is not a path in the workspace".to_owned());
         }
         self.sandbox.check()?;
+        if let Some(container) = &self.container {
+            container.check(self)?;
+        }
         if self.bounds.oom_score_adj.unsigned_abs() > 1_000 {
             return invalid("'oom_score_adj' is between -1000 and 1000".to_owned());
         }

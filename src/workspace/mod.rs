@@ -29,6 +29,7 @@ mod scan;
 mod secrets;
 #[cfg(feature = "ssh-signatures")]
 mod sign;
+mod text;
 mod tracked;
 mod transition;
 #[cfg(test)]
@@ -52,6 +53,7 @@ pub(crate) use power::{Before, Durable};
 pub use secrets::SecretRules;
 #[cfg(feature = "ssh-signatures")]
 pub use sign::{CommitSigner, SignError};
+pub use text::{LinesWanted, TextError, Written};
 pub(crate) use tracked::{FileStat, Tracked, TrackedFile};
 pub use transition::TransitionError;
 pub(crate) use transition::{Prepared, prepare};

@@ -9,9 +9,11 @@
 )]
 
 mod agents;
+mod agents_acp;
 mod agents_api;
 mod agents_ask;
 mod agents_claude;
+mod agents_container;
 mod agents_held;
 mod agents_ndjson;
 mod agents_sessions;

@@ -4,13 +4,15 @@ use std::io;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::{CHUNK, Driver, INPUT_BYTES, READS, UNREAD_BYTES};
+use super::{CHUNK, Driver, INPUT_BYTES, ORDER_BYTES, READS, UNREAD_BYTES};
 use crate::{
     agent::{
         handle::{Host, News, NotTaken},
+        launch::Exit,
         output::{Cut, Splitter, Stream},
         rules::State,
         state::Event,
+        wire,
     },
     dialect::{self, Dialect, Step},
 };
@@ -27,6 +29,28 @@ fn at_ease<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
     }
 }
 
+/// What a parent process says, in the words of dialects.
+pub(super) fn answer_of(done: wire::Done) -> dialect::Answer {
+    let exit = |exit: Exit| dialect::Exit {
+        code: exit.code,
+        signal: exit.signal,
+    };
+    match done {
+        wire::Done::Created { terminal } => dialect::Answer::Terminal(terminal),
+        wire::Done::Output {
+            text,
+            truncated,
+            exit: ended,
+        } => dialect::Answer::Output {
+            text,
+            truncated,
+            exit: ended.map(exit),
+        },
+        wire::Done::Ended(ended) => dialect::Answer::Exited(exit(ended)),
+        wire::Done::Failed(why) => dialect::Answer::Failed(why),
+    }
+}
+
 impl<H: Host> Driver<H> {
     /// Says whether there was something to interrupt, in words that the agent knows.
     pub(super) fn interrupt(&mut self) -> bool {
@@ -40,10 +64,17 @@ impl<H: Host> Driver<H> {
         let Some(run) = &mut self.run else { return };
         let mut step = Step::default();
         act(run.dialect.as_mut(), &mut step);
+        let mut refused = Vec::new();
         for order in std::mem::take(&mut step.orders) {
-            let answer = dialect::Answer::Failed("this is not offered here".to_owned());
+            let id = order.id().to_owned();
+            if let Err(why) = self.carry_out(order) {
+                refused.push((id, why.to_owned()));
+            }
+        }
+        let Some(run) = &mut self.run else { return };
+        for (id, why) in refused {
             let mut more = Step::default();
-            run.dialect.answer(order.id(), answer, &mut more);
+            run.dialect.answer(&id, dialect::Answer::Failed(why), &mut more);
             step.events.append(&mut more.events);
             step.input.append(&mut more.input);
         }
@@ -83,6 +114,44 @@ impl<H: Host> Driver<H> {
             self.host.told(News::Said(Box::new(event)));
         }
         self.write();
+    }
+
+    /// Has somebody do what the agent wants done. Whoever does answers later.
+    fn carry_out(&mut self, order: dialect::Order) -> Result<(), &'static str> {
+        use dialect::Order;
+        let id = order.id().to_owned();
+        let deed = match order {
+            Order::ReadFile { .. } | Order::WriteFile { .. } => {
+                let me = self.remote().ok_or("nobody is there any more")?;
+                self.host.order(self.status.run, order, &me);
+                return Ok(());
+            }
+            Order::TerminalCreate {
+                command,
+                args,
+                env,
+                cwd,
+                output_bytes,
+                ..
+            } => wire::Deed::Create {
+                command,
+                args,
+                env,
+                cwd,
+                keep: output_bytes,
+            },
+            Order::TerminalOutput { terminal, .. } => wire::Deed::Output { terminal },
+            Order::TerminalWait { terminal, .. } => wire::Deed::Wait { terminal },
+            Order::TerminalKill { terminal, .. } => wire::Deed::Kill { terminal },
+            Order::TerminalRelease { terminal, .. } => wire::Deed::Release { terminal },
+            _ => return Err("this is not offered here"),
+        };
+        let line = wire::line(&wire::Order::Terminal { order: id, deed });
+        match &self.run {
+            _ if line.len() > ORDER_BYTES => Err("the command is too long"),
+            Some(run) if run.orders.say(line) => Ok(()),
+            _ => Err("too many orders wait"),
+        }
     }
 
     pub(super) fn may_take_input(&self) -> Result<(), NotTaken> {

@@ -35,6 +35,10 @@ impl Host for Asked {
         }
     }
 
+    fn order(&mut self, run: u32, order: crate::dialect::Order, _agent: &Agent) {
+        self.add(format!("order {} of {run}", order.id()));
+    }
+
     fn record(&mut self, run: u32, _agent: &Agent) {
         self.add(format!("record {run}"));
     }

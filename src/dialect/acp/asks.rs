@@ -1,10 +1,13 @@
 //! What an agent asks of its client: permissions, files, commands.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Acp;
-use crate::dialect::{Answer, Decision, Event, Exit, Order, Permission, Step, bounded, calls::id, json::Json};
+use super::{
+    Acp,
+    through::{Ordered, What},
+};
+use crate::dialect::{Decision, Event, Order, Permission, Step, bounded, calls::id, json::Json};
 
 /// Answers that are offered to one question.
 const CHOICES: usize = 16;
@@ -17,25 +20,6 @@ pub(super) struct Pending {
     call: Option<String>,
     /// Kind and name of each answer that is offered.
     choices: Vec<(String, String)>,
-}
-
-/// An order that was given.
-#[derive(Debug)]
-pub(super) struct Ordered {
-    /// The request's id as it was written.
-    request: String,
-    what: What,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum What {
-    Read,
-    Write,
-    Create,
-    Output,
-    Wait,
-    /// Kill or release: nothing is told.
-    End,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +52,7 @@ impl Acp {
     pub(super) fn asked(&mut self, request: String, method: &str, params: &Json, raw: &str, out: &mut Step) {
         let waits = |have: &str| have == request;
         let is_known =
-            self.permissions.iter().any(|p| waits(&p.request)) || self.orders.iter().any(|o| waits(&o.request));
+            self.permissions.iter().any(|p| waits(&p.request)) || self.through.orders.iter().any(|o| waits(&o.request));
         if is_known {
             return;
         }
@@ -83,7 +67,7 @@ impl Acp {
         if !offered {
             return self.rpc.refuse(&request, out);
         }
-        if self.orders.len() >= self.options.bounds.pending {
+        if self.through.orders.len() >= self.options.bounds.pending {
             return self.rpc.fail(&request, "too many requests wait for an answer", out);
         }
         let terminal = || params.at("terminalId").some_text().map(id);
@@ -107,54 +91,52 @@ impl Acp {
                 };
                 (What::Write, order)
             }),
+            "terminal/create" if !self.through.has_room(self.options.bounds.terminals) => {
+                return self.rpc.fail(&request, "too many terminals: release some", out);
+            }
             "terminal/create" => serde_json::from_str(raw).ok().map(|asked: Create| {
+                let words = std::iter::once(asked.command.as_str()).chain(asked.args.iter().map(String::as_str));
+                let typed: Vec<&str> = words.take(64).collect();
+                let what = What::Create {
+                    command: typed.join(" "),
+                };
+                let most = self.options.bounds.terminal_bytes;
+                let kept = asked.output_byte_limit.and_then(|asked| usize::try_from(asked).ok());
                 let order = Order::TerminalCreate {
                     id: name,
                     command: asked.command,
                     args: asked.args,
                     env: asked.env.into_iter().map(|v| (v.name, v.value)).collect(),
                     cwd: asked.cwd,
-                    output_bytes: asked.output_byte_limit,
+                    output_bytes: kept.map_or(most, |kept| kept.min(most)),
                 };
-                (What::Create, order)
+                (what, order)
             }),
-            "terminal/output" => {
-                terminal().map(|terminal| (What::Output, Order::TerminalOutput { id: name, terminal }))
-            }
-            "terminal/wait_for_exit" => {
-                terminal().map(|terminal| (What::Wait, Order::TerminalWait { id: name, terminal }))
-            }
-            "terminal/kill" => terminal().map(|terminal| (What::End, Order::TerminalKill { id: name, terminal })),
-            "terminal/release" => terminal().map(|terminal| (What::End, Order::TerminalRelease { id: name, terminal })),
+            "terminal/output" => terminal().map(|terminal| {
+                let what = What::Output(terminal.clone());
+                (what, Order::TerminalOutput { id: name, terminal })
+            }),
+            "terminal/wait_for_exit" => terminal().map(|terminal| {
+                let what = What::Wait(terminal.clone());
+                (what, Order::TerminalWait { id: name, terminal })
+            }),
+            "terminal/kill" => terminal().map(|terminal| {
+                let what = What::Kill(terminal.clone());
+                (what, Order::TerminalKill { id: name, terminal })
+            }),
+            "terminal/release" => terminal().map(|terminal| {
+                let what = What::Release(terminal.clone());
+                (what, Order::TerminalRelease { id: name, terminal })
+            }),
             _ => return self.rpc.refuse(&request, out),
         };
         match order {
             Some((what, order)) => {
-                self.orders.push(Ordered { request, what });
+                self.through.orders.push(Ordered::new(request, what));
                 out.orders.push(order);
             }
             None => self.rpc.fail(&request, "the parameters are not as expected", out),
         }
-    }
-
-    /// An order was carried out, or was not.
-    pub(super) fn carried_out(&mut self, order: &str, answer: Answer, out: &mut Step) {
-        let Some(at) = self.orders.iter().position(|given| given.request == order) else {
-            return;
-        };
-        let Ordered { request, what } = self.orders.remove(at);
-        let result = match (what, answer) {
-            (What::Read, Answer::Text(text)) => json!({ "content": text }),
-            (What::Create, Answer::Terminal(name)) => json!({ "terminalId": name }),
-            (What::Output, Answer::Output { text, truncated, exit }) => json!({
-                "output": text, "truncated": truncated, "exitStatus": exit.map(|exit| status(&exit)),
-            }),
-            (What::Wait, Answer::Exited(exit)) => status(&exit),
-            (What::Write | What::End, Answer::Done) => Value::Null,
-            (_, Answer::Failed(why)) => return self.rpc.fail(&request, &why, out),
-            _ => return self.rpc.fail(&request, "it was not done", out),
-        };
-        self.rpc.reply(&request, &result, out);
     }
 
     fn may_it(&mut self, request: String, params: &Json, raw: &str, out: &mut Step) {
@@ -232,8 +214,4 @@ impl Acp {
         self.rpc
             .reply(request, &json!({ "outcome": { "outcome": "cancelled" } }), out);
     }
-}
-
-fn status(exit: &Exit) -> Value {
-    json!({ "exitCode": exit.code, "signal": exit.signal.map(|signal| signal.to_string()) })
 }

@@ -1,10 +1,11 @@
 //! The Agent Client Protocol, version 1, from the client's side: JSON-RPC 2.0 over lines. One dialect for every agent that speaks it (opencode, Gemini CLI, Goose, and by
 //! adapters Claude Code and Codex).
 //!
-//! An agent may read and write files and run commands through its client. Where that is offered it becomes an [`Order`](super::Order), and whoever carries it out can make a
-//! checkpoint before the answer: the agent waits for it.
+//! An agent may read and write files and run commands through its client. Where that is offered it becomes an [`Order`](super::Order). What was written, or has ended, is told
+//! as a finished tool, and the answer waits until there is a checkpoint: the agent waits for it.
 
 mod asks;
+mod through;
 mod tools;
 
 use serde_json::{Value, json};
@@ -17,7 +18,8 @@ use super::{
     rpc::{Message, Rpc},
     turns::Turns,
 };
-use asks::{Ordered, Pending};
+use asks::Pending;
+use through::Through;
 
 /// One session with one agent.
 #[derive(Debug)]
@@ -31,7 +33,8 @@ pub(super) struct Acp {
     is_replayed: bool,
     held: Option<String>,
     permissions: Vec<Pending>,
-    orders: Vec<Ordered>,
+    /// What it does through us.
+    through: Through,
     /// What it says, which comes in pieces only.
     speech: String,
     thought: String,
@@ -63,7 +66,7 @@ impl Acp {
             is_replayed: false,
             held: None,
             permissions: Vec::new(),
-            orders: Vec::new(),
+            through: Through::default(),
             speech: String::new(),
             thought: String::new(),
             last: None,
@@ -159,6 +162,7 @@ impl Acp {
     fn end_turn(&mut self, outcome: TurnOutcome, why: Option<String>, out: &mut Step) {
         self.flush(out);
         self.cancelled = false;
+        self.through.forget_calls();
         let left = self.calls.interrupt(|_| true);
         out.events.extend(left.map(Event::ToolFinished));
         let answer = self.last.take();
@@ -238,7 +242,11 @@ impl Acp {
 
 impl Dialect for Acp {
     fn nature(&self) -> Nature {
-        Nature::CONVERSING
+        let offers = self.options.offers_files || self.options.offers_terminals;
+        Nature {
+            waits: offers && self.options.barrier,
+            ..Nature::CONVERSING
+        }
     }
 
     fn begin(&mut self, out: &mut Step) {
@@ -272,7 +280,7 @@ impl Dialect for Acp {
 
     fn finished(&mut self, exit: &Exit, out: &mut Step) {
         self.ended = true;
-        self.orders.clear();
+        self.through = Through::default();
         let gone = self.permissions.drain(..);
         out.events
             .extend(gone.map(|waits| Event::PermissionGone { request: waits.request }));
@@ -314,6 +322,10 @@ impl Dialect for Acp {
 
     fn permit(&mut self, request: &str, decision: Decision, out: &mut Step) {
         self.decide(request, decision, out);
+    }
+
+    fn release(&mut self, barrier: &str, out: &mut Step) {
+        self.let_go(barrier, out);
     }
 
     fn answer(&mut self, order: &str, answer: Answer, out: &mut Step) {

@@ -17,7 +17,16 @@ impl Acp {
         let Some(name) = told.at("toolCallId").some_text().map(id) else {
             return;
         };
+        let status = told.at("status").str();
+        let has_ended = matches!(status, "completed" | "failed");
         if self.calls.is_done(&name) {
+            if has_ended && self.through.forget_call(&name) {
+                // What went through us was told of; what else it has done has no other end.
+                out.events.push(Event::Settled {
+                    calls: vec![name],
+                    barrier: None,
+                });
+            }
             return;
         }
         if self.calls.get(&name).is_none() {
@@ -43,8 +52,7 @@ impl Acp {
                 *known = call;
             }
         }
-        let status = told.at("status").str();
-        if !matches!(status, "completed" | "failed") {
+        if !has_ended {
             return;
         }
         let concurrent = self.calls.beside(&name, None);
@@ -92,6 +100,13 @@ impl Acp {
         }
         if let Some(title) = told.at("title").some_text() {
             call.summary = summary::line(title.trim_matches('`'));
+        }
+        let terminal = told.at("content").list().iter().rev().find_map(|part| {
+            let is_one = part.at("type").str() == "terminal";
+            part.at("terminalId").some_text().filter(|_| is_one)
+        });
+        if let Some(terminal) = terminal {
+            call.task = Some(id(terminal));
         }
         let changes = matches!(call.tool.as_str(), "Edit" | "Delete" | "Move") || kind == Some("edit");
         let diffs: Vec<&Json> = told

@@ -49,7 +49,8 @@ fn next() -> impl Strategy<Value = Next> {
 }
 
 fn run(kind: Kind, lines: &[Vec<u8>], story: &[Next]) {
-    let options = Options::new("/ws");
+    let mut options = Options::new("/ws");
+    (options.offers_files, options.offers_terminals) = (true, true);
     let bounds = options.bounds;
     let mut agent = kind.speaker(options);
     let (mut step, mut listener) = (Step::default(), Listener::default());
@@ -96,11 +97,11 @@ fn run(kind: Kind, lines: &[Vec<u8>], story: &[Next]) {
             Next::Answer(well) => {
                 if let Some(order) = listener.orders.pop() {
                     let answer = if *well {
-                        Answer::Done
+                        fuzz::done(&order)
                     } else {
                         Answer::Failed("no".to_owned())
                     };
-                    agent.answer(&order, answer, &mut step);
+                    agent.answer(order.id(), answer, &mut step);
                 }
             }
         }
@@ -131,7 +132,9 @@ fn whatever_an_agent_says_what_is_told_of_it_makes_sense() {
 /// Every line with its ids made new, again and again.
 fn flood(kind: Kind, rounds: usize) -> Box<dyn Dialect> {
     let lines = real_lines(kind);
-    let mut agent = kind.speaker(Options::new("/ws"));
+    let mut options = Options::new("/ws");
+    (options.offers_files, options.offers_terminals) = (true, true);
+    let mut agent = kind.speaker(options);
     let mut step = Step::default();
     agent.begin(&mut step);
     for round in 0..rounds {
@@ -142,7 +145,10 @@ fn flood(kind: Kind, rounds: usize) -> Box<dyn Dialect> {
                 fresh = fresh.replace(name, &format!("{name}{round}x"));
             }
             agent.line(fresh.as_bytes(), &mut step);
-            step = Step::default();
+            for order in std::mem::take(&mut step).orders {
+                agent.answer(order.id(), fuzz::done(&order), &mut Step::default());
+                agent.release(order.id(), &mut Step::default());
+            }
         }
     }
     agent

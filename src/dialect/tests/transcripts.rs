@@ -167,7 +167,10 @@ fn answer(told: &Json) -> Answer {
     let code = told.at("code").int().and_then(|n| i32::try_from(n).ok());
     match told.at("with").str() {
         "text" => Answer::Text(text),
-        "done" => Answer::Done,
+        "written" => Answer::Written {
+            path: text,
+            created: told.at("created").is_true(),
+        },
         "terminal" => Answer::Terminal(text),
         "output" => Answer::Output {
             text,

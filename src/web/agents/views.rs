@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     dialect::Pointers,
     session::{
-        AgentRecord, AgentSpec, Cause, Isolation, Reaction, Restart, RestartMode, SandboxMode, SandboxSpec, Watchdogs,
+        AgentRecord, AgentSpec, Cause, ContainerSpec, Isolation, Reaction, Restart, RestartMode, SandboxMode,
+        SandboxSpec, Watchdogs,
     },
     web::views::rfc3339,
 };
@@ -47,6 +48,8 @@ pub struct AgentView {
     pub stragglers: Vec<String>,
     /// Whether the files that it can reach are to be bounded.
     pub sandbox: SandboxMode,
+    /// The container in which it is started.
+    pub container: Option<String>,
     /// What the system holds it in, or did the last time.
     pub isolation: Option<Isolation>,
     pub session: Option<String>,
@@ -110,6 +113,7 @@ impl From<&AgentRecord> for AgentView {
             swept: record.swept,
             stragglers: record.stragglers.clone(),
             sandbox: spec.sandbox.mode,
+            container: spec.container.as_ref().map(|container| container.name.clone()),
             isolation: record.isolation.clone(),
             session: record.session.clone(),
             checkpoint: record.checkpoint.clone(),
@@ -161,6 +165,7 @@ pub(super) struct CreateBody {
     pub bounds: BoundsBody,
     #[serde(default)]
     pub sandbox: SandboxSpec,
+    pub container: Option<ContainerSpec>,
     /// Whether it is started at once.
     #[serde(default = "yes")]
     pub start: bool,
@@ -241,7 +246,7 @@ impl CreateBody {
             })?;
             *slot = Some((ms(after_ms.max(1)), action));
         }
-        spec.sandbox = self.sandbox;
+        (spec.sandbox, spec.container) = (self.sandbox, self.container);
         let bounds = &mut spec.bounds;
         (bounds.memory, bounds.tasks) = (self.bounds.memory, self.bounds.tasks);
         bounds.cpu_percent = self.bounds.cpu_percent;
