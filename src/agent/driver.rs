@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use rustix::process::Signal;
@@ -27,6 +27,7 @@ use super::{
     hunt::{bury, hunt_down},
     launch::{SpawnFailure, SpawnFault},
     output::{LogRing, Splitter, Spool, Stream},
+    redact::{Redactor, Sieve},
     rules::State,
     spawn::Ward,
     state::{Event, Machine, Order, Timer},
@@ -85,6 +86,7 @@ pub fn drive(settings: Settings, host: impl Host) -> Agent {
         tell,
         status,
         log: settings.log,
+        output: settings.output,
         line_bytes: settings.line_bytes,
         spool: Spool::new(settings.spool, settings.spool_bounds),
         clock: settings.clock,
@@ -111,6 +113,7 @@ struct Driver<H> {
     tell: watch::Sender<Status>,
     status: Status,
     log: Arc<LogRing>,
+    output: Arc<AtomicU64>,
     line_bytes: usize,
     spool: Spool,
     clock: Arc<dyn Clock>,
@@ -143,6 +146,9 @@ struct Run {
     stderr: Option<Receiver>,
     out: Splitter,
     err: Splitter,
+    redactor: Option<Arc<Redactor>>,
+    /// For standard output and standard error.
+    sieves: [Sieve; 2],
     open_questions: usize,
     finished: bool,
 }
@@ -373,6 +379,7 @@ impl<H: Host> Driver<H> {
             newborn: Newborn(parent),
             launch,
             dialect,
+            redactor,
         } = prepared;
         parent.control.set_nonblocking(true)?;
         let (read, mut orders) = UnixStream::from_std(parent.control)?.into_split();
@@ -399,6 +406,8 @@ impl<H: Host> Driver<H> {
             stderr: Some(Receiver::from_owned_fd(OwnedFd::from(parent.stderr))?),
             out: Splitter::new(self.line_bytes),
             err: Splitter::new(64 << 10),
+            redactor,
+            sieves: Default::default(),
             open_questions: 0,
             finished: false,
             orders: {

@@ -1,10 +1,14 @@
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     launch::{Exit, ExitRecord, Isolation, Launch, SpawnFailure},
     output::{LogRing, SpoolBounds},
+    redact::Redactor,
     rules::{Rules, State, Watchdog},
     spawn::Parent,
     state::Cause,
@@ -37,6 +41,8 @@ pub struct Prepared {
     pub launch: Launch,
     /// How it speaks.
     pub dialect: Box<dyn Dialect>,
+    /// What is kept out of its output, on the disk too.
+    pub redactor: Option<Arc<Redactor>>,
 }
 
 /// Who an agent works for. All of these are called from its task, and must return at once.
@@ -249,6 +255,8 @@ pub struct Settings {
     pub line_bytes: usize,
     /// Its last lines.
     pub log: Arc<LogRing>,
+    /// Where the bytes that it writes are counted.
+    pub output: Arc<AtomicU64>,
     /// What it was before, if it is an earlier one.
     pub state: State,
     /// What it left when it ran as the last Gitstead ended.

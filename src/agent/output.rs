@@ -1,6 +1,7 @@
 //! What an agent writes: byte for byte on disk, its last lines in memory, its lines for whoever understands them.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     fs, io,
     io::{Read as _, Seek as _, SeekFrom, Write as _},
@@ -16,6 +17,8 @@ use std::{
 
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
+
+use super::redact::Redactor;
 
 /// Which of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -177,9 +180,13 @@ impl LogRing {
         }
     }
 
-    pub(super) fn push(&self, stream: Stream, line: &[u8], dropped: u64, at: Duration) {
+    pub(super) fn push(&self, stream: Stream, line: &[u8], dropped: u64, at: Duration, redactor: Option<&Redactor>) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let kept = &line[..line.len().min(self.bounds.line_bytes)];
+        let shown = match redactor {
+            Some(redactor) => redactor.beginning(line, self.bounds.line_bytes),
+            None => Cow::Borrowed(&line[..line.len().min(self.bounds.line_bytes)]),
+        };
+        let kept = &*shown;
         let mut lines = self.lock();
         lines.next += 1;
         let seq = lines.next;
@@ -189,7 +196,7 @@ impl LogRing {
             at,
             stream,
             text: kept.into(),
-            dropped: dropped + (line.len() - kept.len()) as u64,
+            dropped: dropped + line.len().saturating_sub(self.bounds.line_bytes) as u64,
         });
         while lines.kept.len() > self.bounds.lines || (lines.bytes > self.bounds.bytes && lines.kept.len() > 1) {
             let Some(oldest) = lines.kept.pop_front() else { break };
@@ -499,7 +506,13 @@ mod tests {
         });
         assert_eq!(ring.after(0, 10), LogPage::default());
         for n in 1..=5 {
-            ring.push(Stream::Stdout, format!("line {n}\r").as_bytes(), 0, Duration::ZERO);
+            ring.push(
+                Stream::Stdout,
+                format!("line {n}\r").as_bytes(),
+                0,
+                Duration::ZERO,
+                None,
+            );
         }
         let page = ring.after(0, 2);
         assert_eq!((page.missed, page.cursor), (2, 4));

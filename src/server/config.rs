@@ -412,7 +412,7 @@ fn url_prefix(text: Option<&str>) -> Result<String, ConfigError> {
     let sound = rest
         .split('/')
         .all(|s| !s.is_empty() && s != "." && s != ".." && s.bytes().all(plain));
-    let ours = ["api", "healthz", "readyz"];
+    let ours = ["api", "healthz", "metrics", "readyz"];
     if sound && ours.iter().any(|taken| rest.split('/').next() == Some(taken)) {
         Err(value(
             "url_prefix",

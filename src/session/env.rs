@@ -1,8 +1,9 @@
 //! The environment of an agent: what is on the list, what was asked for, what is secret, and what tells it where it is.
 
-use std::{collections::BTreeMap, ffi::OsString, fs, io::Read as _};
+use std::{collections::BTreeMap, ffi::OsString, fs, io::Read as _, path::Path};
 
 use super::{AgentSpec, SessionError};
+use crate::agent::Redactor;
 
 /// What every agent gets of Gitstead's own environment.
 const USUAL: [&str; 21] = [
@@ -59,6 +60,29 @@ pub(super) fn value(spec: &AgentSpec, name: &str, own: impl Fn(&str) -> Option<O
     own(name).filter(|value| is_passed && !value.is_empty())
 }
 
+/// The value of a secret. Blocks.
+fn secret(name: &str, path: &Path) -> Result<String, String> {
+    let read = fs::File::open(path).and_then(|file| {
+        let mut text = String::new();
+        file.take(SECRET_BYTES).read_to_string(&mut text)?;
+        Ok(text)
+    });
+    let text = read.map_err(|error| format!("the secret {name} cannot be read: {error}"))?;
+    let value = text.strip_suffix('\n').unwrap_or(&text);
+    let value = value.strip_suffix('\r').unwrap_or(value);
+    match value.contains('\0') {
+        true => Err(format!("the secret {name} has a NUL in it")),
+        false => Ok(value.to_owned()),
+    }
+}
+
+/// What keeps an agent's secrets from being shown, as they are now. Blocks.
+pub(super) fn redactor(spec: &AgentSpec) -> Option<Redactor> {
+    let read = spec.secrets.iter().filter_map(|(name, path)| secret(name, path).ok());
+    let values: Vec<String> = read.collect();
+    Redactor::new(values.iter().map(String::as_str))
+}
+
 /// Puts an environment together. `fixed` wins over everything else. Reads the files of secrets.
 ///
 /// # Errors
@@ -100,18 +124,7 @@ pub(super) fn build(
     }
     env.extend(spec.env.clone());
     for (name, path) in &spec.secrets {
-        let read = fs::File::open(path).and_then(|file| {
-            let mut text = String::new();
-            file.take(SECRET_BYTES).read_to_string(&mut text)?;
-            Ok(text)
-        });
-        let text = read.map_err(|error| format!("the secret {name} cannot be read: {error}"))?;
-        let value = text.strip_suffix('\n').unwrap_or(&text);
-        let value = value.strip_suffix('\r').unwrap_or(value);
-        if value.contains('\0') {
-            return Err(format!("the secret {name} has a NUL in it"));
-        }
-        env.insert(name.clone(), value.to_owned());
+        env.insert(name.clone(), secret(name, path)?);
     }
     if let Some(preset) = preset {
         for (name, value) in preset.fixed() {

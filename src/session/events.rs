@@ -6,6 +6,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
+use super::{Veil, tally::Tally};
 use crate::{
     base::Clock,
     ledger::{Ledger, LedgerError},
@@ -21,6 +22,8 @@ pub struct EventLog {
     ledger: Ledger,
     journal: String,
     clock: Arc<dyn Clock>,
+    veil: Arc<Veil>,
+    tally: Arc<Tally>,
     ring: Mutex<Ring>,
     last: watch::Sender<u64>,
 }
@@ -46,11 +49,20 @@ pub struct EventPage {
 
 impl EventLog {
     /// The events of an agent; `known` if there are some from before.
-    pub(super) fn new(ledger: Ledger, journal: &str, clock: Arc<dyn Clock>, known: bool) -> Self {
+    pub(super) fn new(
+        ledger: Ledger,
+        journal: &str,
+        clock: Arc<dyn Clock>,
+        veil: Arc<Veil>,
+        tally: Arc<Tally>,
+        known: bool,
+    ) -> Self {
         EventLog {
             ledger,
             journal: journal.to_owned(),
             clock,
+            veil,
+            tally,
             ring: Mutex::new(Ring {
                 older: known,
                 ..Ring::default()
@@ -59,8 +71,12 @@ impl EventLog {
         }
     }
 
-    /// Adds one: `{"seq": …, "at": …, "type": kind, "agent": …}` and the members of `data`. Returns its number.
-    pub(super) fn push(&self, kind: &str, data: Value) -> u64 {
+    /// Adds one: `{"seq": …, "at": …, "type": kind, "agent": …}` and the members of `data`, without secrets. Returns its number.
+    pub(super) fn push(&self, kind: &str, mut data: Value) -> u64 {
+        self.tally.event(kind, &data);
+        if let Some(redactor) = self.veil.load().as_deref() {
+            redactor.value(&mut data);
+        }
         let millis = self.clock.millis();
         let mut ring = self.lock();
         // Under the lock, so that numbers come in their order.
@@ -146,8 +162,17 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let ledger = Ledger::open(&dir.path().join("ledger.redb")).expect("opened");
         let clock = Arc::new(FixedClock(Duration::from_millis(7)));
-        let log = EventLog::new(ledger.clone(), "one", clock.clone(), false);
-        let other = EventLog::new(ledger, "other", clock, false);
+        let veil = Arc::new(Veil::default());
+        let tally = Arc::new(Tally::default());
+        let log = EventLog::new(
+            ledger.clone(),
+            "one",
+            clock.clone(),
+            Arc::clone(&veil),
+            Arc::clone(&tally),
+            false,
+        );
+        let other = EventLog::new(ledger, "other", clock, veil, tally, false);
         let first = log.push("started", json!({ "run": 1 }));
         for n in 0..300 {
             other.push("said", json!({}));

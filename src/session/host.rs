@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    AgentRecord, AgentSpec, EventLog, Fences, Place, State,
+    AgentRecord, AgentSpec, EventLog, Fences, Place, State, Veil,
     files::Hands,
     trail::{Gate, Job, Trail},
 };
 use crate::{
     agent::{
-        Agent, Command, ExitRecord, Host, Launch, News, Prepared, RUN_MARK, SpawnFailure, SpawnFault, Status,
+        Agent, Command, ExitRecord, Host, Launch, News, Prepared, RUN_MARK, Redactor, SpawnFailure, SpawnFault, Status,
         spawn_parent,
     },
     base::{Clock, Limits},
@@ -41,6 +41,7 @@ pub(super) struct Shared {
     pub(super) events: Arc<EventLog>,
     pub(super) ledger: Ledger,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) veil: Arc<Veil>,
     /// Questions for permission that wait for an answer.
     pub(super) questions: Mutex<Vec<Question>>,
     /// The last answer, if somebody wants it whole and it is too long for an event.
@@ -114,6 +115,20 @@ impl Shared {
         }
     }
 
+    /// A text without secrets.
+    pub(super) fn hide(&self, text: &str) -> String {
+        match self.veil.load().as_deref() {
+            Some(redactor) => redactor.text(text).into_owned(),
+            None => text.to_owned(),
+        }
+    }
+
+    /// A text as an event may hold it.
+    fn cut(&self, text: &str) -> String {
+        // In this order: a part of a secret is not known for one.
+        cut(&self.hide(text))
+    }
+
     pub(super) fn now(&self) -> u64 {
         self.clock.millis()
     }
@@ -160,6 +175,7 @@ impl Host for Desk {
             fences: self.fences.clone(),
             bounds: Bounds::from(&self.limits),
             resume,
+            veil: Arc::clone(&self.shared.veil),
         };
         let (workers, workspaces, trail) = (self.workers.clone(), Arc::clone(&self.workspaces), self.trail.clone());
         tokio::spawn(async move {
@@ -176,7 +192,9 @@ impl Host for Desk {
                 self.shared.events.push("watchdog", json!({ "watchdog": dog }));
             }
             News::Trouble(text) => {
-                self.shared.events.push("trouble", json!({ "text": cut(&text) }));
+                self.shared
+                    .events
+                    .push("trouble", json!({ "text": self.shared.cut(&text) }));
             }
             News::Gone(record) => self.gone(record),
         }
@@ -273,7 +291,10 @@ impl Desk {
         match event {
             Event::Ready | Event::Log { .. } => {}
             Event::Session { id, model } => {
-                self.shared.change(|record| record.session = Some(id.clone()));
+                // One that names itself after a secret is not gone on with.
+                if self.shared.hide(&id) == id {
+                    self.shared.change(|record| record.session = Some(id.clone()));
+                }
                 self.shared
                     .events
                     .push("session", json!({ "session": id, "model": model }));
@@ -284,14 +305,15 @@ impl Desk {
             }
             Event::TurnEnded(ended) => {
                 if self.shared.is_heard.load(Ordering::Acquire) {
-                    *self.shared.answer() = ended.text.clone().filter(|text| text.len() > TEXT_BYTES);
+                    let long = ended.text.as_deref().filter(|text| text.len() > TEXT_BYTES);
+                    *self.shared.answer() = long.map(|text| self.shared.hide(text));
                 }
                 self.shared.events.push(
                     "turn_ended",
                     json!({
                         "turn": ended.turn,
                         "outcome": ended.outcome.as_str(),
-                        "text": ended.text.as_deref().map(cut),
+                        "text": ended.text.as_deref().map(|text| self.shared.cut(text)),
                         "usage": {
                             "input_tokens": ended.usage.input_tokens,
                             "cached_tokens": ended.usage.cached_tokens,
@@ -326,7 +348,7 @@ impl Desk {
                 if !partial && self.shared.spec.nature().tells_turns {
                     self.shared.events.push(
                         "said",
-                        json!({ "text": cut(&text), "thought": thought, "parent": parent }),
+                        json!({ "text": self.shared.cut(&text), "thought": thought, "parent": parent }),
                     );
                 }
             }
@@ -339,10 +361,14 @@ impl Desk {
                     .push("permission_gone", json!({ "request": request }));
             }
             Event::Trouble { text } => {
-                self.shared.events.push("trouble", json!({ "text": cut(&text) }));
+                self.shared
+                    .events
+                    .push("trouble", json!({ "text": self.shared.cut(&text) }));
             }
             Event::Failed { text } => {
-                self.shared.events.push("agent_failed", json!({ "text": cut(&text) }));
+                self.shared
+                    .events
+                    .push("agent_failed", json!({ "text": self.shared.cut(&text) }));
             }
         }
     }
@@ -404,6 +430,9 @@ impl Desk {
             }
             return;
         }
+        // It becomes the subject of a commit, which is everybody's.
+        tool.summary = self.shared.hide(&tool.summary);
+        tool.tool = self.shared.hide(&tool.tool);
         tool.with.append(&mut self.late);
         let gate = self.gate(tool.barrier.take(), vec![tool.call.clone()]);
         if let Err(Job::Tool(tool, _, gate)) = self.trail.give(Job::Tool(Box::new(tool), self.turn, gate)) {
@@ -483,6 +512,7 @@ struct Preparation {
     fences: Fences,
     bounds: Bounds,
     resume: Option<String>,
+    veil: Arc<Veil>,
 }
 
 impl Preparation {
@@ -563,6 +593,9 @@ impl Preparation {
             std::env::vars_os(),
         )
         .map_err(other)?;
+        let secrets = env.iter().filter(|(name, _)| self.spec.secrets.contains_key(name));
+        let redactor = Redactor::new(secrets.map(|(_, value)| value.as_str())).map(Arc::new);
+        self.veil.store(redactor.clone());
         // Of an earlier run; whoever finds one later takes it for this one's.
         match std::fs::remove_file(&self.record) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -622,6 +655,7 @@ impl Preparation {
                 container,
             },
             dialect: kind.speaker(options),
+            redactor,
         }))
     }
 }

@@ -12,8 +12,9 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    AgentName, AgentRecord, AgentSpec, EventLog, EventPage, Fences, SessionError, Workspaces,
+    AgentName, AgentRecord, AgentSpec, EventLog, EventPage, Fences, SessionError, Veil, Workspaces,
     host::{Desk, Question, Shared},
+    tally::Tally,
     trail::{self, Trail},
 };
 use crate::{
@@ -67,6 +68,7 @@ struct Inner {
     /// Held while the list changes, so that names are given once.
     changing: Mutex<()>,
     closing: AtomicBool,
+    tally: Arc<Tally>,
 }
 
 /// One agent of a house.
@@ -103,7 +105,12 @@ impl Entry {
         &self.logs
     }
 
-    /// What it wants to be allowed.
+    /// A text without the secrets that it was started with.
+    pub fn hide(&self, text: &str) -> String {
+        self.shared.hide(text)
+    }
+
+    /// What it wants to be allowed. Inputs may hold secrets: [`hide`](Self::hide) them from whoever is told.
     pub fn questions(&self) -> Vec<Permission> {
         let questions = self.shared.questions();
         questions.iter().map(|question| question.permission.clone()).collect()
@@ -233,6 +240,7 @@ impl Agents {
                 agents: RwLock::default(),
                 changing: Mutex::default(),
                 closing: AtomicBool::new(false),
+                tally: Arc::default(),
             }),
         };
         for (key, record) in known {
@@ -295,10 +303,13 @@ impl Agents {
             .iter()
             .map(|at| Duration::from_millis(now.saturating_sub(*at)));
         let ends = ends.collect();
+        let veil = Arc::new(Veil::default());
         let events = Arc::new(EventLog::new(
             context.ledger.clone(),
             name.as_str(),
             Arc::clone(&context.clock),
+            Arc::clone(&veil),
+            Arc::clone(&self.inner.tally),
             known,
         ));
         let shared = Arc::new(Shared {
@@ -308,6 +319,7 @@ impl Agents {
             events: Arc::clone(&events),
             ledger: context.ledger.clone(),
             clock: Arc::clone(&context.clock),
+            veil,
             questions: Mutex::default(),
             answer: Mutex::default(),
             is_heard: AtomicBool::new(false),
@@ -348,6 +360,7 @@ impl Agents {
             spool_bounds: SpoolBounds::default(),
             line_bytes: context.limits.agent_line_bytes,
             log: Arc::new(LogRing::new(RingBounds::default())),
+            output: Arc::clone(&self.inner.tally.output),
             state,
             orphan,
             ends,
@@ -541,6 +554,20 @@ impl Agents {
             .call(Lane::Short, None, move || events.read(after, most))
             .await?;
         Ok(read?)
+    }
+
+    /// What all agents are and have done since the server was started, as Prometheus reads it.
+    pub fn metrics(&self) -> String {
+        self.inner.tally.text(self.list().iter().map(|entry| entry.state()))
+    }
+
+    /// Counts lines of output that somebody who follows was too slow for.
+    pub fn count_missed(&self, lines: u64) {
+        self.inner.tally.add_missed(lines);
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.inner.tally
     }
 
     /// Milliseconds since 1970.

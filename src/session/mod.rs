@@ -15,6 +15,7 @@ mod host;
 mod house;
 mod record;
 mod spec;
+mod tally;
 mod trail;
 mod transcript;
 
@@ -35,3 +36,6 @@ pub use record::AgentRecord;
 pub use spec::{AgentName, AgentNameError, AgentSpec, Place};
 pub use trail::{Trouble, Turn, Workspaces};
 pub use transcript::{Transcript, TranscriptPage};
+
+/// What must not be shown of an agent: the secrets that its last run was started with.
+type Veil = arc_swap::ArcSwapOption<crate::agent::Redactor>;

@@ -68,6 +68,7 @@ pub fn api_routes(api: Arc<Api>) -> Router {
         )
         .merge(workspace_routes())
         .merge(agent_routes())
+        .route("/metrics", get(observe::metrics).fallback(wrong_method))
         .route("/api", any(no_such_path))
         .route("/api/{*rest}", any(no_such_path))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), introduce))
@@ -181,6 +182,11 @@ impl ApiError {
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    /// One has to say who one is.
+    pub(super) fn unknown() -> Self {
+        Self::of_decision(Decision::NeedUser)
     }
 
     fn of_decision(decision: Decision) -> Self {
@@ -595,7 +601,7 @@ pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
     let mut response = error.into_response();
     let allow = match uri.path() {
         "/api/v1/repos" => "GET, HEAD, POST",
-        "/api/v1/workspaces" => "GET, HEAD",
+        "/api/v1/workspaces" | "/metrics" => "GET, HEAD",
         path if path.starts_with("/api/v1/workspaces/") => methods_of(path),
         path if path.starts_with("/api/v1/agents") => agents::methods_of(path),
         _ => "GET, HEAD, PATCH, DELETE",

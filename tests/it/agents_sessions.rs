@@ -61,6 +61,19 @@ while IFS= read -r line; do
             done
             text "$answer"
             result "$answer" completed false success ;;
+        *tell*)
+            input='{"command":"curl -H '"$KEY"'","description":"Call with '"$KEY"'"}'
+            echo "on stderr: $KEY" >&2
+            say '{"type":"assistant","message":{"id":"t'$n'","role":"assistant","content":[{"type":"tool_use","id":"w'$n'","name":"Bash","input":'"$input"'}]},"session_id":"'$session'","uuid":"u'$n'"}'
+            echo x > called
+            say '{"type":"user","message":{"role":"user","content":[{"tool_use_id":"w'$n'","type":"tool_result","content":"x","is_error":false}]},"session_id":"'$session'","uuid":"r'$n'"}'
+            say '{"type":"control_request","request_id":"p'$n'","request":{"subtype":"can_use_tool","tool_name":"Bash","input":'"$input"',"tool_use_id":"v'$n'"}}'
+            while IFS= read -r line; do
+                case "$line" in *'"p'$n'"'*) break ;; esac
+            done
+            case "$line" in *"curl -H $KEY"*) touch "$house/whole" ;; esac
+            text "it is $KEY"
+            result "it is $KEY, $(head -c 20000 /dev/zero | tr '\0' x) $KEY" completed false success ;;
         *long*)
             text "short"
             result "$(head -c 40000 /dev/zero | tr '\0' x)" completed false success ;;
@@ -493,6 +506,106 @@ fn what_nobody_answers_is_denied_after_a_while() {
     play.end();
 }
 
+/// Files below a directory that hold these bytes.
+fn holding(dir: &std::path::Path, bytes: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(holding(&entry.path(), bytes));
+        } else if kind.is_file() {
+            let text = fs::read(entry.path()).unwrap();
+            if text.windows(bytes.len()).any(|found| found == bytes) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_secret_that_an_agent_tells_is_shown_nowhere_and_kept_nowhere() {
+    const KEY: &str = "horse-staple-0123456789";
+    let data = tempfile::tempdir().unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    let file = kept.path().join("key");
+    fs::write(&file, format!("{KEY}\n")).unwrap();
+    let play = Play::on(data, "", &[]);
+    play.agent("it", json!({ "secrets": { "KEY": file } }));
+    let session = play.begin("ann");
+    let path = format!("/it/sessions/{session}/permissions");
+    let message = format!("tell me whether it is {KEY}");
+    let asked = play.send("ann", &session, &json!({ "message": message }), "text/event-stream");
+    let open = || play.get("ann", &path)["permissions"].clone();
+    eventually("it asks", || !open().as_array().unwrap().is_empty());
+    let question = open()[0].clone();
+    assert!(
+        question["input"].as_str().unwrap().contains("curl -H [redacted]"),
+        "{question}"
+    );
+    let answered = play.ask(
+        "ann",
+        "POST",
+        &format!("{path}/{}", question["request"].as_str().unwrap()),
+        Some(json!({ "decision": "allow" })),
+    );
+    assert_eq!(answered.0, 204);
+    let (_, found) = events(asked);
+    let answer = found.last().unwrap().2.clone();
+    let result = answer["result"].as_str().unwrap();
+    assert!(
+        result.starts_with("it is [redacted], x") && result.ends_with("x [redacted]"),
+        "{answer}"
+    );
+    assert!(
+        play.file("whole").exists(),
+        "the agent itself is answered with what it said"
+    );
+    let name = play.get("ann", &format!("/it/sessions/{session}"))["answered_by"].clone();
+    let name = name.as_str().unwrap().to_owned();
+    // In pieces, and at the very end.
+    let script = "printf 'horse-staple-'; sleep 0.05; printf '0123456789 and horse-staple-0123'; sleep 0.05; printf '456789\\n'; printf 'last: %s' \"$KEY\"";
+    play.agent(
+        "plain",
+        json!({ "dialect": "plain", "argv": ["sh", "-c", script], "start": true, "secrets": { "KEY": file }, "workspace": "other" }),
+    );
+    play.house.ended_as("ann", "plain");
+    let lines = play.get("ann", "/plain/logs")["lines"].clone();
+    let texts: Vec<_> = lines
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["text"].clone())
+        .collect();
+    assert_eq!(texts, ["[redacted] and [redacted]", "last: [redacted]"]);
+    let spooled = fs::read_to_string(play.file("logs/plain/stdout")).unwrap();
+    assert_eq!(spooled, "[redacted] and [redacted]\nlast: [redacted]");
+    for shown in [
+        json!(found.iter().map(|(_, _, data)| data).collect::<Vec<_>>()),
+        play.get("ann", &format!("/{name}/events")),
+        play.get("ann", &format!("/{name}/logs")),
+        play.get("ann", &format!("/{name}")),
+        play.get("ann", &format!("/it/sessions/{session}/history")),
+        json!(play.audit()),
+    ] {
+        let text = shown.to_string();
+        assert!(
+            !text.contains(KEY) && text.contains("[redacted]") | shown["state"].is_string(),
+            "{text}"
+        );
+    }
+    let git = Git::new();
+    let log = git.ok(play.house.files(), "log --format=%B");
+    assert!(
+        log.contains("[Bash] Call with [redacted]") && !log.contains(KEY),
+        "{log}"
+    );
+    play.end();
+    eventually("it has ended", || play.get("ann", &format!("/{name}"))["ended"] == true);
+    let data = play.house.kill();
+    assert_eq!(holding(data.path(), KEY.as_bytes()), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn a_history_is_the_agents_own_file_or_else_our_journal() {
     let home = tempfile::tempdir().unwrap();
@@ -635,6 +748,63 @@ fn bounds_are_those_of_all_questions() {
     let session = play.begin("bob");
     play.answer("bob", &session, "one");
     play.end();
+}
+
+#[test]
+fn what_agents_do_is_counted_without_saying_whose_it_is() {
+    let play = Play::with("[ask]\nrate_max = 2\nworkspace = \"demo\"", &[]);
+    let metrics = |user: Option<&str>, host: &str| {
+        let mut stream = TcpStream::connect(play.house.server.address()).unwrap();
+        let token = user.map_or_else(String::new, |user| {
+            format!("Authorization: Bearer {}\r\n", user.repeat(10))
+        });
+        write!(
+            stream,
+            "GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{token}\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    play.agent("it", json!({}));
+    let session = play.begin("ann");
+    play.answer("ann", &session, "write it");
+    assert_eq!(play.question("ann", &session, "die").0, 502);
+    let name = play.get("ann", &format!("/it/sessions/{session}"))["answered_by"].clone();
+    play.house.ended_as("ann", name.as_str().unwrap());
+    assert_eq!(play.question("ann", &session, "more").0, 429);
+    play.agent(
+        "plain",
+        json!({ "dialect": "plain", "argv": ["sh", "-c", "echo 12345"], "start": true, "workspace": "other" }),
+    );
+    play.house.ended_as("ann", "plain");
+    let text = metrics(Some("eve"), "localhost");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    for line in [
+        "gitstead_agents{state=\"created\"} 1",
+        "gitstead_agents{state=\"exited\"} 1",
+        "gitstead_agents{state=\"failed\"} 1",
+        "gitstead_agent_starts_total 2",
+        "gitstead_agent_restarts_total 0",
+        "gitstead_agent_ends_total{how=\"exited\"} 1",
+        "gitstead_agent_ends_total{how=\"failed\"} 1",
+        "gitstead_agent_turns_total{outcome=\"completed\"} 1",
+        "gitstead_agent_tool_calls_total{outcome=\"ok\"} 1",
+        "gitstead_agent_checkpoints_total{outcome=\"made\"} 1",
+        "gitstead_agent_checkpoints_late_total 0",
+        "gitstead_asks_total{outcome=\"ok\"} 1",
+        "gitstead_asks_total{outcome=\"failed\"} 1",
+        "gitstead_asks_total{outcome=\"rate_limited\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(!text.contains(&session[..13]) && !text.contains("ann"), "{text}");
+    assert!(
+        metrics(None, "localhost").starts_with("HTTP/1.1 200"),
+        "on this machine"
+    );
+    assert!(metrics(None, "elsewhere.example").starts_with("HTTP/1.1 401"));
 }
 
 #[test]

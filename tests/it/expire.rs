@@ -341,7 +341,7 @@ fn a_pack_that_was_set_aside_and_is_wanted_again_is_no_cruft_pack() {
     // The same objects in the same order: the same pack, which is now something else.
     let name = aside.with_extension("pack");
     assert_eq!(outcome.pack.as_deref(), name.file_name().and_then(|name| name.to_str()));
-    assert_eq!(cruft(&dir), [PathBuf::new(); 0]);
+    assert_eq!(cruft(&dir), Vec::<PathBuf>::new());
     git.fsck(&dir);
 }
 

@@ -1,10 +1,10 @@
 //! What an agent writes and what it is given: bytes on their way in and out, and what its dialect says of them.
 
-use std::io;
+use std::{io, sync::atomic::Ordering};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::{CHUNK, Driver, INPUT_BYTES, ORDER_BYTES, READS, UNREAD_BYTES};
+use super::{CHUNK, Driver, INPUT_BYTES, ORDER_BYTES, READS, Run, UNREAD_BYTES};
 use crate::{
     agent::{
         handle::{Host, News, NotTaken},
@@ -243,7 +243,7 @@ impl<H: Host> Driver<H> {
                         break;
                     }
                     Ok(n) => {
-                        self.spool.push(stream, &buffer[..n]);
+                        self.keep(stream, &buffer[..n]);
                         self.events.push_back(Event::Output);
                         self.take_lines(stream, &buffer[..n]);
                         if self.spool.is_full() {
@@ -262,6 +262,34 @@ impl<H: Host> Driver<H> {
         self.log.ring();
     }
 
+    /// Puts bytes on their way to the disk, without secrets.
+    fn keep(&mut self, stream: Stream, bytes: &[u8]) {
+        self.output.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        match self.run.as_deref_mut() {
+            Some(Run {
+                redactor: Some(redactor),
+                sieves,
+                ..
+            }) => {
+                let shown = sieves[stream as usize].push(redactor, bytes);
+                self.spool.push(stream, &shown);
+            }
+            _ => self.spool.push(stream, bytes),
+        }
+    }
+
+    /// What may have become a secret and did not.
+    fn keep_rest(&mut self, stream: Stream) {
+        if let Some(run) = self.run.as_deref_mut()
+            && let Some(redactor) = &run.redactor
+        {
+            let rest = run.sieves[stream as usize].finish(redactor);
+            if !rest.is_empty() {
+                self.spool.push(stream, &rest);
+            }
+        }
+    }
+
     pub(super) fn output_may_have_ended(&mut self) {
         let ended = self
             .run
@@ -278,12 +306,14 @@ impl<H: Host> Driver<H> {
 
     /// A last line without an end.
     pub(super) fn flush_tail(&mut self, stream: Stream) {
+        self.keep_rest(stream);
         self.with_splitter(stream, |splitter, take| splitter.finish(take));
     }
 
     pub(super) fn with_splitter(&mut self, stream: Stream, cut: impl FnOnce(&mut Splitter, &mut dyn FnMut(Cut<'_>))) {
         let at = self.clock.now();
         let Some(run) = &mut self.run else { return };
+        let redactor = run.redactor.clone();
         let splitter = match stream {
             Stream::Stdout => &mut run.out,
             Stream::Stderr => &mut run.err,
@@ -291,7 +321,8 @@ impl<H: Host> Driver<H> {
         // Its place is taken meanwhile: what a line says may change everything else.
         let mut own = std::mem::replace(splitter, Splitter::new(0));
         cut(&mut own, &mut |found| {
-            self.log.push(stream, found.line, found.dropped, at);
+            self.log
+                .push(stream, found.line, found.dropped, at, redactor.as_deref());
             if stream == Stream::Stderr {
                 return;
             }

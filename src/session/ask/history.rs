@@ -95,7 +95,9 @@ impl Inner {
         let (Some(session), Ok(Kind::Claude)) = (record.session, record.spec.kind()) else {
             return Ok(None);
         };
-        let Some(projects) = projects_of(&record.spec) else {
+        // What is in a container is not below a home directory of ours.
+        let here = record.spec.container.is_none();
+        let Some(projects) = projects_of(&record.spec).filter(|_| here) else {
             return Ok(None);
         };
         let spec = &record.spec;
@@ -123,10 +125,15 @@ impl Inner {
                 return Ok(None);
             }
         };
+        let redactor = self.redactor(&record.spec).await;
+        let hide = |text: String| match &redactor {
+            Some(redactor) => redactor.text(&text).into_owned(),
+            None => text,
+        };
         let entries = page.messages.into_iter().map(|message| HistoryEntry {
             role: if message.role == "user" { "user" } else { "assistant" },
             id: message.id,
-            text: message.text,
+            text: hide(message.text),
             at: message.at,
             at_ms: None,
         });

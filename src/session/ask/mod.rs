@@ -16,8 +16,9 @@ use std::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{AgentSpec, Agents, Cause, Entry, SessionError};
+use super::{AgentSpec, Agents, Cause, Entry, SessionError, env};
 use crate::{
+    agent::Redactor,
     base::Fault,
     ledger::{Ledger, Shelf},
     worker::{Lane, Workers},
@@ -185,6 +186,16 @@ impl Inner {
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "a question is not in the audit file");
         }
+    }
+
+    /// What must not be shown of an agent that is described so.
+    async fn redactor(&self, spec: &AgentSpec) -> Option<Arc<Redactor>> {
+        if spec.secrets.is_empty() {
+            return None;
+        }
+        let spec = spec.clone();
+        let read = self.workers.call(Lane::Short, None, move || env::redactor(&spec)).await;
+        read.ok().flatten().map(Arc::new)
     }
 
     /// Stops the agent of a session when nobody has asked it anything for a while.

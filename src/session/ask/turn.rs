@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{AskDesk, AskError, Inner, audit::beginning, sessions::SessionRecord};
 use crate::{
-    agent::NotTaken,
-    session::{AgentName, Agents, Cause, Entry, SessionError, State},
+    agent::{NotTaken, Redactor},
+    session::{AgentName, Agents, Cause, Entry, SessionError, State, tally::Count},
 };
 
 /// How long an agent that was interrupted may take to end its turn, before it is stopped.
@@ -191,6 +191,8 @@ pub struct Asking {
     started: Instant,
     ticket: Option<Ticket>,
     is_noted: bool,
+    /// For what is noted.
+    redactor: Option<Arc<Redactor>>,
 }
 
 impl std::fmt::Debug for Asking {
@@ -208,6 +210,7 @@ impl Drop for Asking {
             let elapsed = self.elapsed();
             let data = json!({ "user": self.user, "session_id": self.id, "elapsed_ms": elapsed });
             let inner = Arc::clone(&self.inner);
+            inner.agents.tally().add(Count::AskAbandoned);
             here.spawn(async move { inner.note("ask_abandoned", data).await });
         }
     }
@@ -220,21 +223,22 @@ impl AskDesk {
     /// When the session is not this user's, or he may not ask now.
     pub async fn begin(&self, user: &str, id: &str, message: String) -> Result<Asking, AskError> {
         let inner = &self.inner;
-        self.session(user, id)?;
+        let record = self.session(user, id)?;
         let admitted = inner.book().usage.admit(&inner.rules, user, id, Instant::now());
         if let Err(error) = admitted {
             let mut data = json!({ "user": user, "session_id": id, "error": error.to_string() });
-            let event = match error {
+            let (event, what) = match error {
                 AskError::RateLimited { retry_after } => {
                     data["retry_after_s"] = json!(retry_after);
-                    "rate_limited"
+                    ("rate_limited", Count::AskRateLimited)
                 }
-                _ => "concurrency_blocked",
+                _ => ("concurrency_blocked", Count::AskBusy),
             };
+            inner.agents.tally().add(what);
             inner.note(event, data).await;
             return Err(error);
         }
-        let asking = Asking {
+        let mut asking = Asking {
             ticket: Some(Ticket {
                 inner: Arc::clone(inner),
                 user: user.to_owned(),
@@ -246,8 +250,12 @@ impl AskDesk {
             message,
             started: Instant::now(),
             is_noted: false,
+            redactor: None,
         };
-        let (preview, length) = (beginning(&asking.message, 500), asking.message.chars().count());
+        if let Ok(spec) = inner.spec_of(&record) {
+            asking.redactor = inner.redactor(&spec).await;
+        }
+        let (preview, length) = (asking.beginning(&asking.message, 500), asking.message.chars().count());
         inner
             .note(
                 "ask_start",
@@ -261,6 +269,14 @@ impl AskDesk {
 impl Asking {
     fn elapsed(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The first characters of a text, without secrets.
+    fn beginning(&self, text: &str, chars: usize) -> String {
+        match &self.redactor {
+            Some(redactor) => beginning(&redactor.text(text), chars),
+            None => beginning(text, chars),
+        }
     }
 
     /// The answer. `begun` is told who answers and the number of the event that has the question: what comes of it comes after that. Dropped, what the agent does is
@@ -278,10 +294,17 @@ impl Asking {
         let elapsed = self.elapsed();
         self.is_noted = true;
         let (user, id) = (&self.user, &self.id);
+        self.inner.agents.tally().add(match &result {
+            Ok(answered) if answered.is_error => Count::AskError,
+            Ok(_) => Count::AskOk,
+            Err(AskError::TimedOut) => Count::AskTimedOut,
+            Err(AskError::Busy) => Count::AskBusy,
+            Err(_) => Count::AskFailed,
+        });
         match result {
             Ok(mut answered) => {
                 answered.duration_ms = elapsed;
-                let preview = beginning(&answered.result, 300);
+                let preview = self.beginning(&answered.result, 300);
                 let commits: Vec<_> = answered.checkpoints.iter().map(|one| &one["commit"]).collect();
                 self.inner
                     .note(
@@ -295,7 +318,7 @@ impl Asking {
                 Ok(answered)
             }
             Err(error) => {
-                let text = beginning(&error.to_string(), 500);
+                let text = self.beginning(&error.to_string(), 500);
                 self.inner
                     .note(
                         "ask_error",

@@ -85,13 +85,14 @@ pub(super) async fn logs(
             &value!({ "lines": lines, "missed": first.missed, "cursor": first.cursor }),
         ));
     }
-    let closed = doors(&api)?.closed.clone();
+    let (agents, closed) = (doors(&api)?.agents.clone(), doors(&api)?.closed.clone());
     let (send, body) = channel();
     tokio::spawn(async move {
         let mut bell = log.follow();
         let mut page = first;
         loop {
             if page.missed > 0 {
+                agents.count_missed(page.missed);
                 let text = value!({ "lines": page.missed }).to_string();
                 if send.send(told(None, "missed", text)).await.is_err() {
                     return;

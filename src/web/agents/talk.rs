@@ -84,8 +84,8 @@ pub(super) fn open_questions(entry: &Entry) -> Response {
                 "request": question.request,
                 "call": question.call,
                 "tool": question.tool,
-                "summary": question.summary,
-                "input": question.input,
+                "summary": entry.hide(&question.summary),
+                "input": entry.hide(&question.input),
                 "remembers": question.remembers,
             })
         })
