@@ -96,7 +96,7 @@ pub(crate) fn start_gitstead(dir: &Path, repos: &Path, answers: bool) -> Running
     let text = if answers {
         ""
     } else {
-        "[limits]\nanswer_cache_bytes = 0\n"
+        "[limits]\nanswer_cache_bytes = 0\nencoded_cache_bytes = 0\n"
     };
     fs::write(&config, text).expect("a configuration");
     let mut child = Command::new(env!("CARGO_BIN_EXE_gitstead"))

@@ -34,6 +34,8 @@ pub struct Limits {
     pub answer_cache_bytes: usize,
     /// Bytes of objects' contents that are kept inflated for all requests together.
     pub content_cache_bytes: usize,
+    /// Bytes of objects that were compressed for answers and are kept for the next one.
+    pub encoded_cache_bytes: usize,
     /// Bytes of objects above 8 MiB that all pushes together hold inflated while their deltas are resolved; pushes beyond it wait for one another. One object
     /// may be larger, and one push at a time may hold what it needs beside its first object.
     pub ingest_bytes: usize,
@@ -114,6 +116,7 @@ impl Default for Limits {
             delta_base_cache_bytes: 96 << 20,
             answer_cache_bytes: 64 << 20,
             content_cache_bytes: 64 << 20,
+            encoded_cache_bytes: 32 << 20,
             ingest_bytes: 512 << 20,
             tree_depth: 2_048,
             object_infos: 10_000,

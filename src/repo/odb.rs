@@ -17,6 +17,7 @@ use self::loose_list::LooseList;
 use super::{
     bitmaps::Bitmaps,
     contents::{Content, ContentCache},
+    encoded::EncodedCache,
     graph::{Graph, GraphCache},
     loose::{HeldObjects, LooseReader, is_absent, loose_path, object_id},
     mmap::Mmap,
@@ -130,12 +131,19 @@ struct Shared {
     store: Arc<Store>,
     hash: HashKind,
     limits: Limits,
-    contents: Arc<ContentCache>,
+    caches: Caches,
     first: View,
-    graphs: Arc<GraphCache>,
     graph: OnceLock<Option<Arc<Graph>>>,
     /// Loose objects of a quarantine that were not written yet.
     held: Arc<HeldObjects>,
+}
+
+/// What requests leave to those that come after them.
+#[derive(Clone)]
+pub(crate) struct Caches {
+    pub(super) contents: Arc<ContentCache>,
+    pub(super) encoded: Arc<EncodedCache>,
+    pub(super) graphs: Arc<GraphCache>,
 }
 
 /// A view, and the one that took its place.
@@ -205,17 +213,15 @@ impl Odb {
         first: Arc<PackSet>,
         hash: HashKind,
         limits: Limits,
-        contents: Arc<ContentCache>,
-        graphs: Arc<GraphCache>,
+        caches: Caches,
         held: Arc<HeldObjects>,
     ) -> Odb {
         Self::of(Arc::new(Shared {
             store,
             hash,
             limits,
-            contents,
+            caches,
             first: View::of(first),
-            graphs,
             graph: OnceLock::new(),
             held,
         }))
@@ -266,9 +272,14 @@ impl Odb {
         self.set().bitmaps()
     }
 
-    /// What was inflated lately, by anybody.
-    pub(super) fn contents(&self) -> &Arc<ContentCache> {
-        &self.shared.contents
+    /// What was worked out lately, by anybody.
+    pub(super) fn caches(&self) -> &Caches {
+        &self.shared.caches
+    }
+
+    /// The number of this repository among all that this process has opened.
+    pub(super) fn repository(&self) -> u64 {
+        self.shared.store.number()
     }
 
     /// The directories of objects, alternates included.
@@ -283,7 +294,12 @@ impl Odb {
     pub fn commit_graph(&self) -> Option<&CommitGraph<Mmap>> {
         self.shared
             .graph
-            .get_or_init(|| self.shared.graphs.get(self.set().object_dirs(), self.shared.hash))
+            .get_or_init(|| {
+                self.shared
+                    .caches
+                    .graphs
+                    .get(self.set().object_dirs(), self.shared.hash)
+            })
             .as_deref()
     }
 
@@ -581,7 +597,7 @@ impl Odb {
     fn unpack(&self, pack_no: u32, offset: u64, out: &mut Vec<u8>) -> Result<Kind, Broken> {
         let pack = &self.packs()[pack_no as usize];
         let scratch = &mut *self.scratch.borrow_mut();
-        let contents = &*self.shared.contents;
+        let contents = &*self.shared.caches.contents;
         let limit = self.shared.limits.object_bytes;
         let checked = |size: u64, compressed: &[u8]| {
             // A size that cannot be true is damage, not a large object.

@@ -12,10 +12,11 @@ use gix::hash::{Kind as HashKind, ObjectId};
 use super::{
     config::{BadValue, Config, ConfigError},
     contents::ContentCache,
+    encoded::EncodedCache,
     graph::GraphCache,
     ingest::Quarantine,
     loose::{HeldObjects, is_absent},
-    odb::{Odb, OdbError},
+    odb::{Caches, Odb, OdbError},
     pack_set::{Stamp, Store, StoreOptions},
     refs::{RefStore, RefStoreOptions, RefsError},
     settings::Settings,
@@ -130,6 +131,8 @@ pub struct OpenOptions {
     pub lazy_refs: bool,
     /// Where contents of objects are kept for the next request. By default one cache for the process.
     pub contents: Arc<ContentCache>,
+    /// Where what was compressed for answers is kept for the next one. By default one cache for the process.
+    pub encoded: Arc<EncodedCache>,
 }
 
 impl Default for OpenOptions {
@@ -139,6 +142,7 @@ impl Default for OpenOptions {
             limits: Limits::default(),
             lazy_refs: false,
             contents: ContentCache::of_process(),
+            encoded: EncodedCache::of_process(),
         }
     }
 }
@@ -172,9 +176,8 @@ pub struct Repository {
     bare: bool,
     settings: Settings,
     limits: Limits,
-    contents: Arc<ContentCache>,
+    caches: Caches,
     store: Arc<Store>,
-    graphs: Arc<GraphCache>,
     refs: RefStore,
     /// What opening depended on.
     watched: Vec<(PathBuf, Watch)>,
@@ -422,9 +425,12 @@ impl Repository {
             bare,
             settings,
             limits: options.limits.clone(),
-            contents: options.contents.clone(),
+            caches: Caches {
+                contents: options.contents.clone(),
+                encoded: options.encoded.clone(),
+                graphs: Arc::new(graphs),
+            },
             store: Arc::new(store),
-            graphs: Arc::new(graphs),
             refs,
             watched,
             common_dir,
@@ -533,8 +539,7 @@ impl Repository {
             set,
             self.hash,
             self.limits.clone(),
-            self.contents.clone(),
-            self.graphs.clone(),
+            self.caches.clone(),
             held,
         )
     }

@@ -307,6 +307,7 @@ pub(crate) struct StoreOptions {
 
 /// The current [`PackSet`] of a repository, for all its requests.
 pub(crate) struct Store {
+    number: u64,
     objects: PathBuf,
     options: StoreOptions,
     current: ArcSwapOption<PackSet>,
@@ -317,13 +318,20 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new(objects: PathBuf, options: StoreOptions) -> Store {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Store {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             objects,
             options,
             current: ArcSwapOption::empty(),
             begun: AtomicU64::new(0),
             ended: Mutex::new(0),
         }
+    }
+
+    /// A number that no other repository that this process opened has had.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The view of now: the last one when no directory has changed since, by a stat of each.

@@ -10,7 +10,7 @@ use super::file::{Creation, FileConfig, TokenEntry};
 use crate::{
     base::{Grant, Limits, Rules, TokenRule},
     depot::{CreateOptions, DepotOptions, Layout},
-    repo::{ContentCache, OpenOptions},
+    repo::{ContentCache, EncodedCache, OpenOptions},
     session::{AskRules, CgroupChoice, SandboxSpec},
     workspace::WorkspaceOptions,
 };
@@ -316,6 +316,7 @@ impl Config {
                 defaults: self.defaults.clone(),
                 limits: self.limits.clone(),
                 contents: Arc::new(ContentCache::new(self.limits.content_cache_bytes)),
+                encoded: Arc::new(EncodedCache::new(self.limits.encoded_cache_bytes)),
                 ..OpenOptions::default()
             },
             require_export_ok: self.require_export_ok,

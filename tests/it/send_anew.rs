@@ -2,10 +2,10 @@
 
 use std::{fs, path::PathBuf, sync::atomic::AtomicBool};
 
-use gitstead::repo::{Anew, PackOptions, SendError, SendRequest, write_pack};
+use gitstead::repo::{Anew, OpenOptions, PackOptions, PackStats, Repository, SendError, SendRequest, write_pack};
 
 use crate::{
-    send::{Random, all_tips, find, id, odb, write},
+    send::{Random, all_tips, find, history, id, odb, write},
     support::Git,
 };
 
@@ -140,5 +140,112 @@ fn a_damaged_object_is_named_and_not_made_a_delta_of_others() {
         Err(error @ (SendError::Corrupt { .. } | SendError::Odb { .. })) => assert!(error.to_string().len() > 10),
         Err(error) => panic!("another error: {error:?}"),
         Ok(stats) => panic!("it was sent: {stats:?}"),
+    }
+}
+
+fn opened(dir: &std::path::Path) -> Repository {
+    Repository::open(dir, &OpenOptions::default()).expect("a repository")
+}
+
+/// All that `wants` reach, as a client gets it.
+fn clone_of(repo: &Repository, wants: &[gix::ObjectId], ofs_delta: bool) -> (Vec<u8>, PackStats) {
+    let odb = repo.odb().expect("objects");
+    let request = SendRequest {
+        wants,
+        ..SendRequest::default()
+    };
+    let options = PackOptions {
+        ofs_delta,
+        ..PackOptions::default()
+    };
+    write(&odb, &find(&odb, &request), &options)
+}
+
+#[test]
+fn what_was_made_for_one_answer_is_in_the_next_though_its_file_can_no_longer_be_read() {
+    let git = Git::new();
+    let dir = versions(&git, "r");
+    let tips = all_tips(&git, &dir);
+    let repo = opened(&dir);
+    let (first, stats) = clone_of(&repo, &tips, true);
+    assert!(stats.new_deltas as usize >= VERSIONS - 1, "{stats:?}");
+    for commit in git.ok(&dir, "rev-list HEAD").lines() {
+        let blob = git.ok_args(&dir, ["rev-parse", &format!("{commit}:src/a file.txt")]);
+        let file = dir.join("objects").join(&blob[..2]).join(&blob[2..]);
+        fs::remove_file(&file).expect("removed");
+        fs::write(&file, b"damaged").expect("written");
+    }
+    let (second, again) = clone_of(&repo, &tips, true);
+    assert_eq!((second == first, again.new_deltas), (true, stats.new_deltas));
+    // Another repository knows nothing of it, though it is the same on disk.
+    let other = opened(&dir).odb().expect("objects");
+    let request = SendRequest {
+        wants: &tips,
+        ..SendRequest::default()
+    };
+    let (set, options) = (find(&other, &request), PackOptions::default());
+    let anew = Anew::find(&other, &set, &options, &mut |_, _| (), &AtomicBool::new(false)).expect("without deltas");
+    let mut out = Vec::new();
+    let stop = AtomicBool::new(false);
+    assert!(write_pack(&other, &set, &options, anew, &mut out, &mut |_| (), &stop).is_err());
+}
+
+#[test]
+fn what_is_new_since_the_last_answer_is_a_delta_of_what_was_in_it() {
+    let git = Git::new();
+    let dir = versions(&git, "r");
+    let repo = opened(&dir);
+    let (first, before) = clone_of(&repo, &all_tips(&git, &dir), true);
+    let file = git.ok_args(&dir, ["cat-file", "blob", "HEAD:src/a file.txt"]);
+    let changed = file.replacen("7: ", "seven: ", 1);
+    assert_ne!(changed, file);
+    git.commit(dir.parent().expect("its files"), "src/a file.txt", changed, "one more");
+    let (second, after) = clone_of(&repo, &all_tips(&git, &dir), true);
+    // The trees are too small to be deltas.
+    assert_eq!(after.new_deltas, before.new_deltas + 1);
+    assert!(second.len() < first.len() + 700, "{} and {}", first.len(), second.len());
+    let client = git.init_bare("client.git");
+    let out = git.run_with(&client, ["index-pack", "--strict", "--stdin"], &second);
+    assert!(out.ok, "{}", out.stderr);
+}
+
+#[test]
+fn answers_are_whole_whatever_was_remembered_from_others() {
+    for seed in [11, 12] {
+        let git = Git::new();
+        let packed = history(&git, "packed.git", seed, 60, false);
+        git.ok(&packed, "repack -adq");
+        let loose = git.path("loose.git");
+        git.ok(git.dir(), "clone -q --bare --no-local packed.git loose.git");
+        for entry in fs::read_dir(packed.join("objects/pack")).expect("packs").flatten() {
+            if entry.path().extension().is_some_and(|kind| kind == "pack") {
+                let pack = fs::read(entry.path()).expect("a pack");
+                fs::remove_dir_all(loose.join("objects/pack")).expect("removed");
+                fs::create_dir(loose.join("objects/pack")).expect("made");
+                assert!(git.run_with(&loose, ["unpack-objects", "-q"], &pack).ok);
+            }
+        }
+        let tips = all_tips(&git, &packed);
+        let mut random = Random(seed);
+        for dir in [&loose, &packed] {
+            let repo = opened(dir);
+            for round in 0..6 {
+                let wants: Vec<_> = (0..1 + random.next(3)).map(|_| tips[random.next(tips.len())]).collect();
+                let (pack, _) = clone_of(&repo, &wants, round % 3 != 2);
+                let client = git.init_bare("client.git");
+                let out = git.run_with(&client, ["index-pack", "--strict", "--stdin"], &pack);
+                assert!(out.ok, "seed {seed}, round {round}: {}", out.stderr);
+                let names: Vec<String> = wants.iter().map(ToString::to_string).collect();
+                let args = [&["rev-list".to_owned(), "--objects".to_owned()], &names[..]].concat();
+                let list = |dir| {
+                    let text = git.ok_args(dir, &args);
+                    let mut ids: Vec<_> = text.lines().map(|line| line[..40].to_owned()).collect();
+                    ids.sort();
+                    ids
+                };
+                assert_eq!(list(client.as_path()), list(packed.as_path()));
+                fs::remove_dir_all(client).expect("removed");
+            }
+        }
     }
 }

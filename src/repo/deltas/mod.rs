@@ -12,7 +12,7 @@ mod objects;
 mod search;
 
 pub(in crate::repo) use objects::{Held, Item, Loader, NONE, Objects};
-pub(in crate::repo) use search::{Found, Search, search};
+pub(in crate::repo) use search::{Found, Search, in_order, search};
 
 /// Why a search ended.
 #[derive(Debug)]

@@ -31,6 +31,8 @@ pub(in crate::repo) struct Item {
     pub(in crate::repo) height: u16,
     /// In its pack it is a delta, whatever becomes of it.
     pub(in crate::repo) was_delta: bool,
+    /// What it becomes is known, and how many deltas lead from it to a whole object: others may be made of it.
+    pub(in crate::repo) settled: Option<u16>,
     /// Like names are neighbours.
     pub(in crate::repo) name: PathKey,
     /// Small for what was made last, among objects of one kind.

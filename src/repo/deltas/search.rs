@@ -55,26 +55,17 @@ pub(in crate::repo) struct Found {
     /// Bytes of the delta, or of the object.
     pub(in crate::repo) len: usize,
     /// It, compressed, if it was kept.
-    pub(in crate::repo) packed: Option<Box<[u8]>>,
+    pub(in crate::repo) packed: Option<Arc<[u8]>>,
 }
 
-/// Looks for deltas for all objects that are whole, among their neighbours by kind, name and size.
-pub(in crate::repo) fn search(
-    objects: &Objects,
-    odb: &Odb,
-    search: &Search,
-    stop: &AtomicBool,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<HashMap<u32, Found>, Trouble> {
+/// What may become a delta, or the base of one, in the order in which a base comes before what is made of it.
+pub(in crate::repo) fn in_order(objects: &Objects, search: &Search) -> Vec<u32> {
     let mut list: Vec<u32> = (0..objects.items.len() as u32)
         .filter(|number| {
             let item = objects.item(*number);
             item.base == NONE && (SMALLEST..=search.largest).contains(&item.size)
         })
         .collect();
-    if search.window < 2 || search.depth == 0 {
-        return Ok(HashMap::new());
-    }
     // The largest first: a delta that takes away is smaller than one that adds. What is new is whole, what is older is made of it.
     list.sort_unstable_by_key(|number| {
         let item = objects.item(*number);
@@ -86,11 +77,26 @@ pub(in crate::repo) fn search(
             *number,
         )
     });
-    let pieces = share_out(objects, &list, search.threads);
+    list
+}
+
+/// Looks for deltas for all objects that are whole and not settled, among their neighbours by kind, name and size. `list` has them [in order](in_order).
+pub(in crate::repo) fn search(
+    objects: &Objects,
+    list: &[u32],
+    odb: &Odb,
+    search: &Search,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<HashMap<u32, Found>, Trouble> {
+    if search.window < 2 || search.depth == 0 {
+        return Ok(HashMap::new());
+    }
+    let pieces = share_out(objects, list, search.threads);
     let shared = Shared {
         objects,
         search,
-        list: &list,
+        list,
         pieces: &pieces,
         next: AtomicUsize::new(0),
         done: AtomicU64::new(0),
@@ -250,7 +256,9 @@ impl<'a> Worker<'a> {
                 depth: 0,
                 data: None,
             };
-            if let Some(best) = self.best(&mut target)? {
+            if let Some(depth) = item.settled {
+                target.depth = depth;
+            } else if let Some(best) = self.best(&mut target)? {
                 target.depth = best.depth;
                 // Good for this one, so probably for the next one too: it stays in the window longest.
                 if let Some(at) = self.window.iter().position(|slot| slot.number == best.base) {
@@ -395,7 +403,7 @@ impl<'a> Worker<'a> {
             let mut out = Vec::new();
             self.deflater.deflate(data, &mut out);
             kept.fetch_add(out.len(), Ordering::Relaxed);
-            packed = Some(out.into_boxed_slice());
+            packed = Some(out.into());
         }
         Found {
             base,

@@ -51,7 +51,7 @@ pub use self::{
 };
 use super::{
     Odb, OdbError, Pack, Quarantine, Repository,
-    deltas::{Search, search},
+    deltas::{Search, in_order, search},
     ingest::StagedPack,
     loose_path,
 };
@@ -391,7 +391,8 @@ impl Attempt<'_> {
             wholes: false,
         };
         let progress = &mut *self.progress;
-        let found = search(&objects, odb, &how, stop, &mut |done, total| {
+        let list = in_order(&objects, &how);
+        let found = search(&objects, &list, odb, &how, stop, &mut |done, total| {
             progress(CompactProgress {
                 phase: CompactPhase::Comparing,
                 done,

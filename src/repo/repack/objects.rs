@@ -103,6 +103,7 @@ pub(super) fn gather(
                 base: NONE,
                 height: 0,
                 was_delta: false,
+                settled: None,
                 name: PathKey::default(),
                 recency: 0,
             });

@@ -2,8 +2,16 @@
 //!
 //! Whoever wrote a pack has compared what is in it, so nothing is done for an answer out of one pack. Otherwise what would be sent whole is compared with its
 //! neighbours by name and size, as a repack does. Without this a repository that has received a hundred pushes would be sent with a hundred whole versions of a file.
+//!
+//! What was found is remembered ([`EncodedCache`](crate::repo::EncodedCache)) by object: the next answer takes what still fits it, and only what is new to it is compared. A
+//! remembered delta fits where its base is sent too, comes before it in the order in which this answer compares, and is itself remembered: so there are no circles, and chains
+//! stay as short as they must.
 
-use std::{collections::HashMap, path::PathBuf, sync::atomic::AtomicBool};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use gix::{hash::ObjectId, objs::Kind};
 
@@ -17,7 +25,8 @@ use crate::{
     pack::encode_delta,
     repo::{
         LooseReader, Odb,
-        deltas::{Found, Held, Item, NONE, Objects, Search, Trouble, search},
+        deltas::{Found, Held, Item, NONE, Objects, Search, Trouble, in_order, search},
+        encoded::Encoded,
     },
 };
 
@@ -49,7 +58,7 @@ pub(super) struct Whole {
     pub(super) kind: Kind,
     /// Bytes, inflated.
     pub(super) len: usize,
-    pub(super) packed: Box<[u8]>,
+    pub(super) packed: Arc<[u8]>,
 }
 
 /// A delta between two objects that are sent.
@@ -58,7 +67,7 @@ pub(super) struct Delta {
     /// Bytes, inflated.
     pub(super) len: usize,
     /// Compressed, if there was room to keep it.
-    pub(super) packed: Option<Box<[u8]>>,
+    pub(super) packed: Option<Arc<[u8]>>,
 }
 
 impl Anew {
@@ -77,7 +86,7 @@ impl Anew {
         if set.names.is_empty() {
             return Ok(Anew::default());
         }
-        let Some((objects, ids)) = gather(odb, set, progress, stop)? else {
+        let Some((mut objects, ids)) = gather(odb, set, progress, stop)? else {
             return Ok(Anew::default());
         };
         let how = Search {
@@ -95,8 +104,17 @@ impl Anew {
             enough: ENOUGH,
             wholes: true,
         };
-        let found = match search(&objects, odb, &how, stop, progress) {
-            Ok(found) => found,
+        let list = in_order(&objects, &how);
+        let mut anew = Anew::default();
+        anew.recall(odb, &mut objects, &ids, &list, how.depth);
+        if list.iter().all(|number| objects.item(*number).settled.is_some()) {
+            return Ok(anew);
+        }
+        let found = match search(&objects, &list, odb, &how, stop, progress) {
+            Ok(found) => {
+                remember(odb, &objects, &list, &found);
+                found
+            }
             Err(trouble) => {
                 check(stop)?;
                 if !matches!(trouble, Trouble::Stopped) {
@@ -105,7 +123,6 @@ impl Anew {
                 HashMap::new()
             }
         };
-        let mut anew = Anew::default();
         for (number, Found { base, len, packed }) in found {
             let (id, kind) = (ids[number as usize], objects.item(number).kind);
             match (base, packed) {
@@ -120,6 +137,40 @@ impl Anew {
             }
         }
         Ok(anew)
+    }
+
+    /// Takes over what was made of objects for earlier answers, as far as it fits this one.
+    fn recall(&mut self, odb: &Odb, objects: &mut Objects, ids: &[Id], list: &[u32], deepest: u16) {
+        let mut settled: HashMap<ObjectId, (u32, u16)> = HashMap::new();
+        for number in list {
+            let item = &mut objects.items[*number as usize];
+            let Some(known) = odb.encoded(&item.id).filter(|known| known.kind == item.kind) else {
+                continue;
+            };
+            let id = ids[*number as usize];
+            let depth = match (known.base, known.packed) {
+                (None, None) if item.pack != NONE => 0,
+                (None, Some(packed)) => {
+                    // What lies whole in a pack is copied from there.
+                    if item.pack == NONE {
+                        let (kind, len) = (item.kind, known.len);
+                        self.whole.insert(id, Whole { kind, len, packed });
+                    }
+                    0
+                }
+                (Some(base), packed @ Some(_)) => match settled.get(&base) {
+                    Some((base, depth)) if *depth < deepest => {
+                        let (base, len) = (ids[*base as usize], known.len);
+                        self.deltas.insert(id, Delta { base, len, packed });
+                        depth + 1
+                    }
+                    _ => continue,
+                },
+                _ => continue,
+            };
+            item.settled = Some(depth);
+            settled.insert(item.id, (*number, depth));
+        }
     }
 
     /// How many deltas there are.
@@ -143,6 +194,39 @@ impl Anew {
     /// A loose object that is sent whole. It was compared with its id.
     pub(super) fn take_whole(&mut self, id: Id) -> Option<Whole> {
         self.whole.remove(&id)
+    }
+}
+
+/// Keeps what was found for the next answer.
+fn remember(odb: &Odb, objects: &Objects, list: &[u32], found: &HashMap<u32, Found>) {
+    for number in list {
+        let item = objects.item(*number);
+        if item.settled.is_some() {
+            continue;
+        }
+        let (base, len, packed) = match found.get(number) {
+            // Of what was too large to be held nothing is known the next time.
+            Some(Found { packed: None, .. }) => continue,
+            Some(Found {
+                base: NONE,
+                len,
+                packed,
+            }) => (None, *len, packed.clone()),
+            Some(Found { base, len, packed }) => (Some(objects.item(*base).id), *len, packed.clone()),
+            None if item.pack == NONE => continue,
+            None => (None, 0, None),
+        };
+        let (kind, size) = (item.kind, item.size);
+        odb.keep_encoded(
+            item.id,
+            Encoded {
+                kind,
+                size,
+                base,
+                len,
+                packed,
+            },
+        );
     }
 }
 
@@ -174,6 +258,7 @@ fn gather(
             base: NONE,
             height: 0,
             was_delta: false,
+            settled: None,
             name: name.key,
             recency: name.met,
         });
@@ -222,6 +307,11 @@ fn gather(
             continue;
         };
         if named(id).is_none() {
+            continue;
+        }
+        // What was sent before need not even be opened.
+        if let Some(known) = odb.encoded(&oid).filter(|known| known.packed.is_some()) {
+            add(&mut objects, id, oid, (NONE, 0), known.kind, known.size);
             continue;
         }
         let file = odb.loose_file(&oid, HELD_EACH.min((HELD_BYTES - held) as u64));

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     pack::{Deflater, EntryHeader, EntryKind, PACK_HEADER_LEN, pack_header, write_entry_header},
-    repo::{Location, Odb, Pack, loose::object_id},
+    repo::{Location, Odb, Pack, encoded::Encoded, loose::object_id},
 };
 
 /// How a pack is written.
@@ -527,6 +527,11 @@ impl PackWriter<'_> {
 
     /// Sends an object compressed anew. Unless `intact`, its content is compared with its id.
     fn encode(&mut self, location: Location, oid: &ObjectId, id: Option<Id>, intact: bool) -> Result<(), SendError> {
+        // A small answer to who has something like it is made for him.
+        let is_for_all = !self.options.thin || id.is_none_or(|id| !self.set.similar.contains_key(&id));
+        if is_for_all && self.recalled(oid)? {
+            return Ok(());
+        }
         if location == Location::Loose && self.big_loose(oid)? {
             return Ok(());
         }
@@ -539,7 +544,7 @@ impl PackWriter<'_> {
                 why: "its content does not have this id",
             });
         }
-        self.put(location, id, (kind, &data))?;
+        self.put(location, oid, id, (kind, &data))?;
         self.scratch = data;
         if self.scratch.capacity() as u64 > BIG {
             self.scratch = Vec::new();
@@ -547,15 +552,41 @@ impl PackWriter<'_> {
         Ok(())
     }
 
-    /// Sends what an object holds.
-    fn put(&mut self, location: Location, id: Option<Id>, (kind, data): (Kind, &[u8])) -> Result<(), SendError> {
-        let mut packed = Vec::new();
-        if !self.as_delta(location, id, (kind, data), &mut packed)? {
-            packed.reserve(data.len() / 2 + 64);
-            write_entry_header(kind.into(), data.len() as u64, &mut packed);
-            self.deflater.deflate(data, &mut packed);
+    /// Sends what an object holds, and keeps it for the next answer as it was sent.
+    fn put(
+        &mut self,
+        location: Location,
+        oid: &ObjectId,
+        id: Option<Id>,
+        (kind, data): (Kind, &[u8]),
+    ) -> Result<(), SendError> {
+        let (mut packed, size) = (Vec::new(), data.len() as u64);
+        let (base, len, head) = match self.as_delta(location, id, (kind, data), &mut packed)? {
+            Some(made) => (made.is_sent.then_some(made.base), made.len, made.head),
+            None => {
+                packed.reserve(data.len() / 2 + 64);
+                write_entry_header(kind.into(), size, &mut packed);
+                let head = packed.len();
+                self.deflater.deflate(data, &mut packed);
+                (None, data.len(), head)
+            }
+        };
+        self.sink.write(&packed)?;
+        // A delta on what the receiver has is nothing for others.
+        if base.is_some() || len == data.len() {
+            let packed = Some(packed[head..].into());
+            self.odb.keep_encoded(
+                *oid,
+                Encoded {
+                    kind,
+                    size,
+                    base,
+                    len,
+                    packed,
+                },
+            );
         }
-        self.sink.write(&packed)
+        Ok(())
     }
 
     /// Sends a loose object piece by piece if it is big.

@@ -281,7 +281,7 @@ impl TreeReader {
     fn left_by_others(&self, reader: &Reader<'_>, pack: &Pack, at: u64) -> Option<Tree> {
         self.to_leave?;
         let place = (pack.number(), at);
-        let mut found = reader.odb.contents().get(place)?;
+        let mut found = reader.odb.caches().contents.get(place)?;
         if found.kind != Kind::Tree {
             return None;
         }
@@ -291,7 +291,7 @@ impl TreeReader {
                 let starts = Arc::new(whole_index(&found.data, self.hash)?);
                 found.starts = Some(starts.clone());
                 let tree = Tree::new(found.data.clone(), starts);
-                reader.odb.contents().put(place, found);
+                reader.odb.caches().contents.put(place, found);
                 tree
             }
         };
@@ -308,7 +308,7 @@ impl TreeReader {
             data: tree.data.clone(),
             starts: Some(tree.starts.clone()),
         };
-        reader.odb.contents().put((pack.number(), at), content);
+        reader.odb.caches().contents.put((pack.number(), at), content);
     }
 
     fn known(&mut self, key: (u32, u64)) -> Option<Rc<Tree>> {

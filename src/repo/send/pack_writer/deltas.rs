@@ -4,9 +4,10 @@ use gix::{hash::ObjectId, objs::Kind};
 
 use super::{Entry, PackWriter, is_whole};
 use crate::{
-    pack::{EntryKind, encode_delta, write_entry_header},
+    pack::{EntryHeader, EntryKind, encode_delta, write_entry_header},
     repo::{
         Location,
+        encoded::Encoded,
         send::{
             SendError,
             marks::Id,
@@ -70,8 +71,8 @@ impl PackWriter<'_> {
         let mut data = std::mem::take(&mut self.scratch);
         let kind = self.odb.read_at(place, oid, &mut data)?;
         let mut packed = Vec::new();
-        let done =
-            (intact || is_whole(oid, kind, &data)) && self.as_delta(place, Some(id), (kind, &data), &mut packed)?;
+        let done = (intact || is_whole(oid, kind, &data))
+            && self.as_delta(place, Some(id), (kind, &data), &mut packed)?.is_some();
         self.scratch = data;
         if done {
             self.sink.write(&packed)?;
@@ -150,32 +151,32 @@ impl PackWriter<'_> {
         id: Option<Id>,
         (kind, data): (Kind, &[u8]),
         packed: &mut Vec<u8>,
-    ) -> Result<bool, SendError> {
+    ) -> Result<Option<Against>, SendError> {
         if !DELTA_SIZES.contains(&data.len()) {
-            return Ok(false);
+            return Ok(None);
         }
         let (base, intact, to) = match (self.sent_below(location)?, id) {
             (Some((base, to)), _) => (base, false, Some(to)),
             (None, Some(id)) => match self.similar(id)? {
                 Some((base, intact)) => (base, intact, None),
-                None => return Ok(false),
+                None => return Ok(None),
             },
-            (None, None) => return Ok(false),
+            (None, None) => return Ok(None),
         };
         let mut base_data = Vec::new();
         match self.odb.header(&base)? {
             Some((base_kind, size)) if base_kind == kind && size <= *DELTA_SIZES.end() as u64 => {
                 self.odb.read(&base, &mut base_data)?;
             }
-            _ => return Ok(false),
+            _ => return Ok(None),
         }
         // The receiver applies the delta to what has this id.
         if !intact && !is_whole(&base, kind, &base_data) {
-            return Ok(false);
+            return Ok(None);
         }
         let mut delta = Vec::new();
         if !encode_delta(&base_data, data, data.len() / 2, &mut delta) {
-            return Ok(false);
+            return Ok(None);
         }
         let kind = match to {
             Some(to) if self.options.ofs_delta => EntryKind::OfsDelta {
@@ -184,9 +185,64 @@ impl PackWriter<'_> {
             _ => EntryKind::RefDelta { base },
         };
         write_entry_header(kind, delta.len() as u64, packed);
+        let head = packed.len();
         self.deflater.deflate(&delta, packed);
         self.stats.deltas += 1;
         self.stats.new_deltas += 1;
+        Ok(Some(Against {
+            base,
+            is_sent: to.is_some(),
+            len: delta.len(),
+            head,
+        }))
+    }
+
+    /// Sends what was made of an object for an earlier answer, if it fits this one.
+    pub(super) fn recalled(&mut self, oid: &ObjectId) -> Result<bool, SendError> {
+        let Some(Encoded {
+            kind,
+            base,
+            len,
+            packed: Some(packed),
+            ..
+        }) = self.odb.encoded(oid)
+        else {
+            return Ok(false);
+        };
+        let kind = match base {
+            None => kind.into(),
+            Some(base) => {
+                let Some(id) = self.set.id(self.odb, &base)?.filter(|id| self.set.chosen.contains(*id)) else {
+                    return Ok(false);
+                };
+                let Some(to) = self.sent(id)? else {
+                    return Ok(false);
+                };
+                self.stats.deltas += 1;
+                self.stats.new_deltas += 1;
+                match self.options.ofs_delta {
+                    true => EntryKind::OfsDelta {
+                        distance: self.position() - to,
+                    },
+                    false => EntryKind::RefDelta { base },
+                }
+            }
+        };
+        let mut header = Vec::with_capacity(EntryHeader::MAX_LEN);
+        write_entry_header(kind, len as u64, &mut header);
+        self.sink.write(&header)?;
+        self.sink.write(&packed)?;
         Ok(true)
     }
+}
+
+/// What a delta was made against, in bytes of an entry.
+pub(super) struct Against {
+    pub(super) base: ObjectId,
+    /// It is part of the answer.
+    pub(super) is_sent: bool,
+    /// Bytes of the delta before it was compressed.
+    pub(super) len: usize,
+    /// Bytes of the entry before it.
+    pub(super) head: usize,
 }
