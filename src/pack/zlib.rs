@@ -109,7 +109,7 @@ pub struct Step {
 
 /// Inflates a stream piece by piece: for input that arrives in chunks, and for output too large to hold.
 pub struct StreamInflater {
-    /// Always there until this is dropped.
+    /// From the first use on.
     inner: Option<Decompress>,
 }
 
@@ -136,21 +136,23 @@ impl Default for StreamInflater {
 impl StreamInflater {
     /// A fresh inflater.
     pub fn new() -> Self {
-        let idle = IDLE_INFLATERS.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut inflater = StreamInflater {
-            inner: Some(idle.unwrap_or_default()),
-        };
-        inflater.reset();
-        inflater
+        StreamInflater { inner: None }
     }
 
     fn inner(&mut self) -> &mut Decompress {
-        self.inner.as_mut().expect("because only dropping takes it")
+        self.inner.get_or_insert_with(|| {
+            let idle = IDLE_INFLATERS.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut inner = idle.unwrap_or_default();
+            inner.reset();
+            inner
+        })
     }
 
     /// Readies this inflater for another stream.
     pub fn reset(&mut self) {
-        self.inner().reset();
+        if let Some(inner) = &mut self.inner {
+            inner.reset();
+        }
     }
 
     /// Inflates from `input` into `out` until one of them is used up or the stream ends. A step that neither consumes nor writes needs more of either.
@@ -171,7 +173,7 @@ impl StreamInflater {
 /// Deflates streams piece by piece, or whole. Reuse one for many streams.
 pub struct Deflater {
     level: i32,
-    /// Always there until this is dropped.
+    /// From the first use on: most answers are copied.
     inner: Option<Box<Compress>>,
 }
 
@@ -195,25 +197,22 @@ impl Drop for Deflater {
 impl Deflater {
     /// A deflater at `level` 0–9; anything else, such as git's −1, means zlib's default of 6.
     pub fn new(level: i32) -> Self {
-        let idle = {
-            let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-            let last = idle.iter().rposition(|(its, _)| *its == level);
-            last.map(|at| idle.remove(at).1)
-        };
-        let inner = match idle {
-            Some(inner) => inner,
-            None => Box::new(Compress::new(Compression::new(level).unwrap_or(Compression::DEFAULT))),
-        };
-        let mut deflater = Deflater {
-            level,
-            inner: Some(inner),
-        };
-        deflater.reset();
-        deflater
+        Deflater { level, inner: None }
     }
 
     fn inner(&mut self) -> &mut Compress {
-        self.inner.as_mut().expect("because only dropping takes it")
+        let level = self.level;
+        self.inner.get_or_insert_with(|| {
+            let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+            match idle.iter().rposition(|(its, _)| *its == level) {
+                Some(at) => {
+                    let mut inner = idle.remove(at).1;
+                    inner.reset();
+                    inner
+                }
+                None => Box::new(Compress::new(Compression::new(level).unwrap_or(Compression::DEFAULT))),
+            }
+        })
     }
 
     /// Deflates `data` as one whole stream to the end of `out`.
@@ -224,7 +223,9 @@ impl Deflater {
 
     /// Begins a new stream that [`feed`](Self::feed) then writes.
     pub fn reset(&mut self) {
-        self.inner().reset();
+        if let Some(inner) = &mut self.inner {
+            inner.reset();
+        }
     }
 
     /// Appends the compressed form of `data` to `out`; with `last` the stream is ended.

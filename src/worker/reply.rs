@@ -26,7 +26,7 @@ pub const CHUNK_BYTES: usize = 64 << 10;
 /// wider.
 fn depth(lane: Lane) -> usize {
     match lane {
-        Lane::Long => 8,
+        Lane::Long => 4,
         Lane::Short => 16,
     }
 }
