@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     base::{RepoName, WorkspaceName},
+    dialect::Pointers,
     server::{self, Config, ConfigError, noted_server},
 };
 
@@ -146,6 +147,9 @@ struct Start {
     /// How it speaks
     #[arg(long, value_name = "DIALECT", default_value = "plain")]
     dialect: String,
+    /// Where its lines of JSON say what (a JSON pointer), or in which words, for the dialect 'ndjson': event=/kind, finished=end,done
+    #[arg(long, value_name = "WHAT=WHERE")]
+    pointer: Vec<String>,
     /// An agent that we know how to start: claude, codex, codex-app-server, opencode, opencode-acp, letta, letta-print
     #[arg(long, value_name = "PRESET", conflicts_with = "dialect")]
     preset: Option<String>,
@@ -433,7 +437,7 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         .container
         .as_ref()
         .map(|name| json!({ "name": name, "user": wanted.container_user, "workspace": wanted.container_workspace }));
-    let body = json!({
+    let mut body = json!({
         "name": wanted.name,
         "repository": repository,
         "workspace": workspace,
@@ -452,7 +456,40 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         "container": container,
         "sandbox": { "mode": sandbox, "read": whole(&wanted.allow_read)?, "write": whole(&wanted.allow_write)? },
     });
+    if !wanted.pointer.is_empty() {
+        body["pointers"] = pointers(&wanted.pointer)?;
+    }
     client.ask("POST", "/api/v1/agents", Some(&body))
+}
+
+/// `finished=end,done`: words are several, a pointer is one.
+fn pointers(texts: &[String]) -> anyhow::Result<Value> {
+    let mut told = pairs(texts, "pointer")?;
+    let usual = json!(Pointers::default());
+    for (key, value) in &mut told {
+        let text = value.as_str().unwrap_or_default();
+        *value = match &usual[key] {
+            Value::Array(_) => json!(text.split(',').collect::<Vec<_>>()),
+            Value::Bool(_) => json!(
+                text.parse::<bool>()
+                    .with_context(|| format!("--pointer {key} is true or false"))?
+            ),
+            Value::String(_) => json!(text),
+            _ => {
+                let known: Vec<_> = usual
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, _)| key.as_str())
+                    .collect();
+                bail!(
+                    "nothing is called '{key}' with --pointer; there are {}",
+                    known.join(", ")
+                )
+            }
+        };
+    }
+    Ok(Value::Object(told))
 }
 
 fn logs(client: &Client, name: &str, follow: bool, lines: usize, as_json: bool) -> anyhow::Result<()> {

@@ -615,6 +615,7 @@ impl Preparation {
         options.bounds = self.bounds;
         options.resume.clone_from(&self.resume);
         options.pointers = self.spec.pointers.clone().unwrap_or_default();
+        options.thread = self.spec.thread();
         // A command that we started for it would not be in its container.
         (options.offers_files, options.offers_terminals) = (true, inside.is_none());
         let cwd = root.join(&self.spec.cwd);

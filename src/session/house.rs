@@ -503,7 +503,7 @@ impl Agents {
         let record = entry.record();
         entry.shared.events.push(
             "created",
-            json!({ "repository": record.spec.repository, "workspace": record.spec.workspace, "dialect": record.spec.dialect }),
+            json!({ "repository": record.spec.repository, "workspace": record.spec.workspace, "dialect": record.spec.kind()?.as_str() }),
         );
         self.write().insert(name, Arc::clone(&entry));
         Ok(entry)

@@ -6,7 +6,7 @@ use super::{ContainerSpec, SandboxSpec, SessionError};
 use crate::{
     agent::{Bounds, Ladder, Restart, Rules, Watchdogs},
     base::{RepoName, WorkspaceName},
-    dialect::{Asks, Kind, Nature, Options, Pointers, Preset, Wanted, invoke},
+    dialect::{Asks, Kind, Nature, Options, Pointers, Preset, ThreadOptions, Wanted, invoke},
 };
 
 /// Bytes of one argument, and of all of them; the system takes not much more.
@@ -349,6 +349,21 @@ impl AgentSpec {
         }
     }
 
+    /// How its session is begun, where that is said in its protocol.
+    pub(super) fn thread(&self) -> ThreadOptions {
+        let mut thread = ThreadOptions::default();
+        if matches!(self.kind(), Ok(Kind::CodexServer)) {
+            thread.model.clone_from(&self.model);
+            // As with one turn in its arguments: what Codex does by itself may not even write its workspace.
+            thread.sandbox = Some(
+                self.permission_mode
+                    .clone()
+                    .unwrap_or_else(|| "workspace-write".to_owned()),
+            );
+        }
+        thread
+    }
+
     /// The name of its program, without directories.
     pub fn program(&self) -> String {
         let argv = self.command(None).unwrap_or_default();
@@ -435,6 +450,16 @@ mod tests {
             spec.command(None).expect("known").last().map(String::as_str),
             Some("do it")
         );
+        let mut server = spec.clone();
+        (server.dialect, server.message) = ("codex-app-server".to_owned(), None);
+        assert_eq!(server.thread().sandbox.as_deref(), Some("workspace-write"));
+        (server.model, server.permission_mode) = (Some("large".to_owned()), Some("read-only".to_owned()));
+        let thread = server.thread();
+        assert_eq!(
+            (thread.model.as_deref(), thread.sandbox.as_deref()),
+            (Some("large"), Some("read-only"))
+        );
+        assert_eq!(spec.thread(), ThreadOptions::default(), "it has that in its arguments");
         spec.argv = vec!["codex".to_owned(), "exec".to_owned(), "do it".to_owned()];
         assert!(spec.check().is_err(), "it is there twice");
         spec.message = None;
