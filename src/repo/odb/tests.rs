@@ -1,5 +1,8 @@
+use gix::hash::ObjectId;
+
 use super::*;
 use crate::{
+    base::Fault,
     pack::{deflate, write_entry_header},
     repo::testing::{Item, TestRepo, appending, id_of},
 };
