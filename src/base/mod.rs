@@ -2,6 +2,7 @@
 
 mod access;
 mod clock;
+mod date;
 mod fault;
 mod fetch;
 mod limits;
@@ -13,6 +14,7 @@ pub use access::{
     TOKEN_PREFIX, TokenHash, TokenRule, speaks_locally, tells_of_a_proxy, token_text,
 };
 pub use clock::{Clock, FixedClock, SystemClock};
+pub use date::rfc3339;
 pub use fault::Fault;
 pub use fetch::{Deepen, Filter, FilterError, Version};
 pub use limits::Limits;

@@ -84,7 +84,8 @@ impl Shared {
         };
         let request = question.permission.request;
         let name = self.record().name.clone();
-        tracing::warn!(agent = %name, request, tool = question.permission.tool, why, "permission denied");
+        let tool = self.hide(&question.permission.tool);
+        tracing::warn!(agent = %name, tool, why, "permission denied");
         self.events.push(
             "permission_decided",
             json!({ "request": request, "decision": "denied", "by": null, "why": why }),

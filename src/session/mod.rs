@@ -24,8 +24,8 @@ pub use crate::agent::{
     State, Stream, Watchdog, Watchdogs, spooled_tail,
 };
 pub use ask::{
-    Answered, AskDesk, AskError, AskRules, Asking, HistoryEntry, HistorySlice, MOST_HISTORY, QUESTION, SessionList,
-    SessionView,
+    Answered, AskDesk, AskError, AskRules, Asker, Asking, HistoryEntry, HistorySlice, MOST_HISTORY, QUESTION,
+    SessionList, SessionView,
 };
 pub use container::ContainerSpec;
 pub use error::SessionError;

@@ -36,6 +36,6 @@ pub use residents::Residents;
 pub use views::{
     ChangeView, CommitView, ConflictsView, DiffView, FileDiffView, LogEntryView, LogView, OutcomeView, PathView,
     PlaceView, RestoredView, SaidView, ShownView, SideView, SignatureView, SkippedView, TrailerView, TreeEntryView,
-    TreeView, WhyView, WorkspaceView, rfc3339,
+    TreeView, WhyView, WorkspaceView,
 };
 pub use wish::{CheckpointWish, TrailerWish};

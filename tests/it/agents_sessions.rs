@@ -700,7 +700,11 @@ fn a_history_is_the_agents_own_file_or_else_our_journal() {
             .iter()
             .all(|one| one.get("message").is_none() && one.get("result_preview").is_none())
     );
-    assert_eq!(audit[0]["message_len"], 3);
+    assert_eq!(
+        (&audit[0]["message_len"], &audit[0]["address"]),
+        (&json!(3), &json!("127.0.0.1"))
+    );
+    assert!(audit[0]["timestamp"].as_str().unwrap().ends_with('Z') && audit[0]["request_id"].is_string());
 }
 
 #[test]
@@ -818,6 +822,10 @@ fn sessions_outlive_the_server() {
         204
     );
     let name = play.get("ann", &format!("/it/sessions/{session}"))["answered_by"].clone();
+    // Whose beginning and end were the last things that it said.
+    let unused = play.begin("ann");
+    let (last, path) = (play.begin("ann"), |id: &str| format!("/it/sessions/{id}"));
+    assert_eq!(play.ask("ann", "DELETE", &path(&last), None).0, 204);
     let Play { house, .. } = play;
     let play = Play::on(house.kill(), "", &[]);
     let shown = play.get("ann", &format!("/it/sessions/{session}"));
@@ -829,5 +837,7 @@ fn sessions_outlive_the_server() {
     assert_eq!(play.answer("ann", &session, "two")["result"], "answer 1");
     let said = play.get("ann", &format!("/it/sessions/{session}/history"));
     assert_eq!(said["messages"].as_array().unwrap().len(), 4);
-    assert_eq!(play.ask("ann", "GET", &format!("/it/sessions/{closed}"), None).0, 404);
+    assert_eq!(play.ask("ann", "GET", &path(&closed), None).0, 404);
+    assert_eq!(play.ask("ann", "GET", &path(&last), None).0, 404);
+    assert_eq!(play.get("ann", &path(&unused))["state"], "new");
 }

@@ -11,8 +11,9 @@ use super::{
     text::{change_line, files, harmless, harmless_lines, list, short},
 };
 use crate::{
+    base::rfc3339,
     checkpoint::{self, DiffOptions, LogCursor, LogEntry, LogPage, LogQuery, Signature, tree_of},
-    web::{LogView, ShownView, rfc3339},
+    web::{LogView, ShownView},
 };
 
 pub(super) fn run(wanted: &args::Log) -> anyhow::Result<()> {

@@ -1,17 +1,27 @@
 //! The file in which every question is noted, a JSON value a line.
 
-use std::{fs, io, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{
+    fs, io,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use serde_json::Value;
 
 /// Bytes of the file before it is put aside.
 const BYTES: u64 = 16 << 20;
 
+/// One writer at a time: two that find the file full would put it aside twice.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Adds a line. The file is opened anew each time, so that whoever puts it aside finds the next line in a new one. Blocks.
 ///
 /// # Errors
 /// When it cannot be written.
 pub(super) fn append(path: &Path, data: &Value) -> io::Result<()> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }

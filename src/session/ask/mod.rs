@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{AgentSpec, Agents, Cause, Entry, SessionError, env};
 use crate::{
     agent::Redactor,
-    base::Fault,
+    base::{Fault, rfc3339},
     ledger::{Ledger, Shelf},
     worker::{Lane, Workers},
 };
@@ -72,6 +72,17 @@ impl Default for AskRules {
             audit_texts: true,
         }
     }
+}
+
+/// Who asks, and from where, for the notes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asker {
+    /// Whose session it has to be.
+    pub user: String,
+    /// The address that the request came from.
+    pub address: Option<String>,
+    /// What the log calls the request.
+    pub request: Option<String>,
 }
 
 /// Why there is no answer.
@@ -150,6 +161,13 @@ struct Book {
     usage: Usage,
 }
 
+impl Asker {
+    /// The beginning of a note.
+    fn note(&self, id: &str) -> Value {
+        json!({ "user": self.user, "session_id": id, "address": self.address, "request_id": self.request })
+    }
+}
+
 impl std::fmt::Debug for AskDesk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AskDesk").finish_non_exhaustive()
@@ -171,7 +189,9 @@ impl Inner {
     async fn note(&self, event: &str, mut data: Value) {
         let Some(path) = self.rules.audit.clone() else { return };
         data["event"] = json!(event);
-        data["timestamp_ms"] = json!(self.agents.now());
+        let now = self.agents.now();
+        data["timestamp"] = json!(rfc3339(i64::try_from(now / 1_000).unwrap_or(i64::MAX), 0));
+        data["timestamp_ms"] = json!(now);
         if !self.rules.audit_texts
             && let Some(data) = data.as_object_mut()
         {
@@ -186,6 +206,13 @@ impl Inner {
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "a question is not in the audit file");
         }
+    }
+
+    /// Waits until the ledger has on disk what was said so far.
+    async fn settle(&self) -> Result<(), AskError> {
+        let ledger = self.ledger.clone();
+        let flushed = self.workers.call(Lane::Short, None, move || ledger.flush()).await;
+        Ok(flushed.map_err(SessionError::from)?.map_err(SessionError::from)?)
     }
 
     /// What must not be shown of an agent that is described so.
@@ -256,13 +283,14 @@ impl AskDesk {
     ///
     /// # Errors
     /// See [`AskError`].
-    pub async fn ask(&self, user: &str, id: &str, message: String) -> Result<Answered, AskError> {
-        self.begin(user, id, message).await?.answer(|_, _| ()).await
+    pub async fn ask(&self, asker: Asker, id: &str, message: String) -> Result<Answered, AskError> {
+        self.begin(asker, id, message).await?.answer(|_, _| ()).await
     }
 
     /// Notes what somebody has decided about a question for permission of his session's agent.
-    pub async fn note_decision(&self, user: &str, id: &str, request: &str, decision: &str) {
-        let data = json!({ "user": user, "session_id": id, "request": request, "decision": decision });
+    pub async fn note_decision(&self, asker: &Asker, id: &str, question: &str, decision: &str) {
+        let mut data = asker.note(id);
+        (data["permission"], data["decision"]) = (json!(question), json!(decision));
         self.inner.note("permission_decided", data).await;
     }
 

@@ -160,7 +160,7 @@ impl Inner {
     }
 
     /// Has the agent of a closed session ended, and forgets it.
-    async fn end(&self, entry: &Entry) {
+    pub(super) async fn end(&self, entry: &Entry) {
         entry.stop(Cause::Asked).await;
         let is_over = |state: crate::session::State| state == crate::session::State::Created || state.is_over();
         let status = entry.wait(Instant::now() + ENDS, |status| is_over(status.state)).await;
@@ -181,11 +181,11 @@ impl AskDesk {
         is_uuid(text)
     }
 
-    /// A new session of this user's with the agent of the configuration, or with one like `of`.
+    /// A new session of this user's with the agent of the configuration, or with one like `of`. When this returns, the ledger has it on disk.
     ///
     /// # Errors
     /// When he has too many, or such an agent cannot be asked.
-    pub fn new_session(&self, user: &str, of: Option<&Entry>) -> Result<SessionView, AskError> {
+    pub async fn new_session(&self, user: &str, of: Option<&Entry>) -> Result<SessionView, AskError> {
         let inner = &self.inner;
         if let Some(of) = of {
             let nature = of.record().spec.nature();
@@ -225,6 +225,7 @@ impl AskDesk {
             self.forget(&oldest);
         }
         inner.keep(&id, &record);
+        inner.settle().await?;
         Ok(inner.view(&id, &record, false))
     }
 
@@ -287,10 +288,10 @@ impl AskDesk {
     ///
     /// # Errors
     /// When it is not this user's.
-    pub fn close(&self, user: &str, id: &str) -> Result<(), AskError> {
+    pub async fn close(&self, user: &str, id: &str) -> Result<(), AskError> {
         self.session(user, id)?;
         self.forget(id);
-        Ok(())
+        self.inner.settle().await
     }
 
     fn forget(&self, id: &str) {

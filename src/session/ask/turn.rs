@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{AskDesk, AskError, Inner, audit::beginning, sessions::SessionRecord};
+use super::{AskDesk, AskError, Asker, Inner, audit::beginning, sessions::SessionRecord};
 use crate::{
     agent::{NotTaken, Redactor},
     session::{AgentName, Agents, Cause, Entry, SessionError, State, tally::Count},
@@ -185,7 +185,7 @@ impl Drop for Running {
 /// A question that may be asked. Dropped without an answer, that is noted.
 pub struct Asking {
     inner: Arc<Inner>,
-    user: String,
+    asker: Asker,
     id: String,
     message: String,
     started: Instant,
@@ -208,7 +208,8 @@ impl Drop for Asking {
         };
         if !self.is_noted {
             let elapsed = self.elapsed();
-            let data = json!({ "user": self.user, "session_id": self.id, "elapsed_ms": elapsed });
+            let mut data = self.asker.note(&self.id);
+            data["elapsed_ms"] = json!(elapsed);
             let inner = Arc::clone(&self.inner);
             inner.agents.tally().add(Count::AskAbandoned);
             here.spawn(async move { inner.note("ask_abandoned", data).await });
@@ -221,12 +222,13 @@ impl AskDesk {
     ///
     /// # Errors
     /// When the session is not this user's, or he may not ask now.
-    pub async fn begin(&self, user: &str, id: &str, message: String) -> Result<Asking, AskError> {
+    pub async fn begin(&self, asker: Asker, id: &str, message: String) -> Result<Asking, AskError> {
         let inner = &self.inner;
-        let record = self.session(user, id)?;
-        let admitted = inner.book().usage.admit(&inner.rules, user, id, Instant::now());
+        let record = self.session(&asker.user, id)?;
+        let admitted = inner.book().usage.admit(&inner.rules, &asker.user, id, Instant::now());
         if let Err(error) = admitted {
-            let mut data = json!({ "user": user, "session_id": id, "error": error.to_string() });
+            let mut data = asker.note(id);
+            data["error"] = json!(error.to_string());
             let (event, what) = match error {
                 AskError::RateLimited { retry_after } => {
                     data["retry_after_s"] = json!(retry_after);
@@ -241,11 +243,11 @@ impl AskDesk {
         let mut asking = Asking {
             ticket: Some(Ticket {
                 inner: Arc::clone(inner),
-                user: user.to_owned(),
+                user: asker.user.clone(),
                 session: id.to_owned(),
             }),
             inner: Arc::clone(inner),
-            user: user.to_owned(),
+            asker,
             id: id.to_owned(),
             message,
             started: Instant::now(),
@@ -255,13 +257,10 @@ impl AskDesk {
         if let Ok(spec) = inner.spec_of(&record) {
             asking.redactor = inner.redactor(&spec).await;
         }
-        let (preview, length) = (asking.beginning(&asking.message, 500), asking.message.chars().count());
-        inner
-            .note(
-                "ask_start",
-                json!({ "user": user, "session_id": id, "message": preview, "message_len": length }),
-            )
-            .await;
+        let mut data = asking.asker.note(id);
+        data["message"] = json!(asking.beginning(&asking.message, 500));
+        data["message_len"] = json!(asking.message.chars().count());
+        inner.note("ask_start", data).await;
         Ok(asking)
     }
 }
@@ -293,7 +292,6 @@ impl Asking {
         self.inner.let_go_later(&self.id);
         let elapsed = self.elapsed();
         self.is_noted = true;
-        let (user, id) = (&self.user, &self.id);
         self.inner.agents.tally().add(match &result {
             Ok(answered) if answered.is_error => Count::AskError,
             Ok(_) => Count::AskOk,
@@ -301,30 +299,22 @@ impl Asking {
             Err(AskError::Busy) => Count::AskBusy,
             Err(_) => Count::AskFailed,
         });
+        let mut data = self.asker.note(&self.id);
+        data["elapsed_ms"] = json!(elapsed);
         match result {
             Ok(mut answered) => {
                 answered.duration_ms = elapsed;
-                let preview = self.beginning(&answered.result, 300);
-                let commits: Vec<_> = answered.checkpoints.iter().map(|one| &one["commit"]).collect();
-                self.inner
-                    .note(
-                        "ask_ok",
-                        json!({
-                            "user": user, "session_id": id, "result_preview": preview, "result_len": answered.result.chars().count(),
-                            "turns": answered.num_turns, "elapsed_ms": elapsed, "is_error": answered.is_error, "commits": commits,
-                        }),
-                    )
-                    .await;
+                data["result_preview"] = json!(self.beginning(&answered.result, 300));
+                data["result_len"] = json!(answered.result.chars().count());
+                data["turns"] = json!(answered.num_turns);
+                data["is_error"] = json!(answered.is_error);
+                data["commits"] = answered.checkpoints.iter().map(|one| one["commit"].clone()).collect();
+                self.inner.note("ask_ok", data).await;
                 Ok(answered)
             }
             Err(error) => {
-                let text = self.beginning(&error.to_string(), 500);
-                self.inner
-                    .note(
-                        "ask_error",
-                        json!({ "user": user, "session_id": id, "error": text, "elapsed_ms": elapsed }),
-                    )
-                    .await;
+                data["error"] = json!(self.beginning(&error.to_string(), 500));
+                self.inner.note("ask_error", data).await;
                 Err(error)
             }
         }
@@ -338,7 +328,10 @@ impl Asking {
         };
         let entry = inner.agent(&self.id).await?;
         entry.listen();
-        let asked = match entry.ask(std::mem::take(&mut self.message), Some(&self.user)).await {
+        let asked = match entry
+            .ask(std::mem::take(&mut self.message), Some(&self.asker.user))
+            .await
+        {
             Ok(seq) => seq,
             Err(SessionError::NotTaken(NotTaken::Refused(_) | NotTaken::Full)) => return Err(AskError::Busy),
             Err(error) => return Err(error.into()),
@@ -383,11 +376,15 @@ impl Inner {
             Some(entry) => entry,
             None => self.new_agent(id, &record).await?,
         };
-        self.change(id, |record| {
+        let noted = self.change(id, |record| {
             record.agent = Some(entry.record().name);
             record.asked = Some(self.agents.now());
             record.questions += 1;
-        })?;
+        });
+        if let Err(closed) = noted {
+            self.end(&entry).await;
+            return Err(closed);
+        }
         let deadline = Instant::now() + self.rules.deadline;
         if entry.state() == State::Stopping {
             // What a server before this one has left is still being ended.

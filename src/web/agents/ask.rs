@@ -12,11 +12,9 @@ use serde_json::json;
 
 use super::{Deed, Who, authorise};
 use crate::{
-    session::{AskDesk, AskError, HistoryEntry, MOST_HISTORY, SessionError},
-    web::{
-        api::{self, Api, ApiError, chain},
-        views::rfc3339,
-    },
+    base::rfc3339,
+    session::{AskDesk, AskError, Asker, HistoryEntry, MOST_HISTORY, SessionError},
+    web::api::{self, Api, ApiError, chain},
 };
 
 /// The longest question that one may ask, in characters.
@@ -62,7 +60,7 @@ fn failed(error: &AskError) -> Response {
 }
 
 /// The desk, and who is at it, if he may.
-async fn desk(api: &Arc<Api>, who: Who) -> Result<(AskDesk, String), Response> {
+async fn desk(api: &Arc<Api>, who: Who) -> Result<(AskDesk, Asker), Response> {
     let desk = api.ask.clone().filter(|desk| desk.spec().is_some());
     let desk = desk.ok_or_else(|| told(StatusCode::NOT_FOUND, "Not Found"))?;
     let place = desk.spec().expect("it was looked for").place();
@@ -70,11 +68,11 @@ async fn desk(api: &Arc<Api>, who: Who) -> Result<(AskDesk, String), Response> {
         Ok(place) => place.repository,
         Err(error) => return Err(refused(error.into())),
     };
-    let user = who.user().to_owned();
+    let asker = who.asker();
     api.work(move |api| authorise(api, &who, &repository, Deed::Manage, true))
         .await
         .map_err(refused)?;
-    Ok((desk, user))
+    Ok((desk, asker))
 }
 
 pub(super) async fn health(State(api): State<Arc<Api>>) -> Response {
@@ -85,11 +83,11 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Response {
 }
 
 pub(super) async fn new_session(State(api): State<Arc<Api>>, who: Who) -> Response {
-    let (desk, user) = match desk(&api, who).await {
+    let (desk, asker) = match desk(&api, who).await {
         Ok(found) => found,
         Err(response) => return response,
     };
-    match desk.new_session(&user, None) {
+    match desk.new_session(&asker.user, None).await {
         Ok(made) => api::json(StatusCode::OK, &json!({ "session_id": made.id })),
         Err(error) => failed(&error),
     }
@@ -102,7 +100,7 @@ struct Question {
 }
 
 pub(super) async fn ask(State(api): State<Arc<Api>>, who: Who, request: Request) -> Response {
-    let (desk, user) = match desk(&api, who).await {
+    let (desk, asker) = match desk(&api, who).await {
         Ok(found) => found,
         Err(response) => return response,
     };
@@ -122,7 +120,7 @@ pub(super) async fn ask(State(api): State<Arc<Api>>, who: Who, request: Request)
     if !AskDesk::is_session_id(&question.session_id) {
         return told(StatusCode::BAD_REQUEST, "invalid session_id");
     }
-    match desk.ask(&user, &question.session_id, question.message).await {
+    match desk.ask(asker, &question.session_id, question.message).await {
         Ok(answer) => {
             let told = json!({
                 "result": answer.result,
@@ -142,7 +140,7 @@ pub(super) async fn history(
     who: Who,
     at: Result<Path<String>, PathRejection>,
 ) -> Response {
-    let (desk, user) = match desk(&api, who).await {
+    let (desk, asker) = match desk(&api, who).await {
         Ok(found) => found,
         Err(response) => return response,
     };
@@ -150,7 +148,7 @@ pub(super) async fn history(
     if !AskDesk::is_session_id(&id) {
         return told(StatusCode::BAD_REQUEST, "invalid session_id");
     }
-    match desk.history(&user, &id, None, MOST_HISTORY).await {
+    match desk.history(&asker.user, &id, None, MOST_HISTORY).await {
         Ok(slice) => {
             let messages: Vec<_> = slice
                 .entries

@@ -28,11 +28,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     api::{Api, ApiError, chain, wrong_method},
-    house::{Caller, Peer},
+    house::{Caller, Peer, RequestId},
 };
 use crate::{
     base::{Fault, Principal, RepoName, Route},
-    session::{Agents, Entry, NotTaken, SessionError},
+    session::{Agents, Asker, Entry, NotTaken, SessionError},
 };
 
 pub use hands::ResidentWorkspaces;
@@ -144,12 +144,21 @@ fn doors(api: &Api) -> Result<&AgentDoors, ApiError> {
 struct Who {
     caller: Caller,
     peer: Option<Peer>,
+    request: Option<RequestId>,
 }
 
 impl Who {
     /// Whose sessions these are. Where nothing is configured everybody who may do this is one user.
     fn user(&self) -> &str {
         self.caller.user().unwrap_or("local")
+    }
+
+    fn asker(&self) -> Asker {
+        Asker {
+            user: self.user().to_owned(),
+            address: self.peer.map(|peer| peer.0.ip().to_canonical().to_string()),
+            request: self.request.clone().map(|request| request.0.to_string()),
+        }
     }
 }
 
@@ -161,6 +170,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Who {
         Ok(Who {
             caller,
             peer: parts.extensions.get().copied(),
+            request: parts.extensions.get().cloned(),
         })
     }
 }

@@ -24,11 +24,9 @@ use super::{
     talk::{PermitBody, decide, open_questions},
 };
 use crate::{
-    session::{Agents, Answered, AskDesk, AskError, Entry, MOST_HISTORY, QUESTION, SessionView},
-    web::{
-        api::{Answer, Api, ApiError, json, wrong_method},
-        views::rfc3339,
-    },
+    base::rfc3339,
+    session::{Agents, Answered, AskDesk, AskError, Asker, Entry, MOST_HISTORY, QUESTION, SessionView},
+    web::api::{Answer, Api, ApiError, json, wrong_method},
 };
 
 /// Sessions or entries in one answer.
@@ -80,7 +78,7 @@ impl From<AskError> for ApiError {
 /// Whoever asks for something about his sessions with an agent.
 struct Room {
     desk: AskDesk,
-    user: String,
+    asker: Asker,
     of: Arc<Entry>,
 }
 
@@ -94,7 +92,7 @@ impl Room {
         let desk = api.ask.clone();
         Ok(Room {
             desk: desk.ok_or_else(|| doors(api).err().unwrap_or_else(|| ApiError::busy("no sessions")))?,
-            user: who.user().to_owned(),
+            asker: who.asker(),
             of,
         })
     }
@@ -104,13 +102,13 @@ impl Room {
         if !AskDesk::is_session_id(id) {
             return Err(AskError::NoSession.into());
         }
-        Ok(self.desk.show(&self.user, id, Some(&self.of))?)
+        Ok(self.desk.show(&self.asker.user, id, Some(&self.of))?)
     }
 
     /// The agent that answers in one of his sessions.
     fn agent(&self, id: &str) -> Result<Arc<Entry>, ApiError> {
         self.session(id)?;
-        self.desk.agent_of(&self.user, id)?.ok_or_else(|| {
+        self.desk.agent_of(&self.asker.user, id)?.ok_or_else(|| {
             let text = "nobody has asked anything in this session";
             ApiError::new(StatusCode::CONFLICT, "not_taken", text)
         })
@@ -164,7 +162,7 @@ async fn create(State(api): State<Arc<Api>>, who: Who, at: At, request: Request)
         let NewBody {} = api.body(&parts.headers, body).await?;
     }
     let room = Room::of(&api, &who, at?.0).await?;
-    let made = room.desk.new_session(&room.user, Some(&room.of))?;
+    let made = room.desk.new_session(&room.asker.user, Some(&room.of)).await?;
     let mut response = json(StatusCode::CREATED, &room.shown(&made));
     let path = format!("/api/v1/agents/{}/sessions/{}", room.of.record().name, made.id);
     if let Ok(location) = HeaderValue::from_str(&path) {
@@ -182,7 +180,9 @@ async fn list(
     let Query(asked) = asked?;
     let limit = asked.limit()?;
     let room = Room::of(&api, &who, at?.0).await?;
-    let found = room.desk.list(&room.user, &room.of, asked.cursor.as_deref(), limit)?;
+    let found = room
+        .desk
+        .list(&room.asker.user, &room.of, asked.cursor.as_deref(), limit)?;
     let sessions: Vec<_> = found.sessions.iter().map(|one| room.shown(one)).collect();
     Ok(json(
         StatusCode::OK,
@@ -201,7 +201,7 @@ async fn close(State(api): State<Arc<Api>>, who: Who, at: AtSession) -> Answer {
     let Path((agent, id)) = at?;
     let room = Room::of(&api, &who, agent).await?;
     room.session(&id)?;
-    room.desk.close(&room.user, &id)?;
+    room.desk.close(&room.asker.user, &id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -225,7 +225,7 @@ async fn ask(State(api): State<Arc<Api>>, who: Who, at: AtSession, request: Requ
     let Path((agent, id)) = at?;
     let room = Room::of(&api, &who, agent).await?;
     room.session(&id)?;
-    let asking = room.desk.begin(&room.user, &id, wanted.message).await?;
+    let asking = room.desk.begin(room.asker, &id, wanted.message).await?;
     if !wanted.stream && !wants_stream(&parts.headers) {
         return Ok(json(StatusCode::OK, &asking.answer(|_, _| ()).await?));
     }
@@ -320,7 +320,7 @@ async fn permissions(State(api): State<Arc<Api>>, who: Who, at: AtSession) -> An
     let Path((agent, id)) = at?;
     let room = Room::of(&api, &who, agent).await?;
     room.session(&id)?;
-    match room.desk.agent_of(&room.user, &id)? {
+    match room.desk.agent_of(&room.asker.user, &id)? {
         Some(entry) => Ok(open_questions(&entry)),
         None => Ok(json(StatusCode::OK, &value!({ "permissions": [] }))),
     }
@@ -337,8 +337,8 @@ async fn permit(
     let Path((agent, id, question)) = at?;
     let room = Room::of(&api, &who, agent).await?;
     let entry = room.agent(&id)?;
-    let word = decide(&entry, &question, wanted, Some(&room.user)).await?;
-    room.desk.note_decision(&room.user, &id, &question, word).await;
+    let word = decide(&entry, &question, wanted, Some(&room.asker.user)).await?;
+    room.desk.note_decision(&room.asker, &id, &question, word).await;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -355,7 +355,7 @@ async fn history(
     room.session(&id)?;
     let slice = room
         .desk
-        .history(&room.user, &id, asked.cursor.as_deref(), limit)
+        .history(&room.asker.user, &id, asked.cursor.as_deref(), limit)
         .await?;
     let messages: Vec<_> = slice
         .entries

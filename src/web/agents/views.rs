@@ -3,12 +3,12 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    base::rfc3339,
     dialect::Pointers,
     session::{
         AgentRecord, AgentSpec, Cause, ContainerSpec, Isolation, Reaction, Restart, RestartMode, SandboxMode,
         SandboxSpec, Watchdogs,
     },
-    web::views::rfc3339,
 };
 
 /// An agent, as the API and `gitstead agent … --json` show it. Values of variables are in none of it.
