@@ -41,6 +41,10 @@ done
 "#;
 
 fn house(more: &str) -> House {
+    house_with(more, Vec::new())
+}
+
+fn house_with(more: &str, env: Vec<(String, String)>) -> House {
     let data = tempfile::tempdir().unwrap();
     let player = data.path().join("claude");
     fs::write(&player, PLAYER).unwrap();
@@ -63,6 +67,7 @@ fn house(more: &str) -> House {
         data,
         ServerOptions {
             config: Some(config),
+            env,
             ..ServerOptions::default()
         },
     )
@@ -225,6 +230,30 @@ fn questions_are_answered_and_remembered_for_whoever_asked() {
 }
 
 #[test]
+fn a_history_is_what_the_agents_own_file_says() {
+    let home = tempfile::tempdir().unwrap();
+    let project = home.path().join(".claude/projects/-ws");
+    fs::create_dir_all(&project).unwrap();
+    let fixture = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/fixtures/sessions/claude/c14-branches.jsonl"
+    );
+    fs::copy(fixture, project.join("0835c2b4-0000-4000-8000-000000000001.jsonl")).unwrap();
+    let house = house_with("", vec![("HOME".to_owned(), home.path().display().to_string())]);
+    let session = begin(&house, "ann");
+    assert_eq!(history(&house, "ann", &session), (200, json!({ "messages": [] })));
+    assert_eq!(ask(&house, "ann", &session, "one").0, 200);
+    let (status, body) = history(&house, "ann", &session);
+    let messages = body["messages"].as_array().unwrap();
+    assert_eq!((status, messages.len()), (200, 7), "{body}");
+    let first =
+        json!({ "role": "user", "text": "Write a poem about rivers.", "timestamp": "2026-01-01T00:00:01.000Z" });
+    assert_eq!(messages[0], first);
+    assert_eq!(messages[6]["text"], "Sea.");
+    assert_eq!(history(&house, "bob", &session).0, 404);
+}
+
+#[test]
 fn what_is_no_question_is_refused_as_ever() {
     let house = house("");
     let session = begin(&house, "ann");
@@ -311,6 +340,8 @@ fn one_question_at_a_time_and_so_many_an_hour() {
 fn who_leaves_has_the_agent_interrupted_and_who_waits_too_long_is_told() {
     let house = house("deadline = \"300ms\"");
     let session = begin(&house, "ann");
+    // To start takes its time, too.
+    eventually("it is there", || ask(&house, "ann", &session, "one").0 == 200);
     let (status, _, body) = ask(&house, "ann", &session, "hold");
     assert_eq!((status, &body["detail"]), (504, &json!("no answer in time")));
     fs::write(house.server.data().join("go"), "").unwrap();

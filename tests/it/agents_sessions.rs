@@ -433,6 +433,35 @@ fn whoever_leaves_has_the_turn_stopped_and_the_next_answer_is_the_next_questions
 }
 
 #[test]
+fn an_answer_that_does_not_come_in_time_is_waited_for_no_longer() {
+    let play = Play::with("[ask]\nworkspace = \"demo\"\ndeadline = \"300ms\"", &[]);
+    play.agent("it", json!({}));
+    let session = play.begin("ann");
+    // To start takes its time, too.
+    eventually("it is there", || play.question("ann", &session, "one").0 == 200);
+    for accept in ["application/json", "text/event-stream"] {
+        let held = play.send("ann", &session, &json!({ "message": "hold" }), accept);
+        if accept == "application/json" {
+            let mut text = String::new();
+            BufReader::new(held).read_to_string(&mut text).unwrap();
+            assert!(
+                text.starts_with("HTTP/1.1 504") && text.contains("\"timeout\""),
+                "{text}"
+            );
+        } else {
+            let (_, found) = events(held);
+            let (_, kind, last) = found.last().unwrap();
+            assert_eq!((kind.as_str(), &last["status"]), ("error", &json!(504)));
+        }
+        eventually("it is told to stop", || play.file("interrupted").exists());
+        eventually("it has", || {
+            play.get("ann", &format!("/it/sessions/{session}"))["busy"] == false
+        });
+        fs::remove_file(play.file("interrupted")).unwrap();
+    }
+}
+
+#[test]
 fn what_it_wants_to_be_allowed_is_decided_in_the_session() {
     let play = Play::with("", &[]);
     play.agent("it", json!({}));
@@ -712,16 +741,14 @@ fn bounds_are_those_of_all_questions() {
     let data = tempfile::tempdir().unwrap();
     let command = data.path().join("claude");
     let config = format!(
-        "[ask]\ncommand = [\"{}\"]\ninherit = [\"HOUSE\"]\nworkspace = \"demo\"\nrate_max = 2\ndeadline = \"2s\"",
+        "[ask]\ncommand = [\"{}\"]\ninherit = [\"HOUSE\"]\nworkspace = \"demo\"\nrate_max = 2",
         command.display()
     );
     let play = Play::on(data, &config, &[]);
     play.agent("it", json!({}));
     let session = play.begin("ann");
     play.answer("ann", &session, "one");
-    let (status, late) = play.question("ann", &session, "hold");
-    assert_eq!((status, &late["error"]["code"]), (504, &json!("timeout")));
-    eventually("it is told to stop", || play.file("interrupted").exists());
+    play.answer("ann", &session, "two");
     let other = play.begin("ann");
     let address = play.house.server.address();
     for path in [
