@@ -189,7 +189,7 @@ impl<H: Host> Driver<H> {
                 () = writable(stdin) => self.write(),
                 () = readable(stdout), if may_read => self.read(Stream::Stdout),
                 () = readable(stderr), if may_read => self.read(Stream::Stderr),
-                () = self.spool.written(), if self.spool.is_busy() => self.spool.flush(),
+                () = self.spool.written(), if self.spool.is_behind() => self.spool.flush(),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.due(),
             }
         }

@@ -319,6 +319,12 @@ impl Spool {
         self.waiting_bytes >= WAITING
     }
 
+    /// Whether there is something that is not on disk yet. What came while a write was under way is behind also when that has just ended: nobody else would hand it over, and
+    /// nothing is read while too much waits.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.waiting.is_empty() || self.is_busy()
+    }
+
     /// Whether a write is under way.
     pub(super) fn is_busy(&self) -> bool {
         self.shared.busy.load(Ordering::Acquire)
@@ -522,6 +528,26 @@ mod tests {
         assert_eq!((page.missed, page.cursor, page.lines.len()), (0, 5, 1));
         assert_eq!(ring.after(99, 2).cursor, 5, "a cursor of an earlier process");
         assert_eq!(ring.last(2).lines.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_came_during_a_write_that_has_ended_since_is_not_forgotten() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut spool = Spool::new(dir.path().to_owned(), SpoolBounds::default());
+        assert!(!spool.is_behind());
+        // A write is under way, and ends before anybody looks.
+        spool.shared.busy.store(true, Ordering::Release);
+        spool.push(Stream::Stdout, &vec![b'x'; WAITING]);
+        spool.shared.end();
+        assert!(spool.is_full() && !spool.is_busy() && spool.is_behind());
+        spool.written().await;
+        spool.flush();
+        assert!(!spool.is_full());
+        while spool.is_busy() {
+            spool.written().await;
+        }
+        assert!(!spool.is_behind());
+        assert_eq!(fs::read(dir.path().join("stdout")).expect("written").len(), WAITING);
     }
 
     #[tokio::test]

@@ -150,6 +150,8 @@ pub(super) struct Desk {
     pub(super) answer_within: Duration,
     pub(super) agent: Option<Agent>,
     pub(super) turn: u64,
+    /// Whether it says where turns begin and end; asked for with every line.
+    pub(super) tells_turns: bool,
     /// Calls that are named by the next checkpoint.
     pub(super) late: Vec<String>,
 }
@@ -346,7 +348,7 @@ impl Desk {
                 parent,
             } => {
                 // What plain commands write is in the log already, and pieces come again as a whole.
-                if !partial && self.shared.spec.nature().tells_turns {
+                if !partial && self.tells_turns {
                     self.shared.events.push(
                         "said",
                         json!({ "text": self.shared.cut(&text), "thought": thought, "parent": parent }),

@@ -352,6 +352,7 @@ impl Agents {
             answer_within: spec.answer_within.unwrap_or(context.answer_within),
             agent: None,
             turn: 0,
+            tells_turns: spec.nature().tells_turns,
             late: Vec::new(),
         };
         let settings = Settings {

@@ -602,37 +602,6 @@ fn output_is_kept_byte_for_byte_and_nobody_who_looks_on_holds_it_up() {
 }
 
 #[test]
-fn a_flood_with_a_stalled_reader_changes_nothing_for_others() {
-    let house = House::start();
-    let before = crate::support::wire::peak_mib(&house.server);
-    house.run(
-        "flood",
-        "read x; dd if=/dev/zero bs=1M count=24 2>/dev/null | tr '\\0' 'x' | fold -w 99; echo; echo end",
-        json!({}),
-    );
-    // Somebody who follows, and reads nothing.
-    let address = house.server.address();
-    let mut stalled = std::net::TcpStream::connect(address).unwrap();
-    let request = format!("GET /api/v1/agents/flood/logs?follow=true HTTP/1.1\r\nHost: {address}\r\n\r\n");
-    std::io::Write::write_all(&mut stalled, request.as_bytes()).unwrap();
-    house.get("/flood/wait?until=ready");
-    house
-        .ask("POST", "/flood/input", Some(&json!({ "text": "go\n" })))
-        .is(204);
-    house.run("other", "echo hi > other.txt", json!({ "workspace": "other" }));
-    assert_eq!(house.ended("other")["state"], "exited");
-    let agent = house.ended("flood");
-    assert_eq!(agent["exit_code"], 0, "{agent}");
-    let page = house.get("/flood/logs?lines=1");
-    assert_eq!(page["lines"][0]["text"], "end");
-    let after = crate::support::wire::peak_mib(&house.server);
-    assert!(after < before + 64, "{before} MiB became {after} MiB");
-    let late = house.get("/flood/logs?after=1");
-    assert!(late["missed"].as_u64().unwrap() > 100_000, "{}", late["missed"]);
-    drop(stalled);
-}
-
-#[test]
 fn an_agent_that_reads_nothing_is_told_of_and_one_that_is_gone_too() {
     let house = House::start();
     house.run("deaf", "touch main; while :; do sleep 1; done", json!({}));

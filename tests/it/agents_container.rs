@@ -9,6 +9,8 @@ use crate::support::{ServerOptions, agents::House, wire::eventually};
 /// `docker exec` as far as it is needed. It knows the container `box`, which has at `/box` what is written in `base`.
 const CLIENT: &str = r#"#!/bin/sh
 here=$(dirname "$0")
+# What is in a container does not see the client's environment.
+[ -n "$MARK" ] || MARK=x$GITSTEAD_RUN exec env -u GITSTEAD_RUN "$0" "$@"
 call=
 for word in "$@"; do case "$word" in *'
 '*) word=SCRIPT;; esac; call="$call $word"; done
@@ -25,7 +27,7 @@ case "$dir" in /box*) dir=$(cat "$here/base")${dir#/box};; esac
 cd "$dir" || exit 126
 # What a shell puts into the background reads nothing, unless it is told so.
 exec 3<&0
-"$@" <&3 3<&- &
+( [ "$MARK" = x ] || export GITSTEAD_RUN="${MARK#x}"; unset MARK; exec "$@" <&3 3<&- ) &
 trap 'exit 143' TERM
 wait $!
 "#;
@@ -124,7 +126,11 @@ fn one_in_a_container_is_asked_and_ended_from_within() {
     let house = &engine.house;
     let script = "(setsid sh -c 'trap \"\" TERM; touch daemon; while :; do sleep 1; done' &) ; trap 'touch asked; exit' TERM; touch main; while :; do sleep 0.05; done";
     // Who it is that hears of it takes a while to find on a machine that has much to do.
-    house.run("it", script, inside(json!({ "ladder": { "terminate_ms": 20_000 } })));
+    house.run(
+        "it",
+        script,
+        inside(json!({ "ladder": { "terminate_ms": 60_000, "verify_ms": 60_000 } })),
+    );
     eventually("all of it runs", || {
         ["main", "daemon"].iter().all(|sign| house.files().join(sign).exists())
     });

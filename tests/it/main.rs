@@ -14,6 +14,7 @@ mod agents_api;
 mod agents_ask;
 mod agents_claude;
 mod agents_container;
+mod agents_flood;
 mod agents_held;
 mod agents_ndjson;
 mod agents_sessions;

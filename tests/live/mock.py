@@ -2,7 +2,8 @@
 """A model that always does the same: one call of a tool that writes report.md, then a last sentence.
 
 Speaks as much of Anthropic Messages (streamed), OpenAI Responses (streamed) and OpenAI Chat Completions (streamed) as the command lines of
-agents need. Prints its port, then one line for each request on standard error. Usage: mock.py DIRECTORY (where report.md goes).
+agents need. Prints its port, then one line for each request on standard error. Usage: mock.py DIRECTORY [shell]: where
+report.md goes, and whether it is written by a command although there is a tool for it.
 """
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 WHERE = sys.argv[1]
+SHELL_ONLY = "shell" in sys.argv[2:]
 REPORT = os.path.join(WHERE, "report.md")
 TEXT = "# Report\n"
 SHELL = "printf '# Report\\n' > report.md"
@@ -29,12 +31,14 @@ def names(tools):
 def call(tools):
     """What to call with what, of the tools that are there; nothing if there is none to write with."""
     have = names(tools)
-    for name in ("Write", "write", "write_file"):
-        if name in have:
+    # A tool that goes through a client first.
+    through = [name for name in have if name.startswith("mcp__acp__")]
+    for name in [*(name for name in through if name.endswith("__Write")), "Write", "write", "write_file"]:
+        if name in have and not SHELL_ONLY:
             keys = have[name].get("properties", {})
             path = next((key for key in ("file_path", "filePath", "path") if key in keys), "file_path")
             return name, {path: REPORT, "content": TEXT}
-    for name in ("exec_command", "shell_command", "shell", "Bash", "bash"):
+    for name in (*(name for name in through if name.endswith("__Bash")), "exec_command", "shell_command", "shell", "Bash", "bash"):
         if name in have:
             keys = have[name].get("properties", {})
             if "cmd" in keys:
