@@ -116,7 +116,7 @@ impl Default for Limits {
             delta_base_cache_bytes: 96 << 20,
             answer_cache_bytes: 64 << 20,
             content_cache_bytes: 64 << 20,
-            encoded_cache_bytes: 32 << 20,
+            encoded_cache_bytes: 64 << 20,
             ingest_bytes: 512 << 20,
             tree_depth: 2_048,
             object_infos: 10_000,
