@@ -1,4 +1,7 @@
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +45,14 @@ pub struct Sandbox {
     pub read: Vec<PathBuf>,
     /// What it can do with as it likes.
     pub write: Vec<PathBuf>,
+}
+
+impl Sandbox {
+    /// Whether it lets read a path without links. Blocks.
+    pub fn reaches(&self, path: &Path) -> bool {
+        let mut listed = self.read.iter().chain(&self.write);
+        listed.any(|one| one.canonicalize().is_ok_and(|real| path.starts_with(real)))
+    }
 }
 
 /// What an agent is held in by the system.

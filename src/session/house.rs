@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     agent::{
-        self, Agent, Cause, Command, ExitRecord, LogRing, Orphan, RUN_MARK, RestartMode, RingBounds, Settings,
+        self, Agent, Cause, Command, ExitRecord, LogRing, Orphan, RUN_MARK, RestartMode, RingBounds, Sandbox, Settings,
         SpoolBounds, State, Status,
     },
     base::{Clock, Limits},
@@ -579,6 +579,25 @@ impl Agents {
     /// What others of this room work with.
     pub(super) fn tools(&self) -> (Ledger, Workers) {
         (self.inner.context.ledger.clone(), self.inner.context.workers.clone())
+    }
+
+    /// Finds where an agent works, without links, and which files it can reach if that is bounded. What is found blocks.
+    pub(super) fn reach(&self, record: &AgentRecord) -> impl FnOnce() -> Option<(PathBuf, Option<Sandbox>)> + use<> {
+        let context = &self.inner.context;
+        let (workspaces, fences, runs) = (
+            Arc::clone(&context.workspaces),
+            context.fences.clone(),
+            context.runs.clone(),
+        );
+        let (name, spec) = (record.name.clone(), record.spec.clone());
+        move || {
+            let workspace = workspaces.open(&spec.place().ok()?).ok()?;
+            let root = workspace.root().canonicalize().ok()?;
+            let cwd = root.join(&spec.cwd).canonicalize().ok()?;
+            let temporary = runs.join(format!("{name}.tmp"));
+            let sandbox = fences.sandbox(&spec, &workspace, None, &temporary, &runs);
+            cwd.starts_with(&root).then_some((cwd, sandbox))
+        }
     }
 
     /// All of them, in the order of their names.

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _},
-    os::unix::fs::FileExt as _,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::FileExt as _,
+    },
     path::Path,
 };
 
@@ -44,9 +47,44 @@ impl Transcript {
         if !is_claude_session(session) {
             return Ok(None);
         }
-        let Some(file) = find(projects, session, place)? else {
+        Self::read(find(projects, session, place)?, most)
+    }
+
+    /// The file of a session of an agent that works in `cwd` (a path without links), if `may_read` of the directory in which Claude Code keeps the sessions of that place. Others are not
+    /// looked at: what an agent calls its session is its own choice. Links below `projects` are not followed, and a file of more than `most` bytes counts as none. Blocks.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn of_agent(
+        projects: &Path,
+        session: &str,
+        cwd: &str,
+        most: u64,
+        may_read: impl Fn(&Path) -> bool,
+    ) -> io::Result<Option<Self>> {
+        if !is_claude_session(session) {
             return Ok(None);
-        };
+        }
+        let is_meant = |dir: &str| is_claude_project(dir, cwd);
+        for entry in entries(projects)?.into_iter().flatten().take(PROJECTS) {
+            let entry = entry?;
+            if !is_meant(&entry.file_name().to_string_lossy()) {
+                continue;
+            }
+            let Some(dir) = open_dir(&entry.path()) else { continue };
+            // Where it really is: a way there may be the agent's own to change.
+            let real = fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+            if may_read(&real)
+                && let Some(file) = open_in(&dir, &format!("{session}.jsonl"))
+            {
+                return Self::read(Some(file), most);
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(file: Option<File>, most: u64) -> io::Result<Option<Self>> {
+        let Some(file) = file else { return Ok(None) };
         if file.metadata()?.len() > most {
             return Ok(None);
         }
@@ -84,13 +122,9 @@ impl Transcript {
 }
 
 fn find(projects: &Path, session: &str, place: Option<&str>) -> io::Result<Option<File>> {
-    let entries = match fs::read_dir(projects) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
     let name = format!("{session}.jsonl");
     let mut found = None;
-    for entry in entries.take(PROJECTS) {
+    for entry in entries(projects)?.into_iter().flatten().take(PROJECTS) {
         let entry = entry?;
         // What stands before it is the data directory's, and as long as it is there.
         let dir = entry.file_name().to_string_lossy().into_owned();
@@ -101,7 +135,7 @@ fn find(projects: &Path, session: &str, place: Option<&str>) -> io::Result<Optio
         if found.is_some() && !is_meant {
             continue;
         }
-        let Some(file) = open_in(&entry.path(), &name) else {
+        let Some(file) = open_dir(&entry.path()).and_then(|dir| open_in(&dir, &name)) else {
             continue;
         };
         found = Some(file);
@@ -112,11 +146,27 @@ fn find(projects: &Path, session: &str, place: Option<&str>) -> io::Result<Optio
     Ok(found)
 }
 
-/// A plain file of that name in a plain directory. An agent that may write there could put a link to what it may not read.
-fn open_in(dir: &Path, name: &str) -> Option<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let dir = rustix::fs::open(dir, flags | OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).ok()?;
-    let file = rustix::fs::openat(dir, name, flags | OFlags::RDONLY, Mode::empty()).ok()?;
+/// What is in a directory, if there is one.
+fn entries(dir: &Path) -> io::Result<Option<fs::ReadDir>> {
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+const PLAIN: OFlags = OFlags::NOFOLLOW
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::RDONLY);
+
+/// A plain directory. An agent that may write there could put a link to what it may not read.
+fn open_dir(dir: &Path) -> Option<OwnedFd> {
+    rustix::fs::open(dir, PLAIN | OFlags::DIRECTORY, Mode::empty()).ok()
+}
+
+/// A plain file of that name.
+fn open_in(dir: &OwnedFd, name: &str) -> Option<File> {
+    let file = rustix::fs::openat(dir, name, PLAIN, Mode::empty()).ok()?;
     let file = File::from(file);
     file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
 }
@@ -182,6 +232,33 @@ mod tests {
                     .is_none()
             );
         }
+    }
+
+    #[test]
+    fn an_agents_file_is_only_where_that_agent_works_and_may_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let projects = dir.path().canonicalize().expect("there").join("projects");
+        let file = |name: &str| projects.join(name).join(format!("{SESSION}.jsonl"));
+        for name in ["-home-victim", "-data-work-app-main"] {
+            fs::create_dir_all(projects.join(name)).expect("made");
+        }
+        let found = |may_read: &dyn Fn(&Path) -> bool| {
+            Transcript::of_agent(&projects, SESSION, "/data/work/app/main", 1_000, may_read)
+                .expect("readable")
+                .is_some()
+        };
+        fs::write(file("-home-victim"), said("secret")).expect("written");
+        assert!(!found(&|_| true), "somebody else's");
+        fs::write(file("-data-work-app-main"), said("own")).expect("written");
+        assert!(found(&|_| true));
+        assert!(!found(&|_| false));
+        assert!(found(&|real| real == projects.join("-data-work-app-main")));
+        // By a link of the agent's to a place that is nothing for it.
+        let way = dir.path().join("way");
+        std::os::unix::fs::symlink(&projects, &way).expect("linked");
+        let in_way = |real: &Path| real.starts_with(&way);
+        let by_way = Transcript::of_agent(&way, SESSION, "/data/work/app/main", 1_000, in_way);
+        assert!(by_way.expect("readable").is_none());
     }
 
     #[test]

@@ -672,13 +672,22 @@ fn a_history_is_the_agents_own_file_or_else_our_journal() {
     assert_eq!(play.get("ann", &path)["source"], "journal");
     assert_eq!(play.ask("ann", "GET", &format!("{path}?cursor=nobody"), None).0, 400);
     // The agent has written a file of its own: that has what was gone on with.
-    let project = home.path().join(".claude/projects/-ws");
+    // One of that name elsewhere is somebody else's, whatever an agent says of itself.
+    let projects = home.path().join(".claude/projects");
+    let place = play.house.files().canonicalize().unwrap();
+    let place = place.to_str().unwrap();
+    let project = projects.join(place.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+    let others = projects.join("-home-others");
     fs::create_dir_all(&project).unwrap();
+    fs::create_dir_all(&others).unwrap();
     let fixture = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/fixtures/sessions/claude/c14-branches.jsonl"
     );
-    fs::copy(fixture, project.join("0835f0ad-1b2c-4d3e-8f90-0123456789ab.jsonl")).unwrap();
+    let file = "0835f0ad-1b2c-4d3e-8f90-0123456789ab.jsonl";
+    fs::copy(fixture, others.join(file)).unwrap();
+    assert_eq!(all(), ours);
+    fs::rename(others.join(file), project.join(file)).unwrap();
     let theirs = [
         "user: Write a poem about rivers.",
         "assistant: I will write it to a file.",
@@ -695,6 +704,17 @@ fn a_history_is_the_agents_own_file_or_else_our_journal() {
         (&json!("agent"), &json!("2026-01-01T00:00:01.000Z"))
     );
     assert_eq!(play.ask("ann", "GET", &format!("{path}?cursor=nobody"), None).0, 400);
+    // What a sandbox keeps an agent from reading is not read for it.
+    for (name, home, source) in [("held", None, "journal"), ("allowed", Some(home.path()), "agent")] {
+        let read: Vec<_> = [Some(play.house.server.data()), home].into_iter().flatten().collect();
+        play.agent(name, json!({ "sandbox": { "mode": "best-effort", "read": read } }));
+        let (_, begun) = play.ask("ann", "POST", &format!("/{name}/sessions"), None);
+        let path = format!("/{name}/sessions/{}", begun["id"].as_str().unwrap());
+        let message = json!({ "message": "one" });
+        let (status, answer) = play.ask("ann", "POST", &format!("{path}/ask"), Some(message));
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(play.get("ann", &format!("{path}/history"))["source"], source, "{name}");
+    }
     // A place in our journal stays one.
     let seq = play.answer("ann", &session, "three")["seq"].as_u64().unwrap();
     let page = play.get("ann", &format!("{path}?cursor={}", seq + 1));

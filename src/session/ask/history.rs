@@ -1,6 +1,9 @@
 //! What was said in a session: as the agent's own file of it has that, or else as our journal does.
 
-use std::{collections::VecDeque, path::PathBuf};
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 
@@ -92,7 +95,7 @@ impl Inner {
         most: usize,
     ) -> Result<Option<HistorySlice>, AskError> {
         let record = entry.record();
-        let (Some(session), Ok(Kind::Claude)) = (record.session, record.spec.kind()) else {
+        let (Some(session), Ok(Kind::Claude)) = (record.session.clone(), record.spec.kind()) else {
             return Ok(None);
         };
         // What is in a container is not below a home directory of ours.
@@ -100,17 +103,17 @@ impl Inner {
         let Some(projects) = projects_of(&record.spec).filter(|_| here) else {
             return Ok(None);
         };
-        let spec = &record.spec;
-        let place = format!("work/{}/{}/{}", spec.repository, spec.workspace, spec.cwd);
         let before = before.map(str::to_owned);
-        let (name, logged) = (record.name, session.clone());
+        let (name, logged) = (record.name.clone(), session.clone());
+        let reach = self.agents.reach(&record);
         let read = self
             .workers
             .call(Lane::Long, None, move || {
-                let place = place.trim_end_matches('/');
-                let Some(file) = Transcript::open(&projects, &session, Some(place), FILE_BYTES)? else {
-                    return Ok(None);
-                };
+                let Some((cwd, sandbox)) = reach() else { return Ok(None) };
+                // What the agent could not read is not read for it.
+                let may_read = |dir: &Path| sandbox.as_ref().is_none_or(|sandbox| sandbox.reaches(dir));
+                let found = Transcript::of_agent(&projects, &session, &cwd.to_string_lossy(), FILE_BYTES, may_read)?;
+                let Some(file) = found else { return Ok(None) };
                 file.page(before.as_deref(), most, PAGE_BYTES).map(Some)
             })
             .await
