@@ -409,9 +409,13 @@ fn count_both(a: &[u64], b: &[u64]) -> u64 {
 
 /// The bits of a range that are set.
 fn ones(words: &[u64], range: Range<u32>) -> Vec<u32> {
+    bits_of(words, range, |word| word)
+}
+
+fn bits_of(words: &[u64], range: Range<u32>, of: impl Fn(u64) -> u64) -> Vec<u32> {
     let mut out = Vec::new();
     for at in range.start / 64..range.end.div_ceil(64) {
-        let mut word = words[at as usize];
+        let mut word = of(words[at as usize]);
         while word != 0 {
             let bit = at * 64 + word.trailing_zeros();
             word &= word - 1;
@@ -428,16 +432,20 @@ fn number(reader: &Reader<'_>, rank: u32, pos: u32) -> Result<Id, SendError> {
     reader.numbering.packed(rank, pos).ok_or(SendError::TooManyObjects)
 }
 
-/// Marks the objects whose bits are set.
+/// Marks the objects whose bits are set. Where that is most of a pack, as what a receiver has often is, only the others are looked at.
 fn mark(bitmaps: &Bitmaps<'_>, reader: &Reader<'_>, bits: &[u64], marks: &mut Marks) -> Result<(), SendError> {
     for (nth, (range, rank)) in bitmaps.stretches().enumerate() {
-        let ones = ones(bits, range);
         let all = reader.numbering.range(rank);
-        if ones.len() == all.len() {
+        let words = &bits[range.start as usize / 64..range.end.div_ceil(64) as usize];
+        let set: usize = words.iter().map(|word| word.count_ones() as usize).sum();
+        if range.len() == all.len() && set > range.len() / 2 {
             marks.insert_all(all);
+            for bit in bits_of(bits, range, |word| !word) {
+                marks.remove(number(reader, rank, bitmaps.pos(nth, bit)?)?);
+            }
             continue;
         }
-        for bit in ones {
+        for bit in ones(bits, range) {
             marks.insert(number(reader, rank, bitmaps.pos(nth, bit)?)?);
         }
     }
