@@ -122,7 +122,7 @@ fn a_gibibyte_with_a_stalled_subscriber_changes_nothing_for_others() {
     house.run("writer", "", more);
     house.get("/writer/wait?until=ready");
     let quiet = turns(&house, &|n| n < 100);
-    let script = "read x; yes $(printf %099d 0) | head -c 1073741824; echo end";
+    let script = "read x; yes $(printf %099d 0) | head -c 1073741800; echo end";
     house.run("flood", script, json!({}));
     let readers = [
         stalled(&house, "flood/logs?follow=true"),
