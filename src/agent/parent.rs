@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{self, Write as _},
     os::{
-        fd::AsFd as _,
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{fs::OpenOptionsExt as _, net::UnixStream as StdUnixStream},
     },
     path::Path,
@@ -17,7 +17,7 @@ use std::{
 };
 
 use rustix::{
-    fs::Mode,
+    fs::{Mode, OFlags},
     process::{
         Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getrlimit, prlimit, set_child_subreaper, setrlimit, setsid,
         umask, wait,
@@ -75,6 +75,8 @@ fn parent() -> io::Result<()> {
 /// What this process knows of its agent.
 struct Care {
     launch: Launch,
+    /// The file that is executed as the agent, which it reaches in its sandbox wherever that is. Nothing that it names itself is reached so.
+    program: Option<OwnedFd>,
     leader: Option<Process>,
     exit: Option<Exit>,
     failure: Option<SpawnFailure>,
@@ -131,6 +133,7 @@ async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
         terminals: Terminals::of(&launch),
         ender: None,
         not_emptied: None,
+        program: program(&launch),
         launch,
         leader: None,
         exit: None,
@@ -142,7 +145,8 @@ async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
         phase: Phase::Running,
     };
     let mut isolation = Isolation::default();
-    match start(&care.launch, streams, &mut isolation, &mut care.cell) {
+    let program = care.program.as_ref().map(OwnedFd::as_fd);
+    match start(&care.launch, program, streams, &mut isolation, &mut care.cell) {
         Ok(pid) => {
             care.leader = Process::of(pid);
             say(&mut write, &Word::Up { pid, isolation }).await;
@@ -250,13 +254,18 @@ impl Care {
     /// Does something about a command that runs for the agent.
     fn terminal(&mut self, order: String, deed: Deed) -> Option<Word> {
         let is_late = self.phase != Phase::Running;
-        let cell = self.cell.as_ref();
+        let (cell, program) = (self.cell.as_ref(), self.program.as_ref().map(OwnedFd::as_fd));
         self.terminals.take(order, deed, |launch, streams| {
             if is_late {
                 return Err("the agent is being stopped".to_owned());
             }
-            let started = start_in(cell, launch, streams, &mut None);
-            started.map_err(|failure| failure.text)
+            let started = start_in(cell, launch, program, streams, &mut None);
+            started.map_err(|failure| match failure.fault {
+                SpawnFault::NoSandbox | SpawnFault::Other => failure.text,
+                // Which of these it is would tell what there is outside.
+                _ if launch.sandbox.is_some() => "this is no program that can be reached here".to_owned(),
+                _ => failure.text,
+            })
         })
     }
 
@@ -397,9 +406,25 @@ impl Care {
     }
 }
 
+/// The file that is executed as the agent, if its sandbox has to be widened by it: not when whoever is in there could have put another one in its place.
+fn program(launch: &Launch) -> Option<OwnedFd> {
+    let own = &launch.sandbox.as_ref()?.write;
+    let own: Vec<_> = own.iter().filter_map(|dir| dir.canonicalize().ok()).collect();
+    let path = spawn::program_of(launch).ok()?;
+    let is_own = |at: &Path| {
+        at.canonicalize()
+            .is_ok_and(|at| own.iter().any(|dir| at.starts_with(dir)))
+    };
+    if path.ancestors().any(is_own) {
+        return None;
+    }
+    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
 /// Starts the agent in a thread of its own: what is taken from that thread for ever (new privileges, files) stays ours.
 fn start(
     launch: &Launch,
+    program: Option<BorrowedFd<'_>>,
     streams: Streams,
     isolation: &mut Isolation,
     cell: &mut Option<Cell>,
@@ -416,13 +441,14 @@ fn start(
         cgroup::without(&bounds, isolation);
     }
     isolation.container = launch.container.as_ref().map(|container| container.name.clone());
-    start_in(cell.as_ref(), launch, streams, &mut isolation.landlock)
+    start_in(cell.as_ref(), launch, program, streams, &mut isolation.landlock)
 }
 
-/// Starts something as the agent is started: in its cgroup, with its bounds, in its sandbox.
+/// Starts something as the agent is started: in its cgroup, with its bounds, in its sandbox, which has the agent's own program in it.
 fn start_in(
     cell: Option<&Cell>,
     launch: &Launch,
+    program: Option<BorrowedFd<'_>>,
     streams: Streams,
     landlock: &mut Option<u32>,
 ) -> Result<i32, SpawnFailure> {
@@ -446,7 +472,7 @@ fn start_in(
                     .map_err(|error| other(format!("its privileges cannot be bounded: {error}")))?;
             }
             if let Some(sandbox) = &launch.sandbox {
-                *landlock = sandbox::restrict(sandbox, spawn::program_of(launch).ok().as_deref())?;
+                *landlock = sandbox::restrict(sandbox, program)?;
             }
             let _narrow = Narrow::set(&bounds).map_err(unset)?;
             spawn::leader(launch, streams)

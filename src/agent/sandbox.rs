@@ -1,10 +1,10 @@
 //! What an agent can reach of the files, bounded by the kernel (landlock): what is on the list, and nothing else.
 
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 
 use landlock::{
-    ABI, Access as _, AccessFs, LandlockStatus, RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
-    RulesetError, RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access as _, AccessFs, LandlockStatus, PathBeneath, RestrictionStatus, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
 use super::launch::{Sandbox, SpawnFailure, SpawnFault};
@@ -23,11 +23,11 @@ const DEVICES: [&str; 8] = [
     "/dev/pts",
 ];
 
-/// Bounds this thread and whatever it starts, for good. Returns the version of the rules that hold; `None` when the system has none and that is not required.
+/// Bounds this thread and whatever it starts, for good; `program` is a file that it may execute wherever that is. Returns the version of the rules that hold; `None` when the system has none and that is not required.
 ///
 /// # Errors
 /// When there has to be a sandbox and there can be none.
-pub(super) fn restrict(sandbox: &Sandbox, program: Option<&Path>) -> Result<Option<u32>, SpawnFailure> {
+pub(super) fn restrict(sandbox: &Sandbox, program: Option<BorrowedFd<'_>>) -> Result<Option<u32>, SpawnFailure> {
     let failed = |text: String| SpawnFailure {
         fault: SpawnFault::NoSandbox,
         text,
@@ -40,8 +40,9 @@ pub(super) fn restrict(sandbox: &Sandbox, program: Option<&Path>) -> Result<Opti
     }
 }
 
-fn rules(sandbox: &Sandbox, program: Option<&Path>) -> Result<RestrictionStatus, RulesetError> {
+fn rules(sandbox: &Sandbox, program: Option<BorrowedFd<'_>>) -> Result<RestrictionStatus, RulesetError> {
     let (all, read) = (AccessFs::from_all(RULES), AccessFs::from_read(RULES));
+    let program = program.map(|file| Ok::<_, RulesetError>(PathBeneath::new(file, read & AccessFs::from_file(RULES))));
     // What is not there is skipped: it is not to be reached, either.
     Ruleset::default()
         .handle_access(all)?
@@ -54,7 +55,7 @@ fn rules(sandbox: &Sandbox, program: Option<&Path>) -> Result<RestrictionStatus,
             AccessFs::from_file(RULES) | AccessFs::ReadDir,
         ))?
         .add_rules(path_beneath_rules(&sandbox.read, read))?
-        .add_rules(path_beneath_rules(program, read))?
+        .add_rules(program)?
         .restrict_self()
 }
 

@@ -216,8 +216,8 @@ impl Terminals {
         let root = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
         match path.canonicalize() {
             Ok(real) if real.starts_with(&root) => Ok(real),
-            Ok(_) => Err(format!("'{asked}' is not in the workspace")),
-            Err(_) => Err(format!("there is no directory '{asked}'")),
+            // Whether it is there is told of no directory elsewhere.
+            _ => Err(format!("'{asked}' is no directory that is in the workspace")),
         }
     }
 

@@ -1,6 +1,6 @@
 //! An agent that speaks the Agent Client Protocol, played by a shell script that does through its client what it does: everything is a commit before it goes on.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::{Value, json};
 
@@ -45,14 +45,21 @@ fn played(house: &House, part: &str) -> Vec<String> {
 }
 
 fn start(house: &House, part: &str) {
+    start_with(house, part, json!({}));
+}
+
+fn start_with(house: &House, part: &str, more: Value) {
     let git = Git::new();
-    let body = json!({
+    let mut body = json!({
         "dialect": "acp",
         "inherit": ["HOUSE"],
         "env": { "SEEN": house.server.data().join("seen"), "GIT_CONFIG_NOSYSTEM": "1", "HOME": git.dir(), "KEY": "s3cret" },
         "message": "go",
         "ladder": { "interrupt_ms": 50, "end_of_input_ms": 50, "terminate_ms": 50 },
     });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        body[key] = value.clone();
+    }
     house.run("it", &format!("{PLAYER}{part}play\n"), body);
 }
 
@@ -180,7 +187,7 @@ turn() {
     assert!(seen[6].starts_with("[Bash] (setsid"), "{}", seen[6]);
     assert_eq!(result(&seen[7]), json!({}));
     assert_eq!(result(&seen[8]), json!({ "exitCode": null, "signal": "SIGKILL" }));
-    assert!(seen[9].contains("not in the workspace"), "{}", seen[9]);
+    assert!(seen[9].contains("no directory that is in the workspace"), "{}", seen[9]);
     assert!(
         seen[10].contains("there is no program 'no-such-program'"),
         "{}",
@@ -212,4 +219,59 @@ turn() {
     let agent = house.ended("it");
     assert_eq!(agent["state"], "stopped", "{agent}");
     assert_eq!(house.processes(), [0i32; 0], "{agent}");
+}
+
+#[test]
+fn a_command_that_an_agent_names_is_in_the_agents_own_sandbox() {
+    let house = House::start();
+    let data = house.server.data().to_owned();
+    let out = data.join("out");
+    fs::create_dir(&out).unwrap();
+    let secret = data.join("deploy");
+    fs::write(&secret, "#!/bin/sh\n# s3cret\ncat \"$0\"\n").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o755)).unwrap();
+    let part = r##"
+turn() {
+    for name in deploy nowhere; do
+        want terminal/create '"command":"'$DATA/$name'","args":["x"]'
+        tell
+        want terminal/wait_for_exit '"terminalId":"terminal-1"'
+        want terminal/output '"terminalId":"terminal-1"'
+        tell
+    done
+    for dir in out nowhere; do
+        want terminal/create '"command":"pwd","cwd":"'$DATA/$dir'"'
+        tell
+    done
+    printf '#!/bin/sh\necho mine\n' > mine; chmod +x mine
+    want terminal/create '"command":"./mine"'
+    want terminal/wait_for_exit '"terminalId":"terminal-1"'
+    want terminal/output '"terminalId":"terminal-1"'
+    tell
+}
+"##;
+    let more = json!({
+        "env": { "SEEN": out.join("seen"), "DATA": data, "HOME": "/" },
+        "sandbox": { "mode": "best-effort", "write": [out] },
+    });
+    start_with(&house, part, more);
+    let agent = house.get("/it/wait?until=idle&timeout_ms=60000");
+    assert_eq!(agent["state"], "idle", "{agent} {:#?}", house.events("it"));
+    let seen = fs::read_to_string(out.join("seen")).unwrap();
+    if agent["isolation"]["landlock"].as_u64().is_none() {
+        eprintln!("this system has no landlock: nothing was tested");
+        return;
+    }
+    assert!(!seen.contains("s3cret"), "{seen}");
+    let why = |line: &str| {
+        let answer: Value = serde_json::from_str(line).expect("JSON");
+        let text = answer["error"]["message"].as_str().expect("it is refused");
+        text.replace("/out'", "/nowhere'")
+    };
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(why(lines[0]), why(lines[2]), "{seen}");
+    assert_eq!(why(lines[4]), why(lines[5]), "{seen}");
+    assert_eq!(result(lines[6])["output"], "mine\n", "{seen}");
+    house.post("/it/kill");
+    house.ended("it");
 }
