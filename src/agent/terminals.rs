@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use tokio::{net::unix::pipe::Receiver, sync::Notify, time::Instant};
+use tokio::{net::unix::pipe::Receiver, sync::Notify, task::AbortHandle, time::Instant};
 
 use super::{
     launch::{Exit, Launch},
@@ -42,10 +42,18 @@ struct Terminal {
     /// When its output is not waited for any more, once it has ended.
     until: Option<Instant>,
     output: Arc<Mutex<Tail>>,
+    /// What reads its output, for as long as it is known: what it has left in the background may write for ever.
+    listener: AbortHandle,
     /// Who waits for its end.
     waiting: Vec<String>,
     /// It is forgotten then.
     released: bool,
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
 }
 
 impl Terminal {
@@ -189,7 +197,7 @@ impl Terminals {
             keep: keep.min(KEEP),
             ..Tail::default()
         }));
-        listen(read.into(), Arc::clone(&output), Arc::clone(&self.bell));
+        let listener = listen(read.into(), Arc::clone(&output), Arc::clone(&self.bell));
         self.count += 1;
         let name = format!("terminal-{}", self.count);
         let terminal = Terminal {
@@ -197,6 +205,7 @@ impl Terminals {
             exit: None,
             until: None,
             output,
+            listener,
             waiting: Vec::new(),
             released: false,
         };
@@ -300,8 +309,8 @@ fn argv(command: String, args: Vec<String>) -> Vec<String> {
     std::iter::once(command).chain(args).collect()
 }
 
-fn listen(read: OwnedFd, output: Arc<Mutex<Tail>>, bell: Arc<Notify>) {
-    tokio::spawn(async move {
+fn listen(read: OwnedFd, output: Arc<Mutex<Tail>>, bell: Arc<Notify>) -> AbortHandle {
+    let listener = tokio::spawn(async move {
         if let Ok(pipe) = Receiver::from_owned_fd(read) {
             let mut buffer = vec![0; 16 << 10];
             while pipe.readable().await.is_ok() {
@@ -316,6 +325,7 @@ fn listen(read: OwnedFd, output: Arc<Mutex<Tail>>, bell: Arc<Notify>) {
         tail(&output).ended = true;
         bell.notify_one();
     });
+    listener.abort_handle()
 }
 
 #[cfg(test)]
@@ -347,6 +357,67 @@ mod tests {
         // What is no text is longer as text, and cut again.
         assert_eq!(told(4, &[b"a\xff\xff"]), ("\u{fffd}".to_owned(), true));
         assert_eq!(told(0, &[b"x"]), (String::new(), true));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_any_more_of_what_a_command_has_left_behind_that_is_released() {
+        let launch = Launch {
+            run: "it-1-1".to_owned(),
+            argv: vec!["agent".to_owned()],
+            env: Vec::new(),
+            cwd: "/".into(),
+            record: "/nowhere".into(),
+            ladder: super::super::launch::Ladder::default(),
+            bounds: super::super::launch::Bounds::default(),
+            cgroup: None,
+            sandbox: None,
+            terminals: Some("/".into()),
+            container: None,
+        };
+        let mut terminals = Terminals::of(&launch);
+        let deed = Deed::Create {
+            command: "true".to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+            keep: 100,
+        };
+        // No process has this number.
+        let pid = i32::MAX;
+        let mut kept = None;
+        let created = terminals.take("1".to_owned(), deed, |_, streams| {
+            kept = Some(streams.stdout);
+            Ok(pid)
+        });
+        assert!(matches!(
+            created,
+            Some(Word::Terminal {
+                done: Done::Created { .. },
+                ..
+            })
+        ));
+        let output = Arc::downgrade(&terminals.all["terminal-1"].output);
+        let found = terminals.all.get_mut("terminal-1").expect("it is there");
+        (found.exit, found.until) = (Some(Exit::of_code(0)), Some(Instant::now()));
+        let terminal = "terminal-1".to_owned();
+        let released = terminals.take("2".to_owned(), Deed::Release { terminal }, |_, _| Err(String::new()));
+        assert!(matches!(
+            released,
+            Some(Word::Terminal {
+                done: Done::Ended(_),
+                ..
+            })
+        ));
+        let mut background = std::fs::File::from(kept.expect("started"));
+        for _ in 0..1_000 {
+            if output.upgrade().is_none() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(output.upgrade().is_none(), "what it wrote is still kept");
+        let written = std::io::Write::write_all(&mut background, b"x");
+        assert_eq!(written.expect_err("nobody reads").kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
