@@ -566,6 +566,11 @@ impl Preparation {
             fault: SpawnFault::Other,
             text,
         };
+        // It may have been described when there were other fences.
+        self.fences.check(&self.spec).map_err(|error| SpawnFailure {
+            fault: SpawnFault::NoSandbox,
+            text: error.to_string(),
+        })?;
         let workspace = workspaces.open(&self.place).map_err(|trouble| other(trouble.public))?;
         let search = std::env::var("PATH").ok();
         let search = self.spec.env.get("PATH").or(search.as_ref()).cloned();

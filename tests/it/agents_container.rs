@@ -203,3 +203,32 @@ fn what_a_container_cannot_be_is_refused() {
             .contains("does not reach into containers")
     );
 }
+
+#[test]
+fn one_in_a_container_is_not_started_where_all_have_to_be_in_a_sandbox() {
+    let engine = Engine::start();
+    engine.house.run("it", "touch ran", inside(json!({})));
+    engine.house.ended("it");
+    let ran = engine.house.files().join("ran");
+    assert!(ran.exists());
+    fs::remove_file(&ran).unwrap();
+    let (path, data) = (engine.bin.clone(), engine.house.kill());
+    let options = ServerOptions {
+        config: Some("[agents]\nsandbox = \"required\"\n".to_owned()),
+        env: vec![(
+            "PATH".to_owned(),
+            format!("{}:{}", path.display(), std::env::var("PATH").unwrap()),
+        )],
+        ..ServerOptions::default()
+    };
+    let house = House::on(data, options);
+    house.post("/it/start");
+    let agent = house.ended("it");
+    assert_eq!(agent["state"], "failed", "{agent}");
+    assert_eq!(
+        house.events("it").last().unwrap()["failure"]["fault"],
+        "no_sandbox",
+        "{agent}"
+    );
+    assert!(!ran.exists());
+}
