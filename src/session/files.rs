@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use tokio::task::JoinHandle;
+
 use super::{Place, Workspaces};
 use crate::{
     agent::{Agent, Command},
@@ -25,15 +27,23 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    /// Does it on a worker, and tells the agent's task.
-    pub(super) fn take(self, run: u32, order: Order, agent: Agent) {
+    /// Does it on a worker when what was ordered before is done, and tells the agent's task.
+    pub(super) fn take(self, run: u32, order: Order, agent: Agent, before: Option<JoinHandle<()>>) -> JoinHandle<()> {
         tokio::spawn(async move {
+            if let Some(before) = before {
+                // If it did not come back, that is told already.
+                let _ = before.await;
+            }
             let id = order.id().to_owned();
             let workers = self.workers.clone();
-            let done = workers.call(Lane::Short, None, move || self.carry_out(&order)).await;
+            // The agents of one workspace do not take all threads.
+            let key = format!("files of {}", self.place);
+            let done = workers
+                .call(Lane::Short, Some(&key), move || self.carry_out(&order))
+                .await;
             let answer = done.unwrap_or_else(|error| Answer::Failed(error.to_string()));
             agent.send(Command::Answer(run, id, answer)).await;
-        });
+        })
     }
 
     /// Blocks.
@@ -54,15 +64,13 @@ impl Hands {
                     Err(error) => Answer::Failed(error.to_string()),
                 }
             }
-            Order::WriteFile { path, content, .. } => {
-                match workspace.write_text(seen, path, content, 0o666 & !self.umask) {
-                    Ok(written) => Answer::Written {
-                        path: written.path.to_string(),
-                        created: written.created,
-                    },
-                    Err(error) => Answer::Failed(error.to_string()),
-                }
-            }
+            Order::WriteFile { path, content, .. } => match workspace.write_text(seen, path, content, self.umask) {
+                Ok(written) => Answer::Written {
+                    path: written.path.to_string(),
+                    created: written.created,
+                },
+                Err(error) => Answer::Failed(error.to_string()),
+            },
             _ => Answer::Failed("this is not offered here".to_owned()),
         }
     }

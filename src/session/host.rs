@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
     AgentRecord, AgentSpec, EventLog, Fences, Place, State, Veil,
@@ -154,6 +154,8 @@ pub(super) struct Desk {
     pub(super) tells_turns: bool,
     /// Calls that are named by the next checkpoint.
     pub(super) late: Vec<String>,
+    /// The newest of its orders that are carried out, one after the other.
+    pub(super) orders: Option<JoinHandle<()>>,
 }
 
 impl Host for Desk {
@@ -217,7 +219,7 @@ impl Host for Desk {
             most: self.limits.agent_file_bytes,
             umask: self.shared.spec.bounds.umask,
         };
-        hands.take(run, order, agent.clone());
+        self.orders = Some(hands.take(run, order, agent.clone(), self.orders.take()));
     }
 
     fn record(&mut self, run: u32, agent: &Agent) {

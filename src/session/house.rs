@@ -354,6 +354,7 @@ impl Agents {
             turn: 0,
             tells_turns: spec.nature().tells_turns,
             late: Vec::new(),
+            orders: None,
         };
         let settings = Settings {
             rules: spec.rules(),

@@ -103,15 +103,20 @@ impl Beneath {
 
     /// Where a path ends, if all of its directories are there and are directories.
     pub(crate) fn spot<'p>(&self, path: &'p BStr) -> io::Result<Result<Spot<'p>, NoParent>> {
-        self.walk(path, false)
+        self.walk(path, None)
     }
 
     /// As [`spot`](Self::spot), making the directories that are missing.
     pub(crate) fn spot_made<'p>(&self, path: &'p BStr) -> io::Result<Result<Spot<'p>, NoParent>> {
-        self.walk(path, true)
+        self.walk(path, Some(None))
     }
 
-    fn walk<'p>(&self, path: &'p BStr, make: bool) -> io::Result<Result<Spot<'p>, NoParent>> {
+    /// As [`spot_made`](Self::spot_made), with these permissions whatever this process takes from what it makes.
+    pub(crate) fn spot_made_as<'p>(&self, path: &'p BStr, mode: u32) -> io::Result<Result<Spot<'p>, NoParent>> {
+        self.walk(path, Some(Some(mode)))
+    }
+
+    fn walk<'p>(&self, path: &'p BStr, make: Option<Option<u32>>) -> io::Result<Result<Spot<'p>, NoParent>> {
         let (above, name) = match path.rfind_byte(b'/') {
             Some(at) => (Some(path[..at].as_bstr()), path[at + 1..].as_bstr()),
             None => (None, path),
@@ -123,14 +128,22 @@ impl Beneath {
             check_component(component.as_bstr())?;
             end += component.len() + 1;
             let opened = match sys::openat(&dir, component, DIRECTORY, Mode::empty()) {
-                Err(Errno::NOENT) if make => {
-                    step()?;
-                    match sys::mkdirat(&dir, component, Mode::from_raw_mode(0o777)) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(err) => return Err(err.into()),
+                Err(Errno::NOENT) => match make {
+                    Some(mode) => {
+                        step()?;
+                        let made = match sys::mkdirat(&dir, component, Mode::from_raw_mode(0o777)) {
+                            Ok(()) => true,
+                            Err(Errno::EXIST) => false,
+                            Err(err) => return Err(err.into()),
+                        };
+                        let opened = sys::openat(&dir, component, DIRECTORY, Mode::empty());
+                        if let (true, Some(mode), Ok(opened)) = (made, mode, &opened) {
+                            change_mode(opened.as_fd(), mode)?;
+                        }
+                        opened
                     }
-                    sys::openat(&dir, component, DIRECTORY, Mode::empty())
-                }
+                    None => Err(Errno::NOENT),
+                },
                 other => other,
             };
             match opened {
@@ -226,6 +239,16 @@ impl Beneath {
         }
         Ok(())
     }
+}
+
+/// Gives a directory these permissions, and leaves it the rest (whose group what is in it has).
+fn change_mode(dir: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // What is open as a mere path is changed by nobody.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = sys::openat(dir, ".", flags, Mode::empty())?;
+    let more = Seen::of(&sys::fstat(&dir)?).mode & 0o7000;
+    sys::fchmod(&dir, Mode::from_raw_mode(more | mode & 0o777))?;
+    Ok(())
 }
 
 /// What a file holds, or where a link leads. The answer is `None` when it is not, or no longer, what was seen.

@@ -21,6 +21,10 @@ use crate::base::Fault;
 
 /// Links that are followed on the way to one file, as in Linux.
 const LINKS: u32 = 40;
+/// Bytes of a path, as in Linux.
+const PATH_BYTES: usize = 4096;
+/// Components of a path, those of the links on its way too: each is looked for from the root on.
+const COMPONENTS: u32 = 256;
 /// How much further than what is wanted a file is read to find it.
 const SKIPPED: u64 = 64;
 
@@ -34,6 +38,9 @@ pub enum TextError {
         /// As it was given.
         path: String,
     },
+    /// The path is longer than any is followed, or the links on the way make it so.
+    #[error("the path is too long")]
+    LongPath,
     /// The path, or a link on the way, leads out of the workspace.
     #[error("'{path}' is not in the workspace")]
     Outside {
@@ -147,19 +154,18 @@ impl Workspace {
             file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
             (bytes.len() as u64 <= most).then_some(bytes)
         } else {
-            let mut reader = io::BufReader::new(file.take(most.saturating_mul(SKIPPED)));
-            some_lines(&mut reader, lines, most).map_err(io)?
+            some_lines(file, lines, most).map_err(io)?
         };
         let bytes = bytes.ok_or_else(|| TextError::TooLong { path: name(), most })?;
         String::from_utf8(bytes).map_err(|_| TextError::NotText { path: name() })
     }
 
-    /// Writes a text file, whole: directories that are missing are made, and what was there before is replaced in one instant, with its permissions. A new file gets `mode`.
+    /// Writes a text file, whole: directories that are missing are made, and what was there before is replaced in one instant, with its permissions. What is new gets all but `umask`.
     /// Paths as in [`read_text`](Self::read_text). Nothing is locked: as if whoever asks had written it.
     ///
     /// # Errors
     /// When it cannot be a file in the workspace, or is git's.
-    pub fn write_text(&self, seen: Option<&Path>, path: &str, text: &str, mode: u32) -> Result<Written, TextError> {
+    pub fn write_text(&self, seen: Option<&Path>, path: &str, text: &str, umask: u32) -> Result<Written, TextError> {
         let name = || path.to_owned();
         let io = |source: io::Error| TextError::Io { path: name(), source };
         let files = Beneath::open(self.root()).map_err(io)?;
@@ -167,13 +173,13 @@ impl Workspace {
         if whole.split_str("/").any(|part| part.eq_ignore_ascii_case(b".git")) {
             return Err(TextError::Git { path: name() });
         }
-        let spot = files.spot_made(whole.as_bstr()).map_err(io)?;
+        let spot = files.spot_made_as(whole.as_bstr(), 0o777 & !umask).map_err(io)?;
         let spot = spot.map_err(|_| TextError::NotAFile { path: name() })?;
         let before = stat_at(spot.dir.as_fd(), spot.name).map_err(io)?;
         if before.is_some_and(|seen| !seen.is_file()) {
             return Err(TextError::NotAFile { path: name() });
         }
-        let mode = before.map_or(mode, |seen| seen.mode) & 0o777;
+        let mode = before.map_or(0o666 & !umask, |seen| seen.mode) & 0o777;
         self.replace(&spot, text.as_bytes(), mode).map_err(io)?;
         Ok(Written {
             path: whole,
@@ -216,14 +222,21 @@ impl Workspace {
         let name = || path.to_owned();
         let outside = || TextError::Outside { path: name() };
         let io = |source: io::Error| TextError::Io { path: name(), source };
+        if path.len() > PATH_BYTES {
+            return Err(TextError::LongPath);
+        }
         if !path.starts_with('/') {
             return Err(TextError::Relative { path: name() });
         }
         let inner = self.inner(Path::new(path), seen).ok_or_else(outside)?;
         let mut todo = parts(&inner);
         let mut at: Vec<BString> = Vec::new();
-        let mut links = 0;
+        let (mut links, mut steps) = (0, 0);
         while let Some(part) = todo.pop() {
+            steps += 1;
+            if steps > COMPONENTS {
+                return Err(TextError::LongPath);
+            }
             if part == ".." {
                 at.pop().ok_or_else(outside)?;
                 continue;
@@ -284,20 +297,24 @@ fn parts(path: &Path) -> Vec<BString> {
     parts
 }
 
-/// `None` when these are longer than `most` bytes.
-fn some_lines(reader: &mut impl io::BufRead, wanted: LinesWanted, most: u64) -> io::Result<Option<Vec<u8>>> {
+/// `None` when these are longer than `most` bytes, or further into it than is read.
+fn some_lines(file: impl io::Read, wanted: LinesWanted, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut reader = io::BufReader::new(file.take(most.saturating_mul(SKIPPED).saturating_add(1)));
+    let is_cut = |reader: &io::BufReader<io::Take<_>>| reader.buffer().is_empty() && reader.get_ref().limit() == 0;
     for _ in 1..wanted.first.max(1) {
-        if reader.skip_until(b'\n')? == 0 {
-            return Ok(Some(Vec::new()));
+        if io::BufRead::skip_until(&mut reader, b'\n')? == 0 {
+            return Ok((!is_cut(&reader)).then(Vec::new));
         }
     }
     let mut bytes = Vec::new();
     let mut left = wanted.limit.unwrap_or(u64::MAX);
-    let mut reader = reader.take(most.saturating_add(1));
-    while left > 0 && io::BufRead::read_until(&mut reader, b'\n', &mut bytes)? > 0 {
+    let mut some = (&mut reader).take(most.saturating_add(1));
+    while left > 0 && io::BufRead::read_until(&mut some, b'\n', &mut bytes)? > 0 {
         left -= 1;
     }
-    Ok((bytes.len() as u64 <= most).then_some(bytes))
+    // The end of what is read would look like that of the file.
+    let is_whole = !is_cut(&reader) || (left == 0 && bytes.ends_with(b"\n"));
+    Ok((is_whole && bytes.len() as u64 <= most).then_some(bytes))
 }
 
 #[cfg(test)]
@@ -328,7 +345,7 @@ mod tests {
 
     fn write(workspace: &Workspace, path: &str) -> Result<(String, bool), String> {
         let path = path.replace("ROOT", &workspace.root().display().to_string());
-        let written = workspace.write_text(Some(Path::new("/seen")), &path, "new\n", 0o640);
+        let written = workspace.write_text(Some(Path::new("/seen")), &path, "new\n", 0o027);
         let written = written.map_err(|error| error.to_string().replace(&path, "IT"))?;
         Ok((written.path.to_string(), written.created))
     }
@@ -394,6 +411,7 @@ mod tests {
         assert_eq!(write(&ws, "ROOT/tool"), Ok(("tool".to_owned(), false)));
         let mode = |name: &str| fs::metadata(root.join(name)).expect("there").mode() & 0o777;
         assert_eq!((mode("tool"), mode("src/deep/new/b")), (0o755, 0o640));
+        assert_eq!(mode("src/deep/new"), 0o750);
         assert_eq!(fs::read_to_string(root.join("src/a")).expect("there"), "new\n");
         let left = |dir: &Path| {
             fs::read_dir(dir)
@@ -425,8 +443,35 @@ mod tests {
         assert_eq!(some(501, None, 100).as_deref(), Ok(""));
         assert!(some(2, None, 100).is_err());
         assert_eq!(some(1, None, 10_000).as_deref(), Ok(text.as_str()));
+        // One more line, and it is not known any more whether there are more.
+        let lines = |n: usize| "1234567\n".repeat(n);
+        for (n, is_known) in [(801, false), (800, true), (700, true)] {
+            fs::write(at("long"), lines(n)).expect("written");
+            assert_eq!(some(900, None, 100).is_ok(), is_known, "{n}");
+            assert_eq!(some(n as u64, None, 100).is_ok(), is_known, "{n}");
+            assert_eq!(some(600, Some(1), 100).as_deref(), Ok("1234567\n"), "{n}");
+        }
         let no_text = ws.read_text(None, &at("bytes"), LinesWanted::default(), 100);
         assert!(matches!(no_text, Err(TextError::NotText { .. })));
         assert_eq!(no_text.expect_err("no text").fault(), Fault::Client);
+    }
+
+    #[test]
+    fn a_path_that_goes_on_and_on_is_not_followed() {
+        let (_dir, ws) = made();
+        let root = ws.root().to_owned();
+        fs::create_dir(root.join("a")).expect("made");
+        fs::write(root.join("file"), "x").expect("written");
+        let around = |times: usize| format!("ROOT{}/file", "/a/..".repeat(times));
+        assert_eq!(read(&ws, &around(100)).as_deref(), Ok("x"));
+        let long = Err("the path is too long".to_owned());
+        // Some that fit into what the system takes, and some that do not.
+        for times in [200, 1_000_000] {
+            assert_eq!(read(&ws, &around(times)), long, "{times}");
+            assert_eq!(write(&ws, &around(times)).map(|_| String::new()), long, "{times}");
+        }
+        symlink("a/..".to_owned() + &"/a/..".repeat(30), root.join("loop")).expect("made");
+        assert_eq!(read(&ws, "ROOT/loop/file").as_deref(), Ok("x"));
+        assert_eq!(read(&ws, "ROOT/loop/loop/loop/loop/loop/file"), long);
     }
 }

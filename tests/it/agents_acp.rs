@@ -275,3 +275,23 @@ turn() {
     house.post("/it/kill");
     house.ended("it");
 }
+
+#[test]
+fn what_an_agent_asks_for_at_once_is_done_in_its_order() {
+    let house = House::start();
+    let part = r##"
+turn() {
+    big=$(head -c 400000 /dev/zero | tr '\0' x)
+    for text in $big a $big b; do
+        n=$((n + 1))
+        say '{"jsonrpc":"2.0","id":'$n',"method":"fs/write_text_file","params":{"sessionId":"ses_1","path":"'$PWD'/file","content":"'$text'"}}'
+    done
+    want fs/read_text_file '"path":"'$PWD'/file"'
+    tell
+}
+"##;
+    let seen = played(&house, &part.replace("$(head ", "$(command head "));
+    assert_eq!(result(&seen[0])["content"], "b");
+    house.post("/it/kill");
+    house.ended("it");
+}
