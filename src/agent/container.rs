@@ -20,7 +20,8 @@ pub struct Container {
     pub user: Option<String>,
     /// Where it works in it.
     pub dir: PathBuf,
-    /// What the client needs of our environment. What the agent is given lies above it: the client hands it on by name, so that no value is in its arguments.
+    /// What the client needs of our environment. What the agent is given lies beside it: the client hands it on by name, so that no value is in its arguments.
+    /// What the client goes by itself (see [`is_clients`](Self::is_clients)) is not replaced: only such a value is in an argument.
     pub client_env: Vec<(String, String)>,
 }
 
@@ -69,6 +70,19 @@ exit 4
 "#;
 
 impl Container {
+    /// Whether a client of a container's engine goes by this variable itself: with a value that is meant for the container it would be another user's client.
+    pub fn is_clients(name: &str) -> bool {
+        let own = ["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK"];
+        own.contains(&name) || name.starts_with("XDG_") || Self::is_engines(name)
+    }
+
+    /// Whether a variable says which engine is meant, and how it is reached.
+    pub fn is_engines(name: &str) -> bool {
+        ["DOCKER_", "CONTAINER_", "CONTAINERS_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    }
+
     fn words(&self, rest: &[&str]) -> Vec<String> {
         let mut words = vec![self.program.clone(), "exec".to_owned()];
         words.extend(rest.iter().map(|word| (*word).to_owned()));
@@ -82,8 +96,11 @@ impl Container {
     pub(super) fn argv(&self, launch: &Launch) -> Vec<String> {
         let mut words = self.words(&["-i"]);
         words.extend(["-w".to_owned(), self.dir.to_string_lossy().into_owned()]);
-        for (key, _) in &launch.env {
-            words.extend(["-e".to_owned(), key.clone()]);
+        for given in &launch.env {
+            let (key, value) = given;
+            let by_name = !Self::is_clients(key) || self.client_env.contains(given);
+            let told = if by_name { key.clone() } else { format!("{key}={value}") };
+            words.extend(["-e".to_owned(), told]);
         }
         words.push(self.name.clone());
         words.extend(launch.argv.iter().cloned());
@@ -106,8 +123,7 @@ impl Container {
     /// The environment of the client that starts the agent.
     pub(super) fn env<'a>(&'a self, given: &'a [(String, String)]) -> impl Iterator<Item = &'a (String, String)> {
         let own = self.client_env.iter();
-        own.filter(|(key, _)| given.iter().all(|(other, _)| other != key))
-            .chain(given)
+        own.chain(given.iter().filter(|(key, _)| !Self::is_clients(key)))
     }
 }
 
@@ -146,10 +162,14 @@ mod tests {
         };
         assert_eq!(
             container.argv(&launch).join(" "),
-            "docker exec -i -u dev -w /work/sub -e HOME -e KEY box claude -p do it"
+            "docker exec -i -u dev -w /work/sub -e HOME=/home/dev -e KEY box claude -p do it"
         );
         let env: Vec<_> = container.env(&launch.env).map(|(k, v)| format!("{k}={v}")).collect();
-        assert_eq!(env, ["PATH=/bin", "HOME=/home/dev", "KEY=s3cret"]);
+        assert_eq!(
+            env,
+            ["PATH=/bin", "HOME=/root", "KEY=s3cret"],
+            "the client keeps its own"
+        );
         let ender = container.ender("it-1-1", Whom::All);
         assert_eq!(ender[..6].join(" "), "docker exec -u dev box sh");
         assert_eq!(ender[ender.len() - 2..], ["GITSTEAD_RUN=it-1-1", "all"]);

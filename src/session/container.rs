@@ -63,6 +63,15 @@ impl ContainerSpec {
         if spec.sandbox.mode != SandboxMode::Off {
             return invalid("a sandbox does not reach into a container: an agent has the one or the other");
         }
+        let mut names = spec.env.keys().chain(spec.secrets.keys()).chain(&spec.inherit);
+        if names.any(|name| Container::is_engines(name)) {
+            return invalid("which engine a container is of is for this server's own environment to say");
+        }
+        if spec.secrets.keys().any(|name| Container::is_clients(name)) {
+            return invalid(
+                "what a client of the container's engine goes by itself is handed on in an argument, and is no secret",
+            );
+        }
         let Bounds {
             open_files,
             address_space,
@@ -151,6 +160,14 @@ mod tests {
         assert!(wrong(|_, container| container.user = Some("-it".to_owned())).contains("user"));
         assert!(wrong(|_, container| container.workspace = Some("work".into())).contains("absolute"));
         assert!(wrong(|spec, _| spec.sandbox.mode = SandboxMode::BestEffort).contains("sandbox"));
+        let engine = |spec: &mut AgentSpec, _: &mut ContainerSpec| {
+            spec.env.insert("DOCKER_HOST".to_owned(), "tcp://elsewhere".to_owned());
+        };
+        assert!(wrong(engine).contains("which engine"));
+        let secret = |spec: &mut AgentSpec, _: &mut ContainerSpec| {
+            spec.secrets.insert("HOME".to_owned(), "/key".into());
+        };
+        assert!(wrong(secret).contains("no secret"));
         assert!(wrong(|spec, _| spec.bounds.memory = Some(1)).contains("bounds"));
         let container = sound.container.expect("it has one");
         let at = |cwd: &str| container.at(Path::new("/data/ws"), Path::new(cwd));
