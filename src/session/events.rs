@@ -72,7 +72,16 @@ impl EventLog {
     }
 
     /// Adds one: `{"seq": …, "at": …, "type": kind, "agent": …}` and the members of `data`, without secrets. Returns its number.
-    pub(super) fn push(&self, kind: &str, mut data: Value) -> u64 {
+    pub(super) fn push(&self, kind: &str, data: Value) -> u64 {
+        self.add(kind, None, data)
+    }
+
+    /// The same, with its number as a text in the member `key`: the name of what it tells of.
+    pub(super) fn push_named(&self, kind: &str, key: &str, data: Value) -> u64 {
+        self.add(kind, Some(key), data)
+    }
+
+    fn add(&self, kind: &str, key: Option<&str>, mut data: Value) -> u64 {
         self.tally.event(kind, &data);
         if let Some(redactor) = self.veil.load().as_deref() {
             redactor.value(&mut data);
@@ -89,6 +98,9 @@ impl EventLog {
         event.insert("at_ms".to_owned(), json!(millis));
         event.insert("type".to_owned(), json!(kind));
         event.insert("agent".to_owned(), json!(self.journal));
+        if let Some(key) = key {
+            event.insert(key.to_owned(), json!(seq.to_string()));
+        }
         if let Value::Object(data) = data {
             event.extend(data);
         }

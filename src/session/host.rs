@@ -11,7 +11,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{
+    sync::oneshot,
+    task::{AbortHandle, JoinHandle},
+};
 
 use super::{
     AgentRecord, AgentSpec, EventLog, Fences, Place, State, Veil,
@@ -52,9 +55,19 @@ pub(super) struct Shared {
 
 /// A question for permission that waits for an answer.
 pub(super) struct Question {
-    /// The number of the event that tells of it: an agent may use the name of a request again.
-    asked: u64,
+    /// The number of the event that tells of it, which names it to everybody: an agent may use its own name of a request again.
+    pub(super) asked: u64,
     pub(super) permission: Permission,
+    /// What answers for those who do not.
+    timer: Option<AbortHandle>,
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if let Some(timer) = &self.timer {
+            timer.abort();
+        }
+    }
 }
 
 impl Shared {
@@ -79,16 +92,18 @@ impl Shared {
 
     /// Answers for those who did not.
     async fn deny(&self, agent: &Agent, asked: u64, why: String) {
-        let Some(question) = self.take_question(|question| question.asked == asked) else {
+        let Some(mut question) = self.take_question(|question| question.asked == asked) else {
             return;
         };
-        let request = question.permission.request;
+        // Which is who does this.
+        question.timer = None;
+        let request = question.permission.request.clone();
         let name = self.record().name.clone();
         let tool = self.hide(&question.permission.tool);
         tracing::warn!(agent = %name, tool, why, "permission denied");
         self.events.push(
             "permission_decided",
-            json!({ "request": request, "decision": "denied", "by": null, "why": why }),
+            json!({ "request": asked.to_string(), "decision": "denied", "by": null, "why": why }),
         );
         let decision = Decision::Deny {
             reason: why,
@@ -358,13 +373,7 @@ impl Desk {
                 }
             }
             Event::Permission(permission) => self.asks(permission),
-            Event::PermissionGone { request } => {
-                let is_other = |question: &Question| question.permission.request != request;
-                self.shared.questions().retain(is_other);
-                self.shared
-                    .events
-                    .push("permission_gone", json!({ "request": request }));
-            }
+            Event::PermissionGone { request } => self.gone_question(&request),
             Event::Trouble { text } => {
                 self.shared
                     .events
@@ -378,36 +387,50 @@ impl Desk {
         }
     }
 
+    /// It does not want to know any more what it has asked by this name of its own.
+    fn gone_question(&self, request: &str) {
+        if let Some(gone) = self.shared.take_question(|one| one.permission.request == request) {
+            let name = gone.asked.to_string();
+            self.shared.events.push("permission_gone", json!({ "request": name }));
+        }
+    }
+
     /// It wants to know whether it may do something.
     fn asks(&mut self, permission: Permission) {
-        let asked = self.shared.events.push(
+        // An answer could not say which of two is meant, and the agent would take it for the newer one.
+        self.gone_question(&permission.request);
+        let asked = self.shared.events.push_named(
             "permission",
+            "request",
             json!({
-                "request": permission.request,
                 "call": permission.call,
                 "tool": permission.tool,
                 "summary": permission.summary,
             }),
         );
-        let mut questions = self.shared.questions();
-        let is_full = questions.len() >= self.limits.agent_pending;
-        questions.push(Question { asked, permission });
-        drop(questions);
-        let Some(agent) = self.agent.clone() else { return };
-        let (shared, within) = (Arc::downgrade(&self.shared), self.answer_within);
+        let is_full = self.shared.questions().len() >= self.limits.agent_pending;
         let why = match is_full {
             true => "too many questions wait for an answer".to_owned(),
-            false if within.is_zero() => return,
-            false => format!("nobody has answered for {} seconds", within.as_secs_f32()),
+            false => format!("nobody has answered for {} seconds", self.answer_within.as_secs_f32()),
         };
-        tokio::spawn(async move {
-            if !is_full {
-                tokio::time::sleep(within).await;
-            }
-            if let Some(shared) = shared.upgrade() {
+        let mut question = Question {
+            asked,
+            permission,
+            timer: None,
+        };
+        let mut questions = self.shared.questions();
+        if let Some(agent) = self.agent.clone().filter(|_| is_full || !self.answer_within.is_zero()) {
+            let (shared, within) = (Arc::downgrade(&self.shared), self.answer_within);
+            let task = tokio::spawn(async move {
+                if !is_full {
+                    tokio::time::sleep(within).await;
+                }
+                let Some(shared) = shared.upgrade() else { return };
                 shared.deny(&agent, asked, why).await;
-            }
-        });
+            });
+            question.timer = Some(task.abort_handle()).filter(|_| !is_full);
+        }
+        questions.push(question);
     }
 
     fn tool_finished(&mut self, mut tool: ToolFinished) {

@@ -110,10 +110,12 @@ impl Entry {
         self.shared.hide(text)
     }
 
-    /// What it wants to be allowed. Inputs may hold secrets: [`hide`](Self::hide) them from whoever is told.
-    pub fn questions(&self) -> Vec<Permission> {
+    /// What it wants to be allowed, each by the number of the event that told of it. Texts may hold secrets: [`hide`](Self::hide) them from whoever is told.
+    pub fn questions(&self) -> Vec<(u64, Permission)> {
         let questions = self.shared.questions();
-        questions.iter().map(|question| question.permission.clone()).collect()
+        let all = questions.iter();
+        all.map(|question| (question.asked, question.permission.clone()))
+            .collect()
     }
 
     /// What it is.
@@ -204,22 +206,22 @@ impl Entry {
         Ok(self.agent.interrupt().await?)
     }
 
-    /// Answers a question for permission. Says whether it was still open.
-    pub async fn permit(&self, request: &str, decision: Decision, by: Option<&str>) -> bool {
-        let is_meant = |question: &Question| question.permission.request == request;
-        let known = self.shared.take_question(is_meant).is_some();
-        if known {
-            let word = match decision {
-                Decision::Deny { .. } => "denied",
-                _ => "allowed",
-            };
-            self.shared.events.push(
-                "permission_decided",
-                json!({ "request": request, "decision": word, "by": by }),
-            );
-            self.agent.send(Command::Permit(request.to_owned(), decision)).await;
-        }
-        known
+    /// Answers the question for permission that the event of this number has told of. Says whether it was still open.
+    pub async fn permit(&self, asked: u64, decision: Decision, by: Option<&str>) -> bool {
+        let Some(question) = self.shared.take_question(|one: &Question| one.asked == asked) else {
+            return false;
+        };
+        let word = match decision {
+            Decision::Deny { .. } => "denied",
+            _ => "allowed",
+        };
+        self.shared.events.push(
+            "permission_decided",
+            json!({ "request": asked.to_string(), "decision": word, "by": by }),
+        );
+        let request = question.permission.request.clone();
+        self.agent.send(Command::Permit(request, decision)).await;
+        true
     }
 }
 

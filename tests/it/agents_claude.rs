@@ -236,11 +236,11 @@ turn() {
     init $n
     input='{"file_path":"'$PWD'/a","content":"x"}'
     use_tool w$n Write "$input"
-    say '{"type":"control_request","request_id":"p'$n'","request":{"subtype":"can_use_tool","tool_name":"Write","input":'"$input"',"tool_use_id":"w'$n'"}}'
+    say '{"type":"control_request","request_id":"p","request":{"subtype":"can_use_tool","tool_name":"Write","input":'"$input"',"tool_use_id":"w'$n'"}}'
     while IFS= read -r answer; do
         case "$answer" in
-        *'"p'$n'"'*allow*) echo x > a; break;;
-        *'"p'$n'"'*) break;;
+        *'"p"'*allow*) echo x >> a; break;;
+        *'"p"'*) break;;
         esac
     done
     result w$n false
@@ -252,20 +252,34 @@ play
     let open = || house.get("/it/permissions")["permissions"].clone();
     eventually("it asks", || !open().as_array().unwrap().is_empty());
     assert_eq!(house.get("/it")["state"], "waiting_permission");
-    assert_eq!(
-        (&open()[0]["request"], &open()[0]["tool"]),
-        (&json!("p1"), &json!("Write"))
-    );
+    assert_eq!(open()[0]["tool"], "Write");
     let allow = json!({ "decision": "allow" });
-    assert_eq!(house.ask("POST", "/it/permissions/other", Some(&allow)).status, 404);
-    house.ask("POST", "/it/permissions/p1", Some(&allow)).is(204);
+    let decide = |name: &str, how: &Value| {
+        let path = format!("/it/permissions/{name}");
+        house.ask("POST", &path, Some(how)).status
+    };
+    let first = open()[0]["request"].as_str().unwrap().to_owned();
+    assert_eq!((decide("other", &allow), decide("p", &allow)), (404, 404));
+    assert_eq!(decide(&first, &allow), 204);
     is_idle(&house);
-    assert!(house.files().join("a").exists());
-    assert_eq!(
-        house.ask("POST", "/it/permissions/p1", Some(&allow)).status,
-        404,
-        "once"
-    );
+    let lines = || {
+        std::fs::read_to_string(house.files().join("a"))
+            .unwrap()
+            .lines()
+            .count()
+    };
+    assert_eq!(lines(), 1);
+    assert_eq!(decide(&first, &allow), 404, "once");
+    // Another question, which the agent calls by the same name, is not answered with that.
+    house
+        .ask("POST", "/it/ask", Some(&json!({ "message": "again" })))
+        .is(202);
+    eventually("it asks", || !open().as_array().unwrap().is_empty());
+    assert_eq!((decide(&first, &allow), decide("p", &allow)), (404, 404));
+    let second = open()[0]["request"].as_str().unwrap().to_owned();
+    assert_eq!(decide(&second, &json!({ "decision": "deny" })), 204);
+    is_idle(&house);
+    assert_eq!(lines(), 1);
     assert!(house.kinds("it").contains(&"permission_decided".to_owned()));
     house.post("/it/kill");
     house.ended("it");

@@ -531,7 +531,9 @@ fn what_nobody_answers_is_denied_after_a_while() {
     play.answer("ann", &session, "may I?");
     assert_eq!(play.get("ann", "/other")["state"], "waiting_permission");
     let deny = json!({ "decision": "deny" });
-    assert_eq!(play.ask("ann", "POST", "/other/permissions/p1", Some(deny)).0, 204);
+    let open = play.get("ann", "/other/permissions")["permissions"].clone();
+    let path = format!("/other/permissions/{}", open[0]["request"].as_str().unwrap());
+    assert_eq!(play.ask("ann", "POST", &path, Some(deny)).0, 204);
     play.end();
 }
 

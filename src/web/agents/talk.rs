@@ -79,11 +79,11 @@ pub(super) fn open_questions(entry: &Entry) -> Response {
     let open: Vec<_> = entry
         .questions()
         .into_iter()
-        .map(|question| {
+        .map(|(asked, question)| {
             value!({
-                "request": question.request,
-                "call": question.call,
-                "tool": question.tool,
+                "request": asked.to_string(),
+                "call": question.call.as_deref().map(|call| entry.hide(call)),
+                "tool": entry.hide(&question.tool),
                 "summary": entry.hide(&question.summary),
                 "input": entry.hide(&question.input),
                 "remembers": question.remembers,
@@ -142,7 +142,11 @@ pub(super) async fn decide(
             (Decision::Deny { reason, stop }, "denied")
         }
     };
-    match entry.permit(question, decision, by).await {
+    let is_open = match question.parse() {
+        Ok(asked) => entry.permit(asked, decision, by).await,
+        Err(_) => false,
+    };
+    match is_open {
         true => Ok(word),
         false => Err(ApiError::new(
             StatusCode::NOT_FOUND,
