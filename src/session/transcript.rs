@@ -92,7 +92,7 @@ impl Transcript {
         Ok(Some(Transcript { file, history }))
     }
 
-    /// The last messages before `before`: at most so many, and fewer where their texts are longer than `bytes` together. `None` if there is no such place in the conversation
+    /// The last messages before `before`: at most so many, and fewer where they are longer than `bytes` together, as JSON writes them. `None` if there is no such place in the conversation
     /// (any more). Blocks.
     ///
     /// # Errors
@@ -108,17 +108,29 @@ impl Transcript {
             let Some(message) = HistoryMessage::read(&line, TEXT) else {
                 continue;
             };
-            if message.text.len() > left && !messages.is_empty() {
+            let size = size(&message);
+            if size > left && !messages.is_empty() {
                 has_older = true;
                 break;
             }
-            left = left.saturating_sub(message.text.len());
+            left = left.saturating_sub(size);
             messages.push(message);
         }
         messages.reverse();
         let older = messages.first().filter(|_| has_older).map(|first| first.id.clone());
         Ok(Some(TranscriptPage { messages, older }))
     }
+}
+
+/// Bytes of a message as JSON writes it, roughly.
+fn size(message: &HistoryMessage) -> usize {
+    let escaped = |b: u8| match b {
+        0..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    let text: usize = message.text.bytes().map(escaped).sum();
+    text + message.id.len() + message.at.as_ref().map_or(0, String::len)
 }
 
 fn find(projects: &Path, session: &str, place: Option<&str>) -> io::Result<Option<File>> {
@@ -280,6 +292,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir(dir.path().join("-a")).expect("made");
         let mut lines = String::new();
+        // Each is its text and two bytes of an id.
         for n in 0..5 {
             let parent = if n == 0 {
                 "null".to_owned()
@@ -298,7 +311,7 @@ mod tests {
         let (mut before, mut lengths) = (None, Vec::new());
         loop {
             let page = file
-                .page(before.as_deref(), 10, 90)
+                .page(before.as_deref(), 10, 94)
                 .expect("readable")
                 .expect("the place");
             assert!(page.messages.len() <= 2);
@@ -309,6 +322,8 @@ mod tests {
             }
         }
         assert_eq!(lengths, [40, 41, 42, 43, 44]);
+        let page = file.page(None, 10, 90).expect("readable").expect("the end");
+        assert_eq!(page.messages.len(), 1, "with their ids two are longer");
         assert_eq!(file.page(Some("nobody"), 10, 90).expect("readable"), None);
     }
 }

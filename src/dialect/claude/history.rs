@@ -15,6 +15,10 @@ use crate::dialect::{
 const LINES: usize = 1 << 20;
 /// Bytes of a text that are looked at to see whether there is one.
 const GLANCE: usize = 256;
+/// Bytes of a message's id, which is a UUID; lines with longer ones are passed over.
+const ID: usize = 64;
+/// Bytes of a time.
+const TIME: usize = 40;
 /// UTF-16 units of a directory's name before it is cut.
 const NAME: usize = 200;
 
@@ -65,7 +69,7 @@ impl ClaudeHistory {
             return;
         };
         let told = &object.json;
-        let Some(id) = told.at("uuid").some_text() else {
+        let Some(id) = told.at("uuid").some_text().filter(|id| id.len() <= ID) else {
             return;
         };
         let is = |key: &str| told.at(key).is_true();
@@ -149,7 +153,7 @@ pub struct HistoryMessage {
     pub role: String,
     /// What was said, without the traffic of tools; cut at so many bytes.
     pub text: String,
-    /// When, as the agent writes it.
+    /// When, as the agent writes it, if that looks like a time.
     pub at: Option<String>,
 }
 
@@ -166,12 +170,22 @@ impl HistoryMessage {
             text => text.str().to_owned(),
         };
         Some(HistoryMessage {
-            id: told.at("uuid").some_text()?.to_owned(),
+            id: told.at("uuid").some_text().filter(|id| id.len() <= ID)?.to_owned(),
             role: told.at("type").some_text()?.to_owned(),
             text: bounded_to(&text, text_bytes),
-            at: told.at("timestamp").some_text().map(str::to_owned),
+            at: told
+                .at("timestamp")
+                .some_text()
+                .filter(|at| is_time(at))
+                .map(str::to_owned),
         })
     }
+}
+
+/// Whether a text can be a time as RFC 3339 writes it.
+fn is_time(text: &str) -> bool {
+    let is_part = |b: u8| b.is_ascii_digit() || b"-:.+TtZz ".contains(&b);
+    text.len() <= TIME && text.starts_with(|c: char| c.is_ascii_digit()) && text.bytes().all(is_part)
 }
 
 fn text_of(part: &Json) -> &str {
@@ -222,6 +236,27 @@ pub fn is_claude_project(directory: &str, cwd: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_looks_like_one_and_an_id_is_short() {
+        let read = |id: &str, at: &str| {
+            let line = format!(r#"{{"type":"user","uuid":"{id}","timestamp":"{at}","message":{{"content":"x"}}}}"#);
+            HistoryMessage::read(line.as_bytes(), 100)
+        };
+        let at = |text: &str| read("u", text).expect("a message").at;
+        assert_eq!(
+            at("2026-01-01T00:00:01.000Z").as_deref(),
+            Some("2026-01-01T00:00:01.000Z")
+        );
+        assert_eq!(
+            at("2026-01-01T00:00:01+02:00").as_deref(),
+            Some("2026-01-01T00:00:01+02:00")
+        );
+        for text in ["s3cret", "2026 horse", &"1".repeat(41), "-1"] {
+            assert_eq!(at(text), None, "{text}");
+        }
+        assert!(read(&"u".repeat(64), "").is_some() && read(&"u".repeat(65), "").is_none());
+    }
 
     fn fixture() -> Vec<u8> {
         std::fs::read(concat!(
