@@ -232,14 +232,17 @@ fn questions_are_answered_and_remembered_for_whoever_asked() {
 #[test]
 fn a_history_is_what_the_agents_own_file_says() {
     let home = tempfile::tempdir().unwrap();
-    let project = home.path().join(".claude/projects/-ws");
-    fs::create_dir_all(&project).unwrap();
     let fixture = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/fixtures/sessions/claude/c14-branches.jsonl"
     );
-    fs::copy(fixture, project.join("0835c2b4-0000-4000-8000-000000000001.jsonl")).unwrap();
     let house = house_with("", vec![("HOME".to_owned(), home.path().display().to_string())]);
+    let place = house.server.data().canonicalize().unwrap().join("work/ask/main");
+    let place = place.to_str().unwrap();
+    let project = home.path().join(".claude/projects");
+    let project = project.join(place.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+    fs::create_dir_all(&project).unwrap();
+    fs::copy(fixture, project.join("0835c2b4-0000-4000-8000-000000000001.jsonl")).unwrap();
     let session = begin(&house, "ann");
     assert_eq!(history(&house, "ann", &session), (200, json!({ "messages": [] })));
     assert_eq!(ask(&house, "ann", &session, "one").0, 200);
