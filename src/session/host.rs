@@ -47,10 +47,16 @@ pub(super) struct Shared {
     pub(super) veil: Arc<Veil>,
     /// Questions for permission that wait for an answer.
     pub(super) questions: Mutex<Vec<Question>>,
-    /// The last answer, if somebody wants it whole and it is too long for an event.
-    pub(super) answer: Mutex<Option<String>>,
-    /// Whether somebody does.
-    pub(super) is_heard: AtomicBool,
+    /// The next answer, if somebody wants it whole.
+    pub(super) answer: Mutex<Option<Heard>>,
+}
+
+/// The first turn that begins after somebody has begun to listen.
+#[derive(Default)]
+pub(super) struct Heard {
+    pub(super) turn: Option<u64>,
+    /// What it said at last, if that is too long for an event.
+    pub(super) text: Option<String>,
 }
 
 /// A question for permission that waits for an answer.
@@ -86,7 +92,7 @@ impl Shared {
         Some(questions.remove(at))
     }
 
-    pub(super) fn answer(&self) -> MutexGuard<'_, Option<String>> {
+    pub(super) fn answer(&self) -> MutexGuard<'_, Option<Heard>> {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -321,12 +327,15 @@ impl Desk {
             }
             Event::TurnStarted { turn } => {
                 self.turn = turn;
+                if let Some(heard) = self.shared.answer().as_mut() {
+                    heard.turn.get_or_insert(turn);
+                }
                 self.shared.events.push("turn_started", json!({ "turn": turn }));
             }
             Event::TurnEnded(ended) => {
-                if self.shared.is_heard.load(Ordering::Acquire) {
+                if let Some(heard) = self.shared.answer().as_mut().filter(|one| one.turn == Some(ended.turn)) {
                     let long = ended.text.as_deref().filter(|text| text.len() > TEXT_BYTES);
-                    *self.shared.answer() = long.map(|text| self.shared.hide(text));
+                    heard.text = long.map(|text| self.shared.hide(text));
                 }
                 self.shared.events.push(
                     "turn_ended",
@@ -458,9 +467,12 @@ impl Desk {
             }
             return;
         }
-        // It becomes the subject of a commit, which is everybody's.
-        tool.summary = self.shared.hide(&tool.summary);
-        tool.tool = self.shared.hide(&tool.tool);
+        // It becomes the message of a commit, which is everybody's.
+        let ids = [&mut tool.with, &mut tool.concurrent].into_iter().flatten();
+        let texts = [&mut tool.summary, &mut tool.tool, &mut tool.call].into_iter();
+        for text in texts.chain(ids).chain(&mut tool.server).chain(&mut tool.parent) {
+            *text = self.shared.hide(text);
+        }
         tool.with.append(&mut self.late);
         let gate = self.gate(tool.barrier.take(), vec![tool.call.clone()]);
         if let Err(Job::Tool(tool, _, gate)) = self.trail.give(Job::Tool(Box::new(tool), self.turn, gate)) {

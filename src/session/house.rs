@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     AgentName, AgentRecord, AgentSpec, EventLog, EventPage, Fences, SessionError, Veil, Workspaces,
-    host::{Desk, Question, Shared},
+    host::{Desk, Heard, Question, Shared},
     tally::Tally,
     trail::{self, Trail},
 };
@@ -188,14 +188,13 @@ impl Entry {
 
     /// Has the next answer kept whole, however long: events have the beginning of it.
     pub(super) fn listen(&self) {
-        *self.shared.answer() = None;
-        self.shared.is_heard.store(true, Ordering::Release);
+        *self.shared.answer() = Some(Heard::default());
     }
 
-    /// The last answer since [`listen`](Self::listen), if an event cannot have all of it. It is kept no longer.
-    pub(super) fn take_answer(&self) -> Option<String> {
-        self.shared.is_heard.store(false, Ordering::Release);
-        self.shared.answer().take()
+    /// What the turn of this number said at last, if that is the first one since [`listen`](Self::listen) and an event cannot have all of it. It is kept no longer.
+    pub(super) fn take_answer(&self, turn: Option<u64>) -> Option<String> {
+        let heard = self.shared.answer().take();
+        heard.filter(|heard| heard.turn == turn)?.text
     }
 
     /// Stops what it is doing, in its protocol.
@@ -324,7 +323,6 @@ impl Agents {
             veil,
             questions: Mutex::default(),
             answer: Mutex::default(),
-            is_heard: AtomicBool::new(false),
         });
         let (of_made, of_session) = (Arc::clone(&shared), Arc::clone(&shared));
         let trail = Trail::start(trail::Desk {

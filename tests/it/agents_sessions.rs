@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::support::{Git, ServerOptions, agents::House, wire::eventually};
 
 /// What the agent does is in the question: `hold` waits until it is interrupted or there is a file `go`, `write` uses a tool, `may` asks for permission, `long` says much,
-/// `tell` says what is in `$KEY`.
+/// `later` goes on with something of its own, `tell` says what is in `$KEY`.
 const PLAYER: &str = r##"#!/bin/sh
 session=0835f0ad-1b2c-4d3e-8f90-0123456789ab
 house=$(dirname "$0")
@@ -74,6 +74,10 @@ while IFS= read -r line; do
             case "$line" in *"curl -H $KEY"*) touch "$house/whole" ;; esac
             text "it is $KEY"
             result "it is $KEY, $(head -c 20000 /dev/zero | tr '\0' x) $KEY" completed false success ;;
+        *later*)
+            text "now $n"
+            result "now $n" completed false success
+            say '{"type":"command_lifecycle","state":"started","uuid":"c'$n'"}' ;;
         *long*)
             text "short"
             result "$(head -c 40000 /dev/zero | tr '\0' x)" completed false success ;;
@@ -459,6 +463,59 @@ fn an_answer_that_does_not_come_in_time_is_waited_for_no_longer() {
         });
         fs::remove_file(play.file("interrupted")).unwrap();
     }
+}
+
+#[test]
+fn whoever_leaves_while_it_starts_does_not_leave_it_behind() {
+    let play = Play::with("[ask]\nworkspace = \"demo\"\nidle = \"50ms\"", &[]);
+    let (begun, go) = (play.file("begun"), play.file("go"));
+    let script = format!(
+        "touch {}; while [ ! -e {} ]; do sleep 0.02; done; exec {}",
+        begun.display(),
+        go.display(),
+        play.player.display()
+    );
+    play.agent("it", json!({ "argv": ["sh", "-c", script] }));
+    let session = play.begin("ann");
+    let path = format!("/it/sessions/{session}");
+    let asked = play.send("ann", &session, &json!({ "message": "x" }), "application/json");
+    eventually("it starts", || begun.exists());
+    drop(asked);
+    eventually("nobody waits", || play.get("ann", &path)["busy"] == false);
+    fs::write(&go, "").unwrap();
+    eventually("it is let go", || play.get("ann", &path)["state"] == "stopped");
+}
+
+#[test]
+fn what_the_agent_does_not_take_is_not_counted_and_in_no_history() {
+    let play = Play::with("[ask]\nworkspace = \"demo\"\nrate_max = 2", &[]);
+    play.agent("it", json!({}));
+    let session = play.begin("ann");
+    let path = format!("/it/sessions/{session}");
+    play.answer("ann", &session, "later");
+    let name = play.get("ann", &path)["answered_by"].as_str().unwrap().to_owned();
+    eventually("it does something of its own", || {
+        let events = play.get("ann", &format!("/{name}/events"))["events"].clone();
+        let begun = events.as_array().unwrap().iter();
+        begun.filter(|one| one["type"] == "turn_started").count() == 2
+    });
+    for _ in 0..3 {
+        let (status, refused) = play.question("ann", &session, "and now?");
+        assert_eq!((status, &refused["error"]["code"]), (429, &json!("busy")));
+    }
+    assert_eq!(play.get("ann", &path)["questions"], 1);
+    let history = play.get("ann", &format!("{path}/history"));
+    let texts: Vec<_> = history["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["text"])
+        .collect();
+    assert_eq!(texts, ["later", "now 1"]);
+    // The second one of this hour.
+    let other = play.begin("ann");
+    play.answer("ann", &other, "one");
+    play.end();
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
 pub const MOST_HISTORY: usize = 1_000;
 /// Bytes of an agent's own file, beyond which our journal is read instead.
 const FILE_BYTES: u64 = 256 << 20;
-/// Bytes of all texts of one answer.
+/// Bytes of one answer.
 const PAGE_BYTES: usize = 8 << 20;
 /// Events read at a time.
 const PAGE: usize = 500;
@@ -135,14 +135,14 @@ impl Inner {
         };
         let entries = page.messages.into_iter().map(|message| HistoryEntry {
             role: if message.role == "user" { "user" } else { "assistant" },
-            id: message.id,
+            id: hide(message.id),
             text: hide(message.text),
-            at: message.at,
+            at: message.at.map(hide),
             at_ms: None,
         });
         Ok(Some(HistorySlice {
             entries: entries.collect(),
-            older: page.older,
+            older: page.older.map(hide),
             is_own: true,
         }))
     }
@@ -162,6 +162,14 @@ impl Inner {
                     break 'pages;
                 }
                 let event: Value = serde_json::from_str(&text).unwrap_or_default();
+                if let (Some("not_taken"), Some(asked)) = (event["type"].as_str(), event["asked"].as_u64()) {
+                    // The agent has not heard it.
+                    let asked = asked.to_string();
+                    if let Some(at) = all.iter().rposition(|one| one.id == asked) {
+                        bytes -= all.remove(at).map_or(0, |gone| gone.text.len());
+                    }
+                    continue;
+                }
                 let role = match event["type"].as_str() {
                     Some("asked") => "user",
                     Some("said") if event["thought"] == false && event["parent"].is_null() => "assistant",

@@ -80,6 +80,15 @@ impl Usage {
         }
     }
 
+    /// A question that was taken up at that time was not put, through no fault of this user's: it does not count.
+    pub fn refund(&mut self, user: &str, taken_up: Instant) {
+        if let Some(of_user) = self.users.get_mut(user)
+            && let Some(at) = of_user.times.iter().rposition(|time| *time == taken_up)
+        {
+            of_user.times.remove(at);
+        }
+    }
+
     /// Whether there is a question in this session.
     pub fn is_busy(&self, session: &str) -> bool {
         self.busy.contains(session)

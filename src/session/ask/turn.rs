@@ -50,6 +50,8 @@ pub struct Answered {
 #[derive(Debug, Default)]
 struct Turned {
     said: String,
+    /// Its number: it is the first one that began after the question. What the agent did before by itself may end after that.
+    turn: Option<u64>,
     ended: Option<Value>,
     checkpoints: Vec<Value>,
     tools: u64,
@@ -60,6 +62,10 @@ struct Turned {
 }
 
 impl Turned {
+    fn is_open(&self) -> bool {
+        self.turn.is_some() && self.ended.is_none()
+    }
+
     /// Whether the process has ended over it.
     fn take(&mut self, seq: u64, event: &Value) -> bool {
         self.seq = seq;
@@ -72,7 +78,8 @@ impl Turned {
                 .filter_map(Value::as_str)
         };
         match text("type") {
-            "said" if event["thought"] == false && event["parent"].is_null() && self.ended.is_none() => {
+            "turn_started" if self.turn.is_none() => self.turn = event["turn"].as_u64(),
+            "said" if event["thought"] == false && event["parent"].is_null() && self.is_open() => {
                 self.said = text("text").to_owned();
             }
             "tool_finished" => {
@@ -98,7 +105,7 @@ impl Turned {
                     self.unsaved.remove(call);
                 }
             }
-            "turn_ended" if self.ended.is_none() => self.ended = Some(event.clone()),
+            "turn_ended" if self.is_open() && event["turn"].as_u64() == self.turn => self.ended = Some(event.clone()),
             "stopped" | "exited" | "failed" | "lost" | "crash_looping" | "restarting" => return true,
             _ => {}
         }
@@ -144,11 +151,16 @@ struct Ticket {
     inner: Arc<Inner>,
     user: String,
     session: String,
+    since: Instant,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.inner.book().usage.release(&self.user, &self.session);
+        // Whatever became of the question: its agent may have been started for it.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            self.inner.let_go_later(&self.session);
+        }
     }
 }
 
@@ -176,7 +188,6 @@ impl Drop for Running {
                 let status = |status: &crate::agent::Status| status.state.is_over();
                 entry.wait(Instant::now() + UNWIND, status).await;
             }
-            ticket.inner.let_go_later(&ticket.session);
             drop(ticket);
         });
     }
@@ -225,7 +236,8 @@ impl AskDesk {
     pub async fn begin(&self, asker: Asker, id: &str, message: String) -> Result<Asking, AskError> {
         let inner = &self.inner;
         let record = self.session(&asker.user, id)?;
-        let admitted = inner.book().usage.admit(&inner.rules, &asker.user, id, Instant::now());
+        let since = Instant::now();
+        let admitted = inner.book().usage.admit(&inner.rules, &asker.user, id, since);
         if let Err(error) = admitted {
             let mut data = asker.note(id);
             data["error"] = json!(error.to_string());
@@ -245,6 +257,7 @@ impl AskDesk {
                 inner: Arc::clone(inner),
                 user: asker.user.clone(),
                 session: id.to_owned(),
+                since,
             }),
             inner: Arc::clone(inner),
             asker,
@@ -289,7 +302,6 @@ impl Asking {
             Ok(result) => result,
             Err(_) => Err(AskError::TimedOut),
         };
-        self.inner.let_go_later(&self.id);
         let elapsed = self.elapsed();
         self.is_noted = true;
         self.inner.agents.tally().add(match &result {
@@ -333,9 +345,19 @@ impl Asking {
             .await
         {
             Ok(seq) => seq,
-            Err(SessionError::NotTaken(NotTaken::Refused(_) | NotTaken::Full)) => return Err(AskError::Busy),
+            Err(SessionError::NotTaken(NotTaken::Refused(_) | NotTaken::Full)) => {
+                if let Some(ticket) = &running.ticket {
+                    inner.book().usage.refund(&ticket.user, ticket.since);
+                }
+                return Err(AskError::Busy);
+            }
             Err(error) => return Err(error.into()),
         };
+        // It may have been closed at this very moment: then its agent ends.
+        let _ = inner.change(&self.id, |record| {
+            record.asked = Some(inner.agents.now());
+            record.questions += 1;
+        });
         running.at_work = Some((Arc::clone(&entry), asked));
         begun(&entry, asked);
         let followed = follow(&inner.agents, &entry, asked).await;
@@ -350,7 +372,7 @@ impl Asking {
         }
         let text = ended["text"].as_str().map(str::to_owned);
         Ok(Answered {
-            result: entry.take_answer().or(text).unwrap_or(turned.said),
+            result: entry.take_answer(turned.turn).or(text).unwrap_or(turned.said),
             session_id: self.id.clone(),
             duration_ms: 0,
             num_turns: ended["usage"]["model_turns"].as_u64().unwrap_or(1),
@@ -378,8 +400,6 @@ impl Inner {
         };
         let noted = self.change(id, |record| {
             record.agent = Some(entry.record().name);
-            record.asked = Some(self.agents.now());
-            record.questions += 1;
         });
         if let Err(closed) = noted {
             self.end(&entry).await;
@@ -465,5 +485,33 @@ impl Inner {
         // Unless it was closed at this very moment.
         let _ = self.change(&id, |record| record.agent = None);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_began_before_the_question_is_not_the_answer() {
+        let mut turned = Turned::default();
+        let said = |text: &str| json!({ "type": "said", "text": text, "thought": false, "parent": null });
+        for (seq, event) in [
+            said("of before"),
+            json!({ "type": "turn_ended", "turn": 1, "text": "of before" }),
+            json!({ "type": "turn_started", "turn": 2 }),
+            said("the answer"),
+            json!({ "type": "turn_ended", "turn": 2, "text": "the answer" }),
+            json!({ "type": "turn_started", "turn": 3 }),
+            said("more"),
+            json!({ "type": "turn_ended", "turn": 3, "text": "more" }),
+        ]
+        .iter()
+        .enumerate()
+        {
+            assert!(!turned.take(seq as u64, event));
+        }
+        assert_eq!(turned.said, "the answer");
+        assert_eq!(turned.ended.expect("it has ended")["turn"], 2);
     }
 }
