@@ -281,16 +281,19 @@ fn what_an_agent_asks_for_at_once_is_done_in_its_order() {
     let house = House::start();
     let part = r##"
 turn() {
-    big=$(head -c 400000 /dev/zero | tr '\0' x)
+    big=$(command head -c 400000 /dev/zero | tr '\0' x)
+    all=
     for text in $big a $big b; do
         n=$((n + 1))
-        say '{"jsonrpc":"2.0","id":'$n',"method":"fs/write_text_file","params":{"sessionId":"ses_1","path":"'$PWD'/file","content":"'$text'"}}'
+        all="$all"'{"jsonrpc":"2.0","id":'$n',"method":"fs/write_text_file","params":{"sessionId":"ses_1","path":"'$PWD'/file","content":"'$text'"}}
+'
     done
+    printf %s "$all"
     want fs/read_text_file '"path":"'$PWD'/file"'
     tell
 }
 "##;
-    let seen = played(&house, &part.replace("$(head ", "$(command head "));
+    let seen = played(&house, part);
     assert_eq!(result(&seen[0])["content"], "b");
     house.post("/it/kill");
     house.ended("it");
