@@ -210,6 +210,32 @@ fn what_is_new_since_the_last_answer_is_a_delta_of_what_was_in_it() {
 }
 
 #[test]
+fn a_file_that_grows_between_answers_is_whole_once() {
+    let git = Git::new();
+    let dir = git.init("r");
+    let (mut random, mut text) = (Random(5), String::new());
+    let repo = opened(&dir.join(".git"));
+    let mut last = Vec::new();
+    for n in 0..12 {
+        for _ in 0..60 {
+            text.push_str(&format!("{n}: {}\n", random.next(usize::MAX)));
+        }
+        git.commit(&dir, "log.txt", &text, "more");
+        last = clone_of(&repo, &all_tips(&git, &dir), true).0;
+    }
+    let (anew, _) = clone_of(&opened(&dir.join(".git")), &all_tips(&git, &dir), true);
+    assert!(
+        last.len() < anew.len() + anew.len() / 10,
+        "{} and {}",
+        last.len(),
+        anew.len()
+    );
+    let client = git.init_bare("client.git");
+    let out = git.run_with(&client, ["index-pack", "--strict", "--stdin"], &last);
+    assert!(out.ok, "{}", out.stderr);
+}
+
+#[test]
 fn answers_are_whole_whatever_was_remembered_from_others() {
     for seed in [11, 12] {
         let git = Git::new();

@@ -4,7 +4,7 @@
 //! neighbours by name and size, as a repack does. Without this a repository that has received a hundred pushes would be sent with a hundred whole versions of a file.
 //!
 //! What was found is remembered ([`EncodedCache`](crate::repo::EncodedCache)) by object: the next answer takes what still fits it, and only what is new to it is compared. A
-//! remembered delta fits where its base is sent too, comes before it in the order in which this answer compares, and is itself remembered: so there are no circles, and chains
+//! remembered delta fits where its base is sent too, comes before it in the order in which this answer compares, and was sent before: so there are no circles, and chains
 //! stay as short as they must.
 
 use std::{
@@ -106,7 +106,7 @@ impl Anew {
         };
         let list = in_order(&objects, &how);
         let mut anew = Anew::default();
-        anew.recall(odb, &mut objects, &ids, &list, how.depth);
+        anew.recall(odb, &mut objects, &ids, &list, &how);
         if list.iter().all(|number| objects.item(*number).settled.is_some()) {
             return Ok(anew);
         }
@@ -140,13 +140,22 @@ impl Anew {
     }
 
     /// Takes over what was made of objects for earlier answers, as far as it fits this one.
-    fn recall(&mut self, odb: &Odb, objects: &mut Objects, ids: &[Id], list: &[u32], deepest: u16) {
-        let mut settled: HashMap<ObjectId, (u32, u16)> = HashMap::new();
+    fn recall(&mut self, odb: &Odb, objects: &mut Objects, ids: &[Id], list: &[u32], how: &Search) {
+        let mut met: HashMap<ObjectId, (u32, u16)> = HashMap::new();
+        // How many more what is new may be a base of.
+        let mut near_new = 0;
         for number in list {
             let item = &mut objects.items[*number as usize];
+            near_new = usize::saturating_sub(near_new, 1);
             let Some(known) = odb.encoded(&item.id).filter(|known| known.kind == item.kind) else {
+                near_new = how.window;
                 continue;
             };
+            // A file that grows: the version that was whole until now is made of the new one.
+            if known.base.is_none() && near_new > 0 {
+                met.insert(item.id, (*number, 1));
+                continue;
+            }
             let id = ids[*number as usize];
             let depth = match (known.base, known.packed) {
                 (None, None) if item.pack != NONE => 0,
@@ -158,8 +167,8 @@ impl Anew {
                     }
                     0
                 }
-                (Some(base), packed @ Some(_)) => match settled.get(&base) {
-                    Some((base, depth)) if *depth < deepest => {
+                (Some(base), packed @ Some(_)) => match met.get(&base) {
+                    Some((base, depth)) if *depth < how.depth => {
                         let (base, len) = (ids[*base as usize], known.len);
                         self.deltas.insert(id, Delta { base, len, packed });
                         depth + 1
@@ -169,7 +178,7 @@ impl Anew {
                 _ => continue,
             };
             item.settled = Some(depth);
-            settled.insert(item.id, (*number, depth));
+            met.insert(item.id, (*number, depth));
         }
     }
 
