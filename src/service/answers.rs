@@ -331,13 +331,17 @@ mod tests {
     fn who_waits_gets_also_what_there_is_no_room_for() {
         let repo = TestRepo::new(HashKind::Sha1);
         let (odb, set) = selected(&repo);
-        let cache = AnswerCache::new(1);
-        let (_promise, got) = promised_to_another(&cache, &odb, &set);
+        // Who looks just then whether his client is still there misses it, and does the work himself.
+        let got = (0..5).find_map(|_| {
+            let cache = AnswerCache::new(1);
+            let (_promise, got) = promised_to_another(&cache, &odb, &set);
+            assert!(matches!(
+                cache.find(key(1), &odb, &mut alive),
+                Ok(Found::Nothing(Some(_)))
+            ));
+            got
+        });
         assert_eq!(got, Some(2));
-        assert!(matches!(
-            cache.find(key(1), &odb, &mut alive),
-            Ok(Found::Nothing(Some(_)))
-        ));
     }
 
     #[test]
