@@ -17,9 +17,8 @@ const USERS: usize = 10_000;
 pub(super) struct Usage {
     users: HashMap<String, OfUser>,
     running: usize,
-    /// Sessions with a question, and when each was last asked something.
+    /// Sessions with a question.
     busy: HashSet<String>,
-    asked: HashMap<String, Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +66,6 @@ impl Usage {
         of_user.running += 1;
         self.running += 1;
         self.busy.insert(session.to_owned());
-        self.asked.insert(session.to_owned(), now);
         Ok(())
     }
 
@@ -92,16 +90,6 @@ impl Usage {
     /// Whether there is a question in this session.
     pub fn is_busy(&self, session: &str) -> bool {
         self.busy.contains(session)
-    }
-
-    /// Whether nobody has asked anything in this session for so long; if so, that is forgotten.
-    pub fn is_idle(&mut self, session: &str, idle: Duration, now: Instant) -> bool {
-        let quiet = |last: &Instant| now.duration_since(*last) >= idle;
-        let is_idle = !self.is_busy(session) && self.asked.get(session).is_none_or(quiet);
-        if is_idle {
-            self.asked.remove(session);
-        }
-        is_idle
     }
 
     fn forget_the_quiet(&mut self, window: Duration, now: Instant) {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::task::AbortHandle;
 
 use super::{AgentSpec, Agents, Cause, Entry, SessionError, env};
 use crate::{
@@ -159,6 +159,8 @@ struct Inner {
 struct Book {
     sessions: HashMap<String, SessionRecord>,
     usage: Usage,
+    /// What stops the agents of sessions in which nobody asks any more.
+    timers: HashMap<String, AbortHandle>,
 }
 
 impl Asker {
@@ -225,24 +227,27 @@ impl Inner {
         read.ok().flatten().map(Arc::new)
     }
 
-    /// Stops the agent of a session when nobody has asked it anything for a while.
+    /// Stops the agent of a session when nobody has asked it anything for a while. There is one timer for a session, whose last question begins it anew.
     fn let_go_later(self: &Arc<Self>, id: &str) {
-        let inner = Arc::downgrade(self);
-        let (idle, id) = (self.rules.idle, id.to_owned());
-        tokio::spawn(async move {
+        let (inner, idle, session) = (Arc::downgrade(self), self.rules.idle, id.to_owned());
+        let timer = tokio::spawn(async move {
             tokio::time::sleep(idle).await;
             let Some(inner) = inner.upgrade() else { return };
             let name = {
                 let mut book = inner.book();
-                if !book.usage.is_idle(&id, idle, Instant::now()) {
+                book.timers.remove(&session);
+                if book.usage.is_busy(&session) {
                     return;
                 }
-                book.sessions.get(&id).and_then(|record| record.agent.clone())
+                book.sessions.get(&session).and_then(|record| record.agent.clone())
             };
             if let Some(entry) = name.and_then(|name| inner.agents.get(name.as_str()).ok()) {
                 entry.stop(Cause::Asked).await;
             }
         });
+        if let Some(before) = self.book().timers.insert(id.to_owned(), timer.abort_handle()) {
+            before.abort();
+        }
     }
 }
 
@@ -266,7 +271,7 @@ impl AskDesk {
                 workers,
                 state: Mutex::new(Book {
                     sessions,
-                    usage: Usage::default(),
+                    ..Book::default()
                 }),
             }),
         };
