@@ -46,8 +46,9 @@ const CHUNK: usize = 64 << 10;
 const READS: usize = 8;
 /// Orders that wait for an agent's task.
 const COMMANDS: usize = 256;
-/// Orders that wait for its parent process: those of the agent's own (`Limits::agent_pending`), and ours.
+/// Orders that wait for its parent process, and how many of these the agent's own do not take: it is stopped however much it wants done.
 const ORDERS: usize = 512;
+const OURS: usize = 64;
 /// Bytes of one of the agent's own.
 const ORDER_BYTES: usize = 128 << 10;
 
@@ -553,6 +554,11 @@ impl Mouth {
     /// Says whether there was room for it.
     fn say(&self, line: Vec<u8>) -> bool {
         self.0.try_send(line).is_ok()
+    }
+
+    /// The same for what the agent wants.
+    fn pass_on(&self, line: Vec<u8>) -> bool {
+        self.0.capacity() > OURS && self.say(line)
     }
 }
 

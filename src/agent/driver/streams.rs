@@ -149,7 +149,7 @@ impl<H: Host> Driver<H> {
         let line = wire::line(&wire::Order::Terminal { order: id, deed });
         match &self.run {
             _ if line.len() > ORDER_BYTES => Err("the command is too long"),
-            Some(run) if run.orders.say(line) => Ok(()),
+            Some(run) if run.orders.pass_on(line) => Ok(()),
             _ => Err("too many orders wait"),
         }
     }
