@@ -72,9 +72,18 @@ impl Redactor {
 
     /// The bytes without secrets.
     pub fn bytes<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
+        self.sift(text, false).0
+    }
+
+    /// The same; where there is more to come, only up to what may become a secret with that. Also how far that is.
+    fn sift<'a>(&self, text: &'a [u8], has_more: bool) -> (Cow<'a, [u8]>, usize) {
         let (mut out, mut kept, mut at) = (Vec::new(), 0, 0);
         while at < text.len() {
-            match self.found(&text[at..]) {
+            let rest = &text[at..];
+            if has_more && rest.len() < self.longest && self.may_become(rest) {
+                break;
+            }
+            match self.found(rest) {
                 Some(length) => {
                     out.extend_from_slice(&text[kept..at]);
                     out.extend_from_slice(MASK.as_bytes());
@@ -84,11 +93,11 @@ impl Redactor {
                 None => at += 1,
             }
         }
-        if kept == 0 && out.is_empty() {
-            return Cow::Borrowed(text);
+        if out.is_empty() {
+            return (Cow::Borrowed(&text[..at]), at);
         }
-        out.extend_from_slice(&text[kept..]);
-        Cow::Owned(out)
+        out.extend_from_slice(&text[kept..at]);
+        (Cow::Owned(out), at)
     }
 
     /// At most so many of the first bytes without secrets. Of a secret that is cut by that nothing is shown.
@@ -193,25 +202,9 @@ impl Sieve {
     pub fn push(&mut self, redactor: &Redactor, bytes: &[u8]) -> Vec<u8> {
         self.held.extend_from_slice(bytes);
         let text = std::mem::take(&mut self.held);
-        let (mut out, mut kept, mut at) = (Vec::with_capacity(text.len()), 0, 0);
-        while at < text.len() {
-            let rest = &text[at..];
-            if rest.len() < redactor.longest && redactor.may_become(rest) {
-                break;
-            }
-            match redactor.found(rest) {
-                Some(length) => {
-                    out.extend_from_slice(&text[kept..at]);
-                    out.extend_from_slice(MASK.as_bytes());
-                    at += length;
-                    kept = at;
-                }
-                None => at += 1,
-            }
-        }
-        out.extend_from_slice(&text[kept..at]);
-        self.held.extend_from_slice(&text[at..]);
-        out
+        let (shown, until) = redactor.sift(&text, true);
+        self.held.extend_from_slice(&text[until..]);
+        shown.into_owned()
     }
 
     /// The rest: nothing comes any more.
