@@ -142,6 +142,11 @@ fn said(outcome: &MaintainOutcome) -> String {
     if files.bitmaps > 0 {
         parts.push(format!("bitmaps of {}", count(files.bitmaps as u64, "commit")));
     }
+    if let Some(id) = graph.hole {
+        parts.push(format!(
+            "no graph and no bitmaps, because commit {id} is missing or damaged"
+        ));
+    }
     if graph.commits > 0 {
         parts.push(format!("a graph of {}", count(graph.commits as u64, "commit")));
     }

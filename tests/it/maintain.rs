@@ -390,6 +390,41 @@ fn an_incomplete_history_gets_no_bitmaps() {
 }
 
 #[test]
+fn maintenance_works_around_what_is_missing_and_says_what_it_is() {
+    let git = Git::new();
+    for full in [false, true] {
+        for (nth, rev) in ["main~2", "main~2^{tree}", "main~2:f"].into_iter().enumerate() {
+            let name = format!("r{nth}{full}");
+            let work = git.init(&name);
+            for n in 0..5 {
+                git.commit(&work, "f", format!("{n}\n"), &format!("{n}"));
+            }
+            let gone = git.ok(&work, &format!("rev-parse {rev}")).trim().to_owned();
+            let there = git.ok(&work, "rev-list --objects --all").lines().count();
+            let bare = git.path(&format!("{name}.git"));
+            git.ok(git.dir(), &format!("clone -q --bare {name} {name}.git"));
+            fs::remove_file(bare.join("objects").join(&gone[..2]).join(&gone[2..])).expect("a loose object");
+
+            let outcome = maintain(&bare, full);
+
+            assert_eq!(outcome.compaction.objects as usize, there - 1, "{rev}");
+            assert_eq!(
+                outcome.graph.hole.map(|id| id.to_string()),
+                (nth == 0).then(|| gone.clone())
+            );
+            assert_eq!(outcome.files.bitmaps, 0, "{rev}");
+            assert_eq!(names_in(&bare.join("objects/pack"), ".pack").len(), 1);
+            let told = git.fails(&bare, "rev-list --objects --missing=error --all");
+            assert!(told.contains(&gone), "{told}");
+            assert_eq!(git.ok(&bare, "show main:f"), "4");
+            // The next one finds the same hole, and nothing else to do.
+            let again = maintain(&bare, full);
+            assert_eq!(again.graph.hole, outcome.graph.hole);
+        }
+    }
+}
+
+#[test]
 fn refs_are_packed_as_git_packs_them() {
     let git = Git::new();
     let dir = git.init_bare("r");

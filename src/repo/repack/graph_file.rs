@@ -16,7 +16,7 @@ use gix::{
 use super::{CompactPhase, CompactProgress, RepackError, check};
 use crate::{
     pack::{ChangedPathSet, GraphEntry, write_commit_graph},
-    repo::{Odb, RefQuery, Repository, diff_trees, send::parse},
+    repo::{Odb, OdbError, RefQuery, Repository, diff_trees, send::parse},
 };
 
 /// For somebody else who writes a commit-graph; he does our work.
@@ -32,6 +32,8 @@ pub struct GraphOutcome {
     pub commits: u32,
     /// Those that the file before did not have.
     pub new: u32,
+    /// A commit that history needs and that is missing or damaged: nothing was written because of it.
+    pub hole: Option<ObjectId>,
 }
 
 impl Repository {
@@ -68,8 +70,10 @@ impl Repository {
     ///
     /// Does nothing where `core.commitGraph` is off, in a shallow repository and in one with grafts, and while somebody else writes it.
     ///
+    /// Where history has a hole the outcome names it. The file before is left as it was then.
+    ///
     /// # Errors
-    /// When history has holes or the disk is in the way. The one before is left as it was.
+    /// When the disk is in the way. The file before is left as it was.
     pub fn write_commit_graph(
         &self,
         changed_paths: bool,
@@ -81,7 +85,15 @@ impl Repository {
             return Ok(GraphOutcome::default());
         }
         let odb = self.odb()?;
-        let (mut entries, new) = collect(self, &odb, stop, progress)?;
+        let (mut entries, new) = match collect(self, &odb, stop, progress)? {
+            History::Whole { commits, new } => (commits, new),
+            History::Hole(id) => {
+                return Ok(GraphOutcome {
+                    hole: Some(id),
+                    ..GraphOutcome::default()
+                });
+            }
+        };
         if entries.is_empty() {
             return Ok(GraphOutcome::default());
         }
@@ -95,6 +107,7 @@ impl Repository {
         let outcome = GraphOutcome {
             commits: entries.len() as u32,
             new,
+            hole: None,
         };
         let info = self.objects_dir().join("info");
         if !info.is_dir() {
@@ -168,13 +181,21 @@ pub(super) fn tips(repo: &Repository, odb: &Odb) -> Result<Vec<ObjectId>, Repack
     Ok(tips)
 }
 
-/// All commits, sorted by id, and how many of them the present graph does not have.
+/// What refs reach.
+pub(super) enum History {
+    /// All commits, sorted by id, and how many of them the present graph does not have.
+    Whole { commits: Vec<GraphEntry>, new: u32 },
+    /// This commit is not there, or is damaged.
+    Hole(ObjectId),
+}
+
+/// Follows history from all refs.
 pub(super) fn collect(
     repo: &Repository,
     odb: &Odb,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(CompactProgress),
-) -> Result<(Vec<GraphEntry>, u32), RepackError> {
+) -> Result<History, RepackError> {
     let old = odb.commit_graph();
     let (mut entries, mut todo, mut numbers) = (Vec::new(), Vec::new(), HashMap::new());
     let mut meet = |id: ObjectId, todo: &mut Vec<ObjectId>| {
@@ -215,11 +236,15 @@ pub(super) fn collect(
             None => {
                 parents.clear();
                 new += 1;
-                match odb.read(&id, &mut buf)? {
-                    Some(Kind::Commit) => {}
-                    _ => return Err(RepackError::Corrupt { id }),
-                }
-                let fields = parse::commit(&buf, &mut parents).ok_or(RepackError::Corrupt { id })?;
+                let is_there = match odb.read(&id, &mut buf) {
+                    Ok(found) => found == Some(Kind::Commit),
+                    Err(OdbError::Corrupt { .. } | OdbError::LooseDamaged { .. } | OdbError::TooLarge { .. }) => false,
+                    Err(err) => return Err(err.into()),
+                };
+                let fields = is_there.then(|| parse::commit(&buf, &mut parents)).flatten();
+                let Some(fields) = fields else {
+                    return Ok(History::Hole(id));
+                };
                 (fields.tree, u64::try_from(fields.date).unwrap_or(0))
             }
         };
@@ -248,7 +273,7 @@ pub(super) fn collect(
             .for_each(|parent| *parent = place_of[*parent as usize]);
     }
     entries.sort_unstable_by_key(|entry| entry.oid);
-    Ok((entries, new))
+    Ok(History::Whole { commits: entries, new })
 }
 
 /// Looks which paths each commit changed, where the present graph does not say.

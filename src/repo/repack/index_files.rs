@@ -12,7 +12,7 @@ use gix::hash::ObjectId;
 use super::{
     CompactProgress, RepackError, check,
     choose::is_promised_or_cruft,
-    graph_file,
+    graph_file::{self, History},
     reach::{self, Universe},
 };
 use crate::{
@@ -172,7 +172,9 @@ impl Repository {
         stop: &AtomicBool,
         progress: &mut dyn FnMut(CompactProgress),
     ) -> Result<Option<(Vec<u8>, u32)>, RepackError> {
-        let (commits, _) = graph_file::collect(self, odb, stop, progress)?;
+        let History::Whole { commits, .. } = graph_file::collect(self, odb, stop, progress)? else {
+            return Ok(None);
+        };
         let tips = graph_file::tips(self, odb)?;
         let Some(reached) = reach::reach(odb, universe, &commits, &tips, stop, progress)? else {
             return Ok(None);
