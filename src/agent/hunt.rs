@@ -45,6 +45,13 @@ pub fn is_alive(pid: i32, started: u64) -> bool {
     Process { pid, started }.is_alive()
 }
 
+/// When the system started the process with this number now (in clock ticks since it booted itself); `None` without one.
+pub fn start_time(pid: i32) -> Option<u64> {
+    Process::of(pid)
+        .filter(|process| process.is_alive())
+        .map(|process| process.started)
+}
+
 /// Waits for a process of ours that ends by itself.
 pub(super) fn bury(mut child: Ward) {
     tokio::spawn(async move {

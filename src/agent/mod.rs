@@ -27,9 +27,9 @@ pub use driver::drive;
 pub use handle::{
     Agent, Command, Host, Newborn, News, NotTaken, Orphan, Prepared, RUN_MARK, Settings, Status, spawn_parent,
 };
-pub use hunt::{hunt_down, is_alive};
+pub use hunt::{hunt_down, is_alive, start_time};
 pub use launch::{Bounds, Exit, ExitRecord, Isolation, Ladder, Launch, Sandbox, SpawnFailure, SpawnFault};
-pub use output::{LogLine, LogPage, LogRing, RingBounds, SpoolBounds, Stream, spooled_tail};
+pub use output::{LogLine, LogPage, LogRing, RingBounds, SpoolBounds, Stream, spooled, spooled_tail};
 pub use parent::run_parent;
 pub use redact::Redactor;
 pub use rules::{Bound, Reaction, Restart, RestartMode, Rules, State, Watchdog, Watchdogs};

@@ -436,6 +436,16 @@ impl SpoolFiles {
     }
 }
 
+/// The files that hold a stream on disk, newest first. Blocks.
+pub fn spooled(dir: &Path, stream: Stream) -> Vec<PathBuf> {
+    let newest = dir.join(stream.file_name());
+    let older = (1u32..).map(|n| newest.with_extension(n.to_string()));
+    std::iter::once(newest.clone())
+        .chain(older)
+        .take_while(|path| path.is_file())
+        .collect()
+}
+
 /// The last lines of a stream from disk, for agents that ran in an earlier process. Blocks.
 ///
 /// # Errors

@@ -10,13 +10,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::{
-    args::Place,
     client::{Client, harmless},
+    remote::Remote,
 };
 use crate::{
     base::{RepoName, WorkspaceName},
     dialect::Pointers,
-    server::{self, Config, ConfigError, noted_server},
 };
 
 /// A command that has run for so long counts as started; one that ends before is waited for, and how it ended is told.
@@ -27,22 +26,7 @@ const WAIT_MS: u64 = 30_000;
 #[derive(Debug, Args)]
 pub(super) struct Agent {
     #[command(flatten)]
-    place: Place,
-    /// The server [default: the one that runs on the data directory]
-    #[arg(long, value_name = "URL", env = "GITSTEAD_SERVER", global = true)]
-    server: Option<String>,
-    /// A token of that server
-    #[arg(
-        long,
-        value_name = "TOKEN",
-        env = "GITSTEAD_TOKEN",
-        global = true,
-        hide_env_values = true
-    )]
-    token: Option<String>,
-    /// Print JSON, as the HTTP API does
-    #[arg(long, global = true)]
-    json: bool,
+    remote: Remote,
     #[command(subcommand)]
     command: AgentCommand,
 }
@@ -103,6 +87,18 @@ enum AgentCommand {
         /// Those after this number
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         after: u64,
+    },
+    /// Print where an agent is on this machine, and commands to look at it with: a shell in its workspace or container, its output, its processes.
+    ///
+    /// gitstead agent attach claude-1
+    ///
+    /// sh -c "$(gitstead agent attach claude-1 --command shell)"
+    Attach {
+        /// The agent
+        name: String,
+        /// Print one of the commands only, quoted for a shell
+        #[arg(long, value_name = "NAME")]
+        command: Option<String>,
     },
     /// Write to the standard input of an agent: a line, or without one all of our own.
     Input {
@@ -229,45 +225,18 @@ enum RestartWord {
     Always,
 }
 
-impl Agent {
-    fn client(&self) -> anyhow::Result<Client> {
-        server::start_telemetry(self.place.log.as_deref().unwrap_or("warn"))?;
-        let url = match &self.server {
-            Some(url) => url.trim_end_matches('/').to_owned(),
-            None => {
-                let config = match Config::load(&self.place.overrides()) {
-                    Ok(config) => Some(config),
-                    Err(ConfigError::NoHome) => None,
-                    Err(error) => return Err(error.into()),
-                };
-                let data = config.map(|config| config.data);
-                match data.as_deref().and_then(noted_server) {
-                    Some(url) => url,
-                    None => {
-                        let place = data.map_or_else(String::new, |data| format!(" on {}", data.display()));
-                        bail!(
-                            "no server runs{place}: agents live next to one. Start it with `gitstead serve`, or say where it is with --server"
-                        );
-                    }
-                }
-            }
-        };
-        Client::new(&url, self.token.clone())
-    }
-}
-
 pub(super) fn run(wanted: &Agent) -> anyhow::Result<()> {
     if let AgentCommand::History(history) = &wanted.command {
-        return super::history::run(history, wanted.json, || wanted.client());
+        return super::history::run(history, wanted.remote.json, || wanted.remote.client());
     }
-    let client = wanted.client()?;
-    let show = |agent: &Value| match wanted.json {
+    let client = wanted.remote.client()?;
+    let show = |agent: &Value| match wanted.remote.json {
         true => super::print_json(agent),
         false => super::print(&told(agent)),
     };
     let act = |name: &str, what: &str| client.ask("POST", &path(name, what), None);
     match &wanted.command {
-        AgentCommand::Start(start) => begin(&client, start, wanted.json),
+        AgentCommand::Start(start) => begin(&client, start, wanted.remote.json),
         AgentCommand::Stop { name, no_wait } => {
             let agent = act(name, "/stop")?;
             let agent = if *no_wait { agent } else { ended(&client, name)? };
@@ -301,7 +270,7 @@ pub(super) fn run(wanted: &Agent) -> anyhow::Result<()> {
                 .as_deref()
                 .map_or_else(String::new, |name| format!("?repository={}", name.replace('/', "%2F")));
             let list = client.ask("GET", &format!("/api/v1/agents{query}"), None)?;
-            if wanted.json {
+            if wanted.remote.json {
                 return super::print_json(&list);
             }
             let mut text = String::new();
@@ -312,12 +281,12 @@ pub(super) fn run(wanted: &Agent) -> anyhow::Result<()> {
         }
         AgentCommand::Show { name } => {
             let agent = client.ask("GET", &path(name, ""), None)?;
-            match wanted.json {
+            match wanted.remote.json {
                 true => super::print_json(&agent),
                 false => super::print(&shown(&agent)),
             }
         }
-        AgentCommand::Logs { name, follow, lines } => logs(&client, name, *follow, *lines, wanted.json),
+        AgentCommand::Logs { name, follow, lines } => logs(&client, name, *follow, *lines, wanted.remote.json),
         AgentCommand::Events { name, follow, after } => {
             let ends = if *follow { "&until_ended=true" } else { "" };
             let target = path(name, &format!("/events?after={after}{ends}"));
@@ -332,6 +301,9 @@ pub(super) fn run(wanted: &Agent) -> anyhow::Result<()> {
                 text.push_str(&format!("{event}\n"));
             }
             super::print(&text)
+        }
+        AgentCommand::Attach { name, command } => {
+            super::attach::run(&client, name, command.as_deref(), wanted.remote.json)
         }
         AgentCommand::Input { name, text, close } => input(&client, name, text.as_deref(), *close),
         AgentCommand::Ask { name, message, wait } => ask(&client, name, message, *wait),
@@ -593,7 +565,7 @@ fn harmless_lines(text: &str) -> String {
     text.lines().map(harmless).collect::<Vec<_>>().join("\n")
 }
 
-fn place(agent: &Value) -> String {
+pub(super) fn place(agent: &Value) -> String {
     let text = |key: &str| agent[key].as_str().unwrap_or_default();
     format!("{}/{}", text("repository"), text("workspace"))
 }

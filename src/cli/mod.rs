@@ -3,11 +3,13 @@
 
 mod agent;
 mod args;
+mod attach;
 mod bench;
 mod client;
 mod debug;
 mod history;
 mod maintain;
+mod remote;
 mod repo;
 mod token;
 mod trail;

@@ -145,7 +145,7 @@ async fn serve(
         workspaces: Arc::clone(&workspaces),
         agents: agents.clone().map(|agents| AgentDoors {
             agents,
-            port: local.port(),
+            address: local,
             closed: closed.clone(),
         }),
         ask: agents.as_ref().and_then(|agents| open_desk(config, agents)),

@@ -572,6 +572,10 @@ impl Agents {
         &self.inner.tally
     }
 
+    pub(super) fn context(&self) -> &Context {
+        &self.inner.context
+    }
+
     /// Milliseconds since 1970.
     pub(super) fn now(&self) -> u64 {
         self.inner.context.clock.millis()

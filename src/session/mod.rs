@@ -5,6 +5,7 @@
 //! the ledger. After a restart nothing that ran is claimed to run still.
 
 mod ask;
+mod attach;
 mod container;
 mod env;
 mod error;
@@ -27,6 +28,7 @@ pub use ask::{
     Answered, AskDesk, AskError, AskRules, Asker, Asking, HistoryEntry, HistorySlice, MOST_HISTORY, QUESTION,
     SessionList, SessionView,
 };
+pub use attach::{Attachment, Entrance, Located};
 pub use container::ContainerSpec;
 pub use error::SessionError;
 pub use events::{EventLog, EventPage};

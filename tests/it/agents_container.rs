@@ -134,6 +134,13 @@ fn one_in_a_container_is_asked_and_ended_from_within() {
     eventually("all of it runs", || {
         ["main", "daemon"].iter().all(|sign| house.files().join(sign).exists())
     });
+    let attached = house.get("/it/attach");
+    let commands = attached["commands"].as_array().unwrap();
+    let enter = commands.iter().find(|one| one["name"] == "enter").unwrap();
+    assert_eq!(
+        (&enter["shell"], &attached["container"]["name"]),
+        (&json!("docker exec -it -u dev -w /box box sh"), &json!("box"))
+    );
     house.post("/it/stop");
     let agent = house.ended("it");
     assert_eq!(

@@ -12,6 +12,7 @@ mod agents;
 mod agents_acp;
 mod agents_api;
 mod agents_ask;
+mod agents_attach;
 mod agents_claude;
 mod agents_container;
 mod agents_flood;

@@ -5,6 +5,7 @@
 //! connection it is ([`peer`]): another user of this machine may use the git server, and may not start programs.
 
 mod ask;
+mod attach;
 mod hands;
 mod manage;
 mod peer;
@@ -13,7 +14,7 @@ mod stream;
 mod talk;
 mod views;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Extension, Router,
@@ -43,8 +44,8 @@ pub use views::AgentView;
 pub struct AgentDoors {
     /// The agents.
     pub agents: Agents,
-    /// The port that this server listens on.
-    pub port: u16,
+    /// Where this server listens.
+    pub address: SocketAddr,
     /// Cancelled when the house has closed: whoever still follows is let go.
     pub closed: CancellationToken,
 }
@@ -64,6 +65,7 @@ pub(in crate::web) fn agent_routes() -> Router<Arc<Api>> {
         .route(&of_one("/stop"), post(manage::stop).fallback(wrong_method))
         .route(&of_one("/kill"), post(manage::kill).fallback(wrong_method))
         .route(&of_one("/restart"), post(manage::restart).fallback(wrong_method))
+        .route(&of_one("/attach"), get(attach::attach).fallback(wrong_method))
         .route(&of_one("/wait"), get(manage::wait).fallback(wrong_method))
         .route(&of_one("/input"), post(talk::input).fallback(wrong_method))
         .route(&of_one("/ask"), post(talk::ask).fallback(wrong_method))
@@ -92,7 +94,7 @@ pub(in crate::web) fn methods_of(path: &str) -> &'static str {
     match (parts.next(), parts.next(), parts.next()) {
         (None, ..) => "GET, HEAD, POST",
         (_, None, _) => "GET, HEAD, DELETE",
-        (_, Some("logs" | "events" | "wait"), _) | (_, Some("permissions"), None) => "GET, HEAD",
+        (_, Some("attach" | "logs" | "events" | "wait"), _) | (_, Some("permissions"), None) => "GET, HEAD",
         _ => "POST",
     }
 }
@@ -201,7 +203,7 @@ fn authorise(api: &Api, who: &Who, repository: &RepoName, deed: Deed, creating: 
     // A name that a proxy sends can be sent by whoever reaches this port: it opens repositories, but to start programs takes a token or this user's own connection.
     let has_token = matches!(who.caller.principal, Ok(Principal::Token { .. }));
     if deed != Deed::Look && !has_token {
-        peer::same_user(who.peer, doors(api)?.port)?;
+        peer::same_user(who.peer, doors(api)?.address.port())?;
     }
     Ok(())
 }
