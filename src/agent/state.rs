@@ -70,6 +70,8 @@ pub enum Event {
     Stop(Cause),
     /// It is to stop at once.
     Kill(Cause),
+    /// What it was started with is of no use: it ends, and is to be started without that, whatever its rules for ends are.
+    Again,
     /// A time has come.
     Due(Timer),
     /// Its own process has ended.
@@ -265,6 +267,14 @@ impl Machine {
             Event::Output => {
                 if self.state == State::Busy {
                     self.watch(Watchdog::Silence, &mut out);
+                }
+            }
+            Event::Again => {
+                if self.rung < Rung::Killed {
+                    self.stop(Cause::Restart, false, &mut out);
+                } else if self.rung != Rung::Adopting {
+                    // It has ended over it before its last words were read.
+                    self.cause.get_or_insert(Cause::Restart);
                 }
             }
             Event::Due(Timer::Rung) => self.next_rung(now, &mut out),

@@ -259,6 +259,36 @@ fn a_watchdog_barks_only_when_it_concerns_it() {
     assert_eq!(after(&mut machine, &end), ["Record", "Enter(Failed)"]);
 }
 
+#[test]
+fn one_that_was_started_with_what_is_of_no_use_is_started_again_once_it_has_ended() {
+    for late in [false, true] {
+        let mut machine = Machine::new(rules(), 1);
+        after(&mut machine, &[Event::Start, Event::Up]);
+        let before: &[Event] = match late {
+            false => &[Event::Again, ENDED, Event::TreeGone],
+            true => &[ENDED, Event::TreeGone, Event::Again],
+        };
+        after(&mut machine, before);
+        let orders = after(&mut machine, &[Event::OutputEnded, Event::Recorded]);
+        assert_eq!(
+            orders[orders.len() - 4..],
+            ["Record", "Enter(Restarting)", "Spawn", "Enter(Starting)"],
+            "{late}"
+        );
+    }
+    // Somebody wants it stopped: that counts more.
+    let mut machine = Machine::new(rules(), 1);
+    after(
+        &mut machine,
+        &[Event::Start, Event::Up, Event::Stop(Cause::Asked), Event::Again],
+    );
+    after(
+        &mut machine,
+        &[ENDED, Event::TreeGone, Event::OutputEnded, Event::Recorded],
+    );
+    assert_eq!(machine.state(), State::Stopped);
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let cause = prop_oneof![Just(Cause::Asked), Just(Cause::Restart), Just(Cause::Shutdown)];
     let exit = prop_oneof![Just(Exit::of_code(0)), Just(Exit::of_code(1))];
@@ -278,6 +308,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::PermissionAsked),
         Just(Event::PermissionsGone),
         Just(Event::Output),
+        Just(Event::Again),
         cause.clone().prop_map(Event::Stop),
         cause.prop_map(Event::Kill),
         Just(Event::Due(Timer::Rung)),

@@ -18,6 +18,7 @@ mod options;
 mod permissions;
 mod plain;
 mod presets;
+mod resumed;
 mod rpc;
 mod seam;
 
@@ -32,7 +33,7 @@ pub use ndjson::Pointers;
 pub use options::{Bounds, Kind, Options, ThreadOptions};
 pub use presets::{
     EnvError, Invocation, LettaBlock, LettaCli, LettaConversation, LettaOptions, LettaSystem, Preset, PresetError,
-    Wanted, env_key, invoke, letta_not_found, letta_places,
+    Wanted, env_key, going_on, invoke, letta_not_found, letta_places,
 };
 pub use seam::{
     Answer, Asks, Decision, Dialect, Event, Exit, Nature, Order, Outcome, Permission, Refused, Source, Step,

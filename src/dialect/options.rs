@@ -3,7 +3,8 @@ use std::path::{Path, PathBuf};
 use crate::base::Limits;
 
 use super::{
-    Dialect, Pointers, acp::Acp, claude::Claude, codex, letta::Letta, ndjson::Ndjson, opencode, plain::Plain, summary,
+    Dialect, Pointers, acp::Acp, claude::Claude, codex, letta::Letta, ndjson::Ndjson, opencode, plain::Plain,
+    resumed::Resumed, summary,
 };
 
 /// Which protocol an agent speaks.
@@ -70,6 +71,23 @@ impl Kind {
 
     /// A value that speaks it with one process.
     pub fn speaker(self, options: Options) -> Box<dyn Dialect> {
+        let session = options.resume.clone().filter(|_| self.resumes_by_arguments());
+        let agent = self.fresh(options);
+        match session {
+            Some(session) => Box::new(Resumed::new(agent, session)),
+            None => agent,
+        }
+    }
+
+    /// Whether its arguments say which session is gone on with, and not its protocol.
+    fn resumes_by_arguments(self) -> bool {
+        matches!(
+            self,
+            Kind::Claude | Kind::Codex | Kind::Opencode | Kind::Letta | Kind::LettaPrint
+        )
+    }
+
+    fn fresh(self, options: Options) -> Box<dyn Dialect> {
         match self {
             Kind::Plain => Box::new(Plain::new(options)),
             Kind::Ndjson => Box::new(Ndjson::new(options)),

@@ -25,6 +25,11 @@ pub trait Dialect: Send + std::fmt::Debug {
     /// One line of standard output without its `\n`. The last one may be torn, any may be cut (see [`Lines`](super::Lines)); what is not understood becomes [`Event::Log`].
     fn line(&mut self, line: &[u8], out: &mut Step);
 
+    /// One line of standard error without its `\n`: what is said there is for people, and may be why it ends.
+    fn complaint(&mut self, line: &[u8], out: &mut Step) {
+        let _ = (line, out);
+    }
+
     /// Standard output has ended and the process is gone. Calls that are still open become one [`Event::ToolFinished`] with [`Outcome::Interrupted`], an open turn ends, and
     /// whatever waits for an answer is gone. Called once, after everything else.
     fn finished(&mut self, exit: &Exit, out: &mut Step);
@@ -139,6 +144,13 @@ pub enum Event {
         id: String,
         /// The model it works with, if it says so.
         model: Option<String>,
+    },
+    /// The session that it was to go on with is not there: the name is of no use any more.
+    SessionGone {
+        /// As it was called.
+        id: String,
+        /// It ends over it, and has to be started again; otherwise it begins a new one by itself.
+        ends: bool,
     },
     /// A turn has begun: one that was asked for, or one that the agent began itself (background work has ended).
     TurnStarted {

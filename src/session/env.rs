@@ -54,7 +54,7 @@ pub(super) fn value(spec: &AgentSpec, name: &str, own: impl Fn(&str) -> Option<O
     if let Some(told) = spec.env.get(name) {
         return Some(told.into());
     }
-    let preset = spec.preset().ok().flatten();
+    let preset = spec.known();
     let passed = preset.map_or(&[][..], |preset| preset.passes());
     let is_passed = USUAL.contains(&name) || passed.contains(&name) || spec.inherit.iter().any(|one| one == name);
     own(name).filter(|value| is_passed && !value.is_empty())
@@ -94,7 +94,7 @@ pub(super) fn build(
     all: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Vec<(String, String)>, String> {
     let mut env = BTreeMap::new();
-    let preset = spec.preset().ok().flatten();
+    let preset = spec.known();
     let passed = preset.map_or(&[][..], |preset| preset.passes());
     // Where programs and home directories are is for a container itself to say.
     let inside = spec.container.is_some();

@@ -325,6 +325,14 @@ impl Desk {
                     .events
                     .push("session", json!({ "session": id, "model": model }));
             }
+            Event::SessionGone { id, .. } => {
+                self.shared.change(|record| record.session = None);
+                let text = "the agent does not know this session any more: a new one is begun";
+                self.shared.events.push(
+                    "session_gone",
+                    json!({ "session": self.shared.hide(&id), "text": text }),
+                );
+            }
             Event::TurnStarted { turn } => {
                 self.turn = turn;
                 if let Some(heard) = self.shared.answer().as_mut() {

@@ -6,7 +6,7 @@ use super::{ContainerSpec, SandboxSpec, SessionError};
 use crate::{
     agent::{Bounds, Ladder, Restart, Rules, Watchdogs},
     base::{RepoName, WorkspaceName},
-    dialect::{Asks, Kind, Nature, Options, Pointers, Preset, ThreadOptions, Wanted, invoke},
+    dialect::{Asks, Kind, Nature, Options, Pointers, Preset, PresetError, ThreadOptions, Wanted, going_on, invoke},
 };
 
 /// Bytes of one argument, and of all of them; the system takes not much more.
@@ -327,13 +327,27 @@ impl AgentSpec {
         }
     }
 
+    /// The agent that it is, whoever says how it is started: that of its preset, or of its dialect.
+    pub(super) fn known(&self) -> Option<Preset> {
+        let known = |name: &str| Preset::from_name(name).filter(|preset| *preset != Preset::Custom);
+        match self.preset.as_deref() {
+            None => known(&self.dialect),
+            Some(name) if name == Preset::Custom.as_str() => known(&self.dialect),
+            Some(name) => known(name),
+        }
+    }
+
     /// What is executed: the command, or what its preset says, so that it goes on with the session `resume` where that can be said in arguments.
     ///
     /// # Errors
     /// When the preset cannot be started so.
     pub fn command(&self, resume: Option<&str>) -> Result<Vec<String>, SessionError> {
+        let invalid = |error: PresetError| SessionError::Invalid { why: error.to_string() };
         let Some(preset) = self.preset()? else {
-            return Ok(self.argv.clone());
+            return match (self.known(), resume) {
+                (Some(preset), Some(session)) => going_on(preset, &self.argv, session).map_err(invalid),
+                _ => Ok(self.argv.clone()),
+            };
         };
         let mut wanted = Wanted::default();
         wanted.command.clone_from(&self.argv);
@@ -343,9 +357,10 @@ impl AgentSpec {
         if self.nature().asks == Asks::InArguments {
             wanted.message.clone_from(&self.message);
         }
-        match invoke(preset, &wanted) {
-            Ok(invocation) => Ok(invocation.argv),
-            Err(error) => Err(SessionError::Invalid { why: error.to_string() }),
+        let argv = invoke(preset, &wanted).map_err(invalid)?.argv;
+        match (preset, self.known(), resume) {
+            (Preset::Custom, Some(known), Some(session)) => going_on(known, &argv, session).map_err(invalid),
+            _ => Ok(argv),
         }
     }
 
@@ -464,6 +479,14 @@ mod tests {
         assert!(spec.check().is_err(), "it is there twice");
         spec.message = None;
         assert_eq!(spec.command(Some("0835")).expect("given"), spec.argv);
+        let mut own = AgentSpec::new(&place, vec!["my-claude".to_owned(), "-x".to_owned()]);
+        own.dialect = "claude".to_owned();
+        assert_eq!(own.command(None).expect("given"), own.argv);
+        assert_eq!(
+            own.command(Some("0835")).expect("given"),
+            ["my-claude", "-x", "--resume", "0835"]
+        );
+        assert!(own.command(Some("--evil")).is_err());
         spec.preset = Some("nobody".to_owned());
         assert!(spec.check().is_err());
         spec.preset = None;

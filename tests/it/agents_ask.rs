@@ -13,11 +13,17 @@ use serde_json::{Value, json};
 use crate::support::{ServerOptions, agents::House, wire::eventually};
 
 /// Answers each question with itself and a number; `hold` waits until there is a file.
+const CONVERSATION: &str = "0835c2b4-0000-4000-8000-000000000001";
 const PLAYER: &str = r#"#!/bin/sh
 session=0835c2b4-0000-4000-8000-000000000001
 say() { printf '%s\n' "$1"; }
 n=0
 echo "$@" >> "$(dirname "$0")/started"
+has() { [ -e "$(dirname "$0")/$1" ]; }
+case "$*" in
+*--resume*) if has forgotten; then echo "No conversation found with session ID: $session" >&2; exit 1; fi ;;
+*) rm -f "$(dirname "$0")/forgotten-late" ;;
+esac
 while IFS= read -r line; do
     case "$line" in
     *'"initialize"'*)
@@ -27,6 +33,10 @@ while IFS= read -r line; do
         touch "$(dirname "$0")/interrupted" ;;
     *'"type":"user"'*)
         n=$((n + 1))
+        if has forgotten-late; then
+            say '{"type":"result","subtype":"error_during_execution","is_error":true,"session_id":"x","errors":["No conversation found with session ID: '$session'"],"uuid":"r"}'
+            exit 1
+        fi
         say '{"type":"system","subtype":"init","session_id":"'$session'","model":"mock-1","tools":[],"uuid":"i'$n'"}'
         error=false
         case "$line" in
@@ -216,6 +226,9 @@ fn questions_are_answered_and_remembered_for_whoever_asked() {
     let (status, _, answer) = ask(&house, "ann", &session, "again");
     assert_eq!((status, &answer["result"]), (200, &json!("answer 1")), "{answer}");
     assert_eq!(said(&history(&house, "ann", &session).1).len(), 6);
+    let started = fs::read_to_string(house.server.data().join("started")).unwrap();
+    let resumed = format!("--resume {CONVERSATION}");
+    assert_eq!(started.lines().collect::<Vec<_>>(), ["", &resumed]);
     let audit = fs::read_to_string(house.server.data().join("audit.jsonl")).unwrap();
     let events: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let kinds: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
@@ -227,6 +240,50 @@ fn questions_are_answered_and_remembered_for_whoever_asked() {
         (&events[0]["user"], &events[0]["message"], &events[1]["turns"]),
         (&json!("ann"), &json!("one"), &json!(3))
     );
+}
+
+#[test]
+fn a_conversation_that_the_agent_does_not_know_any_more_is_begun_anew() {
+    for how in ["forgotten", "forgotten-late"] {
+        let house = house("");
+        let session = begin(&house, "ann");
+        assert_eq!(ask(&house, "ann", &session, "one").0, 200);
+        let agent = format!("ask-{}", &session[..13]);
+        let ann = "ann".repeat(10);
+        house
+            .ask_as(Some(&ann), "POST", &format!("/{agent}/stop"), None)
+            .is(202);
+        house.ended_as("ann", &agent);
+        let data = house.server.data().to_owned();
+        fs::write(data.join(how), "").unwrap();
+        let (status, _, answer) = ask(&house, "ann", &session, "two");
+        assert_eq!(
+            (status, &answer["result"]),
+            (200, &json!("answer 1")),
+            "{how}: {answer}"
+        );
+        let started = fs::read_to_string(data.join("started")).unwrap();
+        let resumed = format!("--resume {CONVERSATION}");
+        assert_eq!(started.lines().collect::<Vec<_>>(), ["", &resumed, ""], "{how}");
+        let path = format!("/{agent}/events?limit=1000");
+        let events = house.ask_as(Some(&ann), "GET", &path, None).is(200);
+        let gone = events["events"].as_array().unwrap().iter();
+        let gone: Vec<_> = gone.filter(|event| event["type"] == "session_gone").collect();
+        assert_eq!(
+            (gone.len(), &gone[0]["session"]),
+            (1, &json!(CONVERSATION)),
+            "{how}: {events}"
+        );
+        let audit = fs::read_to_string(data.join("audit.jsonl")).unwrap();
+        let events = audit.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let kinds: Vec<String> = events
+            .map(|event| event["event"].as_str().unwrap().to_owned())
+            .collect();
+        let expected = ["ask_start", "ask_ok", "ask_start", "conversation_lost", "ask_ok"];
+        assert_eq!(kinds, expected, "{how}");
+        // From now on it is the new one that is gone on with.
+        assert_eq!(ask(&house, "ann", &session, "three").0, 200, "{how}");
+    }
 }
 
 #[test]

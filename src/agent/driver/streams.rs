@@ -94,6 +94,7 @@ impl<H: Host> Driver<H> {
         for event in step.events {
             match &event {
                 dialect::Event::Ready => self.events.push_back(Event::SessionReady),
+                dialect::Event::SessionGone { ends: true, .. } => self.events.push_back(Event::Again),
                 dialect::Event::TurnStarted { .. } => self.events.push_back(Event::TurnStarted),
                 dialect::Event::TurnEnded(_) => {
                     run.open_questions = 0;
@@ -324,9 +325,8 @@ impl<H: Host> Driver<H> {
             self.log
                 .push(stream, found.line, found.dropped, at, redactor.as_deref());
             if stream == Stream::Stderr {
-                return;
-            }
-            if found.dropped > 0 {
+                self.speak(|dialect, step| dialect.complaint(found.line, step));
+            } else if found.dropped > 0 {
                 let bytes = found.line.len() as u64 + found.dropped;
                 let text = format!("a line of {bytes} bytes was too long to be understood");
                 self.host.told(News::Trouble(text));

@@ -15,6 +15,7 @@ use super::{
     calls::{Calls, id},
     json::{self, Json},
     log, may_ask, object_or_log,
+    resumed::says_unknown,
     rpc::{Message, Rpc},
     turns::Turns,
 };
@@ -45,6 +46,9 @@ pub(super) struct Acp {
     broken: bool,
     ended: bool,
 }
+
+/// What the protocol answers for something that is not there.
+const NOT_FOUND: i64 = -32_002;
 
 /// What an answer is about.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +147,14 @@ impl Acp {
     fn failed(&mut self, asked: Asked, error: &Json, out: &mut Step) {
         let text = error.at("message").some_text().unwrap_or("the agent reports an error");
         match asked {
+            Asked::LoadSession if error.at("code").int() == Some(NOT_FOUND) || says_unknown(text) => {
+                self.is_replayed = false;
+                if let Some(id) = self.session.take() {
+                    out.events.push(Event::SessionGone { id, ends: false });
+                }
+                let params = json!({ "cwd": self.options.root.display().to_string(), "mcpServers": [] });
+                self.rpc.call(Asked::NewSession, "session/new", params, out);
+            }
             Asked::Initialize | Asked::NewSession | Asked::LoadSession => self.cannot(text, out),
             Asked::Prompt => {
                 let text = bounded(text, &self.options);

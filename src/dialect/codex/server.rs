@@ -6,6 +6,7 @@ use crate::dialect::{
     calls::id,
     json::Json,
     log, may_ask, object_or_log,
+    resumed::says_unknown,
     rpc::{Message, Rpc},
     summary,
     turns::Turns,
@@ -61,25 +62,7 @@ impl Server {
         match asked {
             Asked::Initialize => {
                 self.rpc.notify("initialized", json!({}), out);
-                let thread = &self.options.thread;
-                let mut params = json!({ "cwd": self.options.root.display().to_string() });
-                for (key, value) in [
-                    ("approvalPolicy", &thread.approval_policy),
-                    ("sandbox", &thread.sandbox),
-                    ("model", &thread.model),
-                ] {
-                    if let Some(value) = value {
-                        params[key] = json!(value);
-                    }
-                }
-                let method = match &self.options.resume {
-                    Some(thread) => {
-                        params["threadId"] = json!(thread);
-                        "thread/resume"
-                    }
-                    None => "thread/start",
-                };
-                self.rpc.call(Asked::Thread, method, params, out);
+                self.begin_thread(out);
             }
             Asked::Thread => {
                 let Some(thread) = result.path(&["thread", "id"]).some_text() else {
@@ -106,6 +89,28 @@ impl Server {
         }
     }
 
+    fn begin_thread(&mut self, out: &mut Step) {
+        let thread = &self.options.thread;
+        let mut params = json!({ "cwd": self.options.root.display().to_string() });
+        for (key, value) in [
+            ("approvalPolicy", &thread.approval_policy),
+            ("sandbox", &thread.sandbox),
+            ("model", &thread.model),
+        ] {
+            if let Some(value) = value {
+                params[key] = json!(value);
+            }
+        }
+        let method = match &self.options.resume {
+            Some(thread) => {
+                params["threadId"] = json!(thread);
+                "thread/resume"
+            }
+            None => "thread/start",
+        };
+        self.rpc.call(Asked::Thread, method, params, out);
+    }
+
     fn failed(&mut self, asked: Asked, error: &Json, out: &mut Step) {
         let text = error
             .at("message")
@@ -113,6 +118,11 @@ impl Server {
             .unwrap_or("the agent has made no thread");
         let text = bounded(text, &self.options);
         match asked {
+            Asked::Thread if self.options.resume.is_some() && says_unknown(&text) => {
+                let id = self.options.resume.take().unwrap_or_default();
+                out.events.push(Event::SessionGone { id, ends: false });
+                self.begin_thread(out);
+            }
             Asked::Initialize | Asked::Thread => {
                 out.events.push(Event::Failed { text: text.clone() });
                 (self.held, self.broken) = (None, true);

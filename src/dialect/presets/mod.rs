@@ -422,5 +422,47 @@ pub fn invoke(preset: Preset, wanted: &Wanted) -> Result<Invocation, PresetError
     })
 }
 
+/// A command of somebody's own, so that it goes on with a session: what its agent is told for that comes after its own arguments, unless they say themselves which session is meant. As it is for
+/// agents that are told otherwise, or whose one turn is among the arguments.
+///
+/// # Errors
+///
+/// [`PresetError`] where that is no name of a session.
+pub fn going_on(preset: Preset, command: &[String], session: &str) -> Result<Vec<String>, PresetError> {
+    let mut argv = command.to_vec();
+    let own: &[&str] = match preset {
+        Preset::Claude => &["--resume", "--continue"],
+        Preset::Letta => &["--conversation", "--agent", "--new", "--new-agent", "--default"],
+        _ => return Ok(argv),
+    };
+    let is = |argument: &str, option: &str| {
+        argument
+            .strip_prefix(option)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    if argv
+        .iter()
+        .any(|argument| own.iter().any(|option| is(argument, option)))
+    {
+        return Ok(argv);
+    }
+    let session = name("resume", session)?;
+    if preset == Preset::Claude {
+        // It makes a new one of that name, and there is one now.
+        if let Some(at) = argv.iter().position(|argument| is(argument, "--session-id")) {
+            let with_value = argv[at] == "--session-id" && at + 1 < argv.len();
+            argv.drain(at..=at + usize::from(with_value));
+        }
+        argv.extend(["--resume".to_owned(), session.to_owned()]);
+    } else {
+        let option = match LettaConversation::of(session) {
+            LettaConversation::Agent { .. } => "--agent",
+            _ => "--conversation",
+        };
+        argv.extend([option.to_owned(), session.to_owned()]);
+    }
+    Ok(argv)
+}
+
 #[cfg(test)]
 mod tests;

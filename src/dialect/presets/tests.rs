@@ -39,6 +39,39 @@ fn early(change: impl FnOnce(&mut LettaOptions)) -> String {
 }
 
 #[test]
+fn a_command_of_ones_own_is_told_which_session_to_go_on_with() {
+    let going_on = |preset, command: &str| {
+        let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
+        going_on(preset, &command, "s-1").expect("a name").join(" ")
+    };
+    let claude = |command| going_on(Preset::Claude, command);
+    assert_eq!(claude("env A=1 claude -p"), "env A=1 claude -p --resume s-1");
+    assert_eq!(claude("claude --session-id s-1 -p"), "claude -p --resume s-1");
+    assert_eq!(claude("claude --session-id=s-1"), "claude --resume s-1");
+    assert_eq!(claude("claude --session-id"), "claude --resume s-1");
+    for command in ["claude --resume s-2", "claude --resume=s-2", "claude --continue"] {
+        assert_eq!(claude(command), command);
+    }
+    assert_eq!(going_on(Preset::Letta, "letta"), "letta --conversation s-1");
+    assert_eq!(
+        going_on(Preset::Letta, "letta --agent agent-1"),
+        "letta --agent agent-1"
+    );
+    let named = super::going_on(Preset::Letta, &["letta".to_owned()], "agent-1").expect("a name");
+    assert_eq!(named, ["letta", "--agent", "agent-1"]);
+    // These take it in their protocol, or are one turn.
+    for preset in [
+        Preset::CodexServer,
+        Preset::OpencodeAcp,
+        Preset::Codex,
+        Preset::Opencode,
+    ] {
+        assert_eq!(going_on(preset, "x"), "x");
+    }
+    assert!(super::going_on(Preset::Claude, &["claude".to_owned()], "-x").is_err());
+}
+
+#[test]
 fn every_preset_has_its_arguments() {
     let plain = Wanted::default();
     let asked = Wanted {

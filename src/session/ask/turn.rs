@@ -57,6 +57,8 @@ struct Turned {
     tools: u64,
     /// Calls whose checkpoint is not made yet.
     unsaved: HashSet<String>,
+    /// The agent did not know the session that it was to go on with, and had nothing to answer from.
+    is_lost: bool,
     /// The number of the last event.
     seq: u64,
 }
@@ -105,6 +107,7 @@ impl Turned {
                     self.unsaved.remove(call);
                 }
             }
+            "session_gone" => self.is_lost = true,
             "turn_ended" if self.is_open() && event["turn"].as_u64() == self.turn => self.ended = Some(event.clone()),
             "stopped" | "exited" | "failed" | "lost" | "crash_looping" | "restarting" => return true,
             _ => {}
@@ -125,7 +128,11 @@ async fn follow(agents: &Agents, entry: &Entry, asked: u64) -> Result<Turned, As
         cursor = page.cursor;
         for (seq, text) in &page.events {
             let event: Value = serde_json::from_str(text).unwrap_or_default();
-            if turned.take(*seq, &event) && turned.ended.is_none() {
+            let is_over = turned.take(*seq, &event);
+            if turned.is_lost && (is_over || turned.ended.is_some()) {
+                return Ok(turned);
+            }
+            if is_over && turned.ended.is_none() {
                 return Err(failed("the agent has ended without an answer"));
             }
         }
@@ -332,37 +339,59 @@ impl Asking {
         }
     }
 
+    /// Notes that the agent has forgotten what was said so far.
+    async fn note_lost(&self, conversation: &str) {
+        let mut data = self.asker.note(&self.id);
+        data["conversation"] = json!(self.beginning(conversation, 256));
+        self.inner.note("conversation_lost", data).await;
+    }
+
     async fn turn(&mut self, begun: impl FnOnce(&Arc<Entry>, u64)) -> Result<Answered, AskError> {
         let inner = Arc::clone(&self.inner);
         let mut running = Running {
             ticket: self.ticket.take(),
             at_work: None,
         };
-        let entry = inner.agent(&self.id).await?;
-        entry.listen();
-        let asked = match entry
-            .ask(std::mem::take(&mut self.message), Some(&self.asker.user))
-            .await
-        {
-            Ok(seq) => seq,
-            Err(SessionError::NotTaken(NotTaken::Refused(_) | NotTaken::Full)) => {
-                if let Some(ticket) = &running.ticket {
-                    inner.book().usage.refund(&ticket.user, ticket.since);
-                }
-                return Err(AskError::Busy);
+        let mut begun = Some(begun);
+        let mut retried = false;
+        let (entry, turned) = loop {
+            let (entry, lost) = inner.agent(&self.id).await?;
+            if let Some(conversation) = lost {
+                self.note_lost(&conversation).await;
             }
-            Err(error) => return Err(error.into()),
+            entry.listen();
+            let before = entry.record();
+            let asked = match entry.ask(self.message.clone(), Some(&self.asker.user)).await {
+                Ok(seq) => seq,
+                Err(SessionError::NotTaken(NotTaken::Refused(_) | NotTaken::Full)) => {
+                    if let Some(ticket) = &running.ticket {
+                        inner.book().usage.refund(&ticket.user, ticket.since);
+                    }
+                    return Err(AskError::Busy);
+                }
+                Err(error) => return Err(error.into()),
+            };
+            running.at_work = Some((Arc::clone(&entry), asked));
+            if let Some(begun) = begun.take() {
+                // It may have been closed at this very moment: then its agent ends.
+                let _ = inner.change(&self.id, |record| {
+                    record.asked = Some(inner.agents.now());
+                    record.questions += 1;
+                });
+                begun(&entry, asked);
+            }
+            let followed = follow(&inner.agents, &entry, asked).await;
+            running.at_work = None;
+            match followed? {
+                // It is started again without it, and has not seen the question.
+                turned if turned.is_lost && !std::mem::replace(&mut retried, true) => {
+                    self.note_lost(before.session.as_deref().unwrap_or_default()).await;
+                    let is_next = |status: &crate::agent::Status| status.run != before.run || status.state.is_over();
+                    entry.wait(Instant::now() + UNWIND, is_next).await;
+                }
+                turned => break (entry, turned),
+            }
         };
-        // It may have been closed at this very moment: then its agent ends.
-        let _ = inner.change(&self.id, |record| {
-            record.asked = Some(inner.agents.now());
-            record.questions += 1;
-        });
-        running.at_work = Some((Arc::clone(&entry), asked));
-        begun(&entry, asked);
-        let followed = follow(&inner.agents, &entry, asked).await;
-        running.at_work = None;
-        let turned = followed?;
         let ended = turned.ended.unwrap_or_default();
         let is_completed = ended["outcome"] == "completed";
         if !is_completed && !entry.is_there() {
@@ -387,8 +416,8 @@ impl Asking {
 }
 
 impl Inner {
-    /// The agent of a session, running and ready.
-    async fn agent(&self, id: &str) -> Result<Arc<Entry>, AskError> {
+    /// The agent of a session, running and ready; and what it called the conversation that it was to go on with, if that is gone.
+    async fn agent(&self, id: &str) -> Result<(Arc<Entry>, Option<String>), AskError> {
         let record = self.book().sessions.get(id).cloned().ok_or(AskError::NoSession)?;
         let known = record
             .agent
@@ -408,8 +437,9 @@ impl Inner {
         let deadline = Instant::now() + self.rules.deadline;
         if entry.state() == State::Stopping {
             // What a server before this one has left is still being ended.
-            entry.wait(deadline, |status| status.state.is_over()).await;
+            entry.wait(deadline, |status| status.state != State::Stopping).await;
         }
+        let before = entry.record().session;
         if entry.state() == State::Created || entry.state().is_over() {
             self.agents.start(&entry).await?;
         }
@@ -418,7 +448,10 @@ impl Inner {
             .await;
         match status.failure {
             Some(failure) if status.state.is_over() => Err(AskError::Failed { text: failure.text }),
-            _ if status.state.is_up() => Ok(entry),
+            _ if status.state.is_up() => {
+                let now = entry.record().session;
+                Ok((entry, before.filter(|before| now.as_ref() != Some(before))))
+            }
             _ => Err(AskError::Failed {
                 text: "the agent has ended before it could be asked".to_owned(),
             }),
