@@ -561,7 +561,7 @@ fn ask(client: &Client, name: &str, message: &str, wait: bool) -> anyhow::Result
     }
 }
 
-fn harmless_lines(text: &str) -> String {
+pub(super) fn harmless_lines(text: &str) -> String {
     text.lines().map(harmless).collect::<Vec<_>>().join("\n")
 }
 
@@ -636,7 +636,7 @@ fn held(isolation: &Value) -> String {
     parts.join(", ")
 }
 
-fn shown(agent: &Value) -> String {
+pub(super) fn shown(agent: &Value) -> String {
     let mut text = String::new();
     for (key, value) in agent.as_object().into_iter().flatten() {
         let value = match value {

@@ -24,6 +24,8 @@ pub(super) enum Command {
     Maintain(Maintain),
     /// Start agents next to the server, talk to them, look at what they do, and stop them.
     Agent(Box<super::agent::Agent>),
+    /// Have conversations with agents: ask, see what they do, answer what they want to be allowed.
+    Session(Box<super::session::Session>),
     /// The trail of a workspace.
     #[command(flatten)]
     Trail(super::trail::Command),

@@ -11,6 +11,7 @@ mod history;
 mod maintain;
 mod remote;
 mod repo;
+mod session;
 mod token;
 mod trail;
 mod workspace;
@@ -101,6 +102,7 @@ fn execute(command: args::Command) -> anyhow::Result<()> {
             maintain::run(&config, &command)
         }
         args::Command::Agent(command) => agent::run(&command),
+        args::Command::Session(command) => session::run(&command),
         args::Command::Trail(command) => trail::run(command),
         args::Command::Token(args::Token::New { name, repos, access }) => token::new(&name, &repos, access),
         args::Command::Bench(args::Bench::Serve(options)) => bench::serve(&options),

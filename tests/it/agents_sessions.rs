@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Git, ServerOptions, agents::House, wire::eventually};
 
-/// What the agent does is in the question: `hold` waits until it is interrupted or there is a file `go`, `write` uses a tool, `may` asks for permission, `long` says much,
+/// What the agent does is in the question: `hold` waits until it is interrupted or there is a file `go`, `parts` waits for that between two things that it says, `write` uses a tool, `may` asks for permission, `long` says much,
 /// `later` goes on with something of its own, `tell` says what is in `$KEY`.
 const PLAYER: &str = r##"#!/bin/sh
 session=0835f0ad-1b2c-4d3e-8f90-0123456789ab
@@ -74,6 +74,12 @@ while IFS= read -r line; do
             case "$line" in *"curl -H $KEY"*) touch "$house/whole" ;; esac
             text "it is $KEY"
             result "it is $KEY, $(head -c 20000 /dev/zero | tr '\0' x) $KEY" completed false success ;;
+        *parts*)
+            text "part 1"
+            while [ ! -e "$house/go" ]; do sleep 0.02; done
+            n=$((n + 1))
+            text "part 2"
+            result "part 2" completed false success ;;
         *later*)
             text "now $n"
             result "now $n" completed false success
@@ -89,18 +95,18 @@ while IFS= read -r line; do
 done
 "##;
 
-struct Play {
-    house: House,
+pub struct Play {
+    pub house: House,
     player: PathBuf,
 }
 
 impl Play {
-    fn with(config: &str, env: &[(&str, String)]) -> Self {
+    pub fn with(config: &str, env: &[(&str, String)]) -> Self {
         let data = tempfile::tempdir().unwrap();
         Self::on(data, config, env)
     }
 
-    fn on(data: tempfile::TempDir, config: &str, env: &[(&str, String)]) -> Self {
+    pub fn on(data: tempfile::TempDir, config: &str, env: &[(&str, String)]) -> Self {
         let player = data.path().join("claude");
         fs::write(&player, PLAYER).unwrap();
         fs::set_permissions(&player, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -124,20 +130,20 @@ impl Play {
     }
 
     /// Somebody's answered request below `/api/v1/agents`.
-    fn ask(&self, user: &str, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub fn ask(&self, user: &str, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let answer = self.house.ask_as(Some(&user.repeat(10)), method, path, body.as_ref());
         (answer.status, answer.body)
     }
 
     #[track_caller]
-    fn get(&self, user: &str, path: &str) -> Value {
+    pub fn get(&self, user: &str, path: &str) -> Value {
         let (status, body) = self.ask(user, "GET", path, None);
         assert_eq!(status, 200, "{path} {body}");
         body
     }
 
     /// An agent that answers when asked. It is not started itself.
-    fn agent(&self, name: &str, more: Value) {
+    pub fn agent(&self, name: &str, more: Value) {
         let mut body = json!({ "name": name, "repository": "demo", "dialect": "claude", "argv": [self.player], "inherit": ["HOUSE"], "start": false });
         for (key, value) in more.as_object().into_iter().flatten() {
             body[key] = value.clone();
@@ -147,7 +153,7 @@ impl Play {
     }
 
     #[track_caller]
-    fn begin(&self, user: &str) -> String {
+    pub fn begin(&self, user: &str) -> String {
         let (status, made) = self.ask(user, "POST", "/it/sessions", None);
         assert_eq!(status, 201, "{made}");
         made["id"].as_str().unwrap().to_owned()
@@ -179,7 +185,7 @@ impl Play {
         stream
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.house.server.data().join(name)
     }
 
@@ -189,7 +195,7 @@ impl Play {
     }
 
     /// Of everything that there is, so that nothing is left at the end.
-    fn end(&self) {
+    pub fn end(&self) {
         for agent in self.get("ann", "")["agents"].as_array().unwrap() {
             let name = agent["name"].as_str().unwrap();
             self.ask("ann", "POST", &format!("/{name}/kill"), None);

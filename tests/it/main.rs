@@ -19,6 +19,7 @@ mod agents_flood;
 mod agents_held;
 mod agents_ndjson;
 mod agents_sessions;
+mod agents_sessions_cli;
 mod api;
 mod bench_serve;
 mod bitmaps;
