@@ -150,7 +150,10 @@ struct Run {
     redactor: Option<Arc<Redactor>>,
     /// For standard output and standard error.
     sieves: [Sieve; 2],
-    open_questions: usize,
+    /// Its own names of what it wants to be allowed and was not answered yet.
+    open_questions: Vec<String>,
+    /// Calls under way that it waits for.
+    open_calls: usize,
     finished: bool,
 }
 
@@ -331,6 +334,8 @@ impl<H: Host> Driver<H> {
             Command::Release(barrier) => self.speak(|dialect, step| dialect.release(&barrier, step)),
             Command::Permit(request, decision) => {
                 self.speak(|dialect, step| dialect.permit(&request, decision, step));
+                // Most do not say that they have heard.
+                self.question_gone(&request);
             }
             Command::Input(bytes, reply) => {
                 let result = self.take_input(bytes);
@@ -409,7 +414,8 @@ impl<H: Host> Driver<H> {
             err: Splitter::new(64 << 10),
             redactor,
             sieves: Default::default(),
-            open_questions: 0,
+            open_questions: Vec::new(),
+            open_calls: 0,
             finished: false,
             orders: {
                 // It reads this before anything else, and nothing else is to be read from it before.

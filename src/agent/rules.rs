@@ -134,28 +134,58 @@ pub enum Reaction {
 pub enum Watchdog {
     /// From the start until it is ready.
     Start,
-    /// At work, without a byte of output.
+    /// At work, no tool under way, and not a byte of output: the model, or an agent that is stuck after a tool.
     Silence,
+    /// A tool under way, without a byte of output.
+    Tool,
     /// A question for permission without an answer.
     Permission,
     /// One turn.
     Turn,
+    /// After the only turn of one that is started with it, until it has ended.
+    Linger,
     /// From the start to the end.
     Wall,
+    /// More turns than it may have in a run. No time, but it barks as the others.
+    Turns,
+    /// More money than it may spend in a run, by its own account.
+    Cost,
+}
+
+impl Watchdog {
+    /// Those that go by time.
+    pub(super) const TIMED: [Watchdog; 7] = [
+        Watchdog::Start,
+        Watchdog::Silence,
+        Watchdog::Tool,
+        Watchdog::Permission,
+        Watchdog::Turn,
+        Watchdog::Linger,
+        Watchdog::Wall,
+    ];
 }
 
 /// A bound on time and what follows.
 pub type Bound = Option<(Duration, Reaction)>;
+/// A bound on a number and what follows.
+pub type Most = Option<(u64, Reaction)>;
 
-/// Bounds on how long things may last. Only the start has one unless somebody says so: how long a model thinks is nobody's to know.
+/// Bounds on how long things may last, and on how much they may be. Unless somebody says so only the start has one, and one that lingers is told of: how long a model thinks is nobody's to
+/// know. An interrupt that does not help within [`Ladder::interrupt`] is followed by a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "each field is the bound of the watchdog with its name")]
+#[serde(default)]
 pub struct Watchdogs {
     pub start: Bound,
     pub silence: Bound,
+    pub tool: Bound,
     pub permission: Bound,
     pub turn: Bound,
+    pub linger: Bound,
     pub wall: Bound,
+    pub turns: Most,
+    /// Millionths of a dollar.
+    pub cost: Most,
 }
 
 impl Default for Watchdogs {
@@ -163,9 +193,13 @@ impl Default for Watchdogs {
         Watchdogs {
             start: Some((Duration::from_secs(120), Reaction::Stop)),
             silence: None,
+            tool: None,
             permission: None,
             turn: None,
+            linger: Some((Duration::from_secs(300), Reaction::Warn)),
             wall: None,
+            turns: None,
+            cost: None,
         }
     }
 }
@@ -175,9 +209,20 @@ impl Watchdogs {
         match dog {
             Watchdog::Start => self.start,
             Watchdog::Silence => self.silence,
+            Watchdog::Tool => self.tool,
             Watchdog::Permission => self.permission,
             Watchdog::Turn => self.turn,
+            Watchdog::Linger => self.linger,
             Watchdog::Wall => self.wall,
+            Watchdog::Turns | Watchdog::Cost => None,
+        }
+    }
+
+    pub(super) fn reaction(&self, dog: Watchdog) -> Option<Reaction> {
+        match dog {
+            Watchdog::Turns => self.turns.map(|(_, reaction)| reaction),
+            Watchdog::Cost => self.cost.map(|(_, reaction)| reaction),
+            timed => self.of(timed).map(|(_, reaction)| reaction),
         }
     }
 }
@@ -195,6 +240,10 @@ pub struct Rules {
     pub handshake: bool,
     /// Whether its protocol has an interrupt.
     pub interrupt: bool,
+    /// Whether it is started with its only turn.
+    pub one_turn: bool,
+    /// Whether what it says of money is the sum of all turns of a run.
+    pub total_cost: bool,
     /// How long the last checkpoint may hold up the end.
     pub record: Duration,
 }

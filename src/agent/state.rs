@@ -14,6 +14,8 @@ use super::{
 const DRAIN: Duration = Duration::from_secs(2);
 /// What the parent process gets on top of its own patience before it is given up.
 const PARENT: Duration = Duration::from_secs(5);
+/// What an agent gets at least to hear an interrupt.
+const HEARS: Duration = Duration::from_secs(1);
 
 /// Why an agent is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -60,6 +62,13 @@ pub enum Event {
     TurnStarted,
     /// It has finished that.
     TurnEnded,
+    /// It says that it has spent so many millionths of a dollar.
+    Spent(u64),
+    /// Of its tools the first is under way, or none is any more.
+    Tools {
+        /// Which.
+        under_way: bool,
+    },
     /// It wants to know whether it may do something.
     PermissionAsked,
     /// No such question is open any more.
@@ -157,6 +166,13 @@ pub struct Machine {
     spawn_failed: Option<bool>,
     output_ended: bool,
     lost: bool,
+    /// Whether a tool is under way.
+    tools: bool,
+    /// Turns of this run, and what it has spent.
+    turns: u64,
+    spent: u64,
+    /// The watchdog that has interrupted it; it is not asked nicely twice.
+    warned: Option<Watchdog>,
     /// When it was started the last time.
     since: Duration,
     /// When it ended without having been told to, lately.
@@ -179,6 +195,10 @@ impl Machine {
             spawn_failed: None,
             output_ended: false,
             lost: false,
+            tools: false,
+            turns: 0,
+            spent: 0,
+            warned: None,
             since: Duration::ZERO,
             ends: VecDeque::new(),
             attempts: 0,
@@ -232,8 +252,8 @@ impl Machine {
         let mut out = Vec::new();
         match event {
             Event::Start => self.start(now, &mut out),
-            Event::Stop(cause) => self.stop(cause, false, &mut out),
-            Event::Kill(cause) => self.stop(cause, true, &mut out),
+            Event::Stop(cause) => self.stop(cause, false, now, &mut out),
+            Event::Kill(cause) => self.stop(cause, true, now, &mut out),
             Event::Due(Timer::Backoff) if self.state == State::Restarting => self.spawn(now, &mut out),
             Event::Due(Timer::Backoff) => {}
             // Nothing else concerns an agent that does not run.
@@ -247,26 +267,42 @@ impl Machine {
                 self.become_ready(&mut out)
             }
             Event::SessionReady => {}
-            Event::TurnStarted if self.rung == Rung::None => self.turn_started(&mut out),
+            Event::TurnStarted if self.rung == Rung::None => self.turn_started(now, &mut out),
             Event::TurnStarted => {}
             Event::TurnEnded => self.turn_ended(&mut out),
+            Event::Spent(cost) => {
+                self.spent = match self.rules.total_cost {
+                    true => self.spent.max(cost),
+                    false => self.spent.saturating_add(cost),
+                };
+                // What there is to interrupt is the next turn.
+                if self.rules.watchdogs.reaction(Watchdog::Cost) != Some(Reaction::Interrupt) {
+                    self.bark_at_cost(now, &mut out);
+                }
+            }
+            Event::Tools { under_way } => {
+                self.tools = under_way;
+                if self.state == State::Busy {
+                    self.listen(&mut out);
+                }
+            }
             Event::PermissionAsked => {
                 if self.state.is_up() && self.state != State::WaitingPermission {
                     self.enter(State::WaitingPermission, &mut out);
                     self.watch(Watchdog::Permission, &mut out);
-                    out.push(Order::Disarm(Timer::Dog(Watchdog::Silence)));
+                    self.unwatch(&[Watchdog::Silence, Watchdog::Tool], &mut out);
                 }
             }
             Event::PermissionsGone => {
                 if self.state == State::WaitingPermission {
-                    out.push(Order::Disarm(Timer::Dog(Watchdog::Permission)));
+                    self.unwatch(&[Watchdog::Permission], &mut out);
                     self.enter(State::Busy, &mut out);
-                    self.watch(Watchdog::Silence, &mut out);
+                    self.listen(&mut out);
                 }
             }
             Event::Output => {
                 if self.state == State::Busy {
-                    self.watch(Watchdog::Silence, &mut out);
+                    self.listen(&mut out);
                 }
             }
             Event::Again => {
@@ -278,7 +314,7 @@ impl Machine {
                 }
             }
             Event::Due(Timer::Rung) => self.next_rung(now, &mut out),
-            Event::Due(Timer::Dog(dog)) => self.bark(dog, &mut out),
+            Event::Due(Timer::Dog(dog)) => self.bark(dog, now, &mut out),
             Event::LeaderEnded(exit) => {
                 self.exit.get_or_insert(exit);
                 if self.rung < Rung::Killed {
@@ -330,6 +366,21 @@ impl Machine {
         }
     }
 
+    fn unwatch(&self, dogs: &[Watchdog], out: &mut Vec<Order>) {
+        let watched = dogs.iter().filter(|dog| self.rules.watchdogs.of(**dog).is_some());
+        out.extend(watched.map(|dog| Order::Disarm(Timer::Dog(*dog))));
+    }
+
+    /// Waits anew for its next byte.
+    fn listen(&self, out: &mut Vec<Order>) {
+        let (on, off) = match self.tools {
+            true => (Watchdog::Tool, Watchdog::Silence),
+            false => (Watchdog::Silence, Watchdog::Tool),
+        };
+        self.unwatch(&[off], out);
+        self.watch(on, out);
+    }
+
     fn start(&mut self, now: Duration, out: &mut Vec<Order>) {
         match self.state {
             State::Created => self.spawn(now, out),
@@ -354,6 +405,7 @@ impl Machine {
         self.spawn_failed = None;
         self.output_ended = false;
         self.lost = false;
+        (self.tools, self.turns, self.spent, self.warned) = (false, 0, 0, None);
         self.since = now;
         out.push(Order::Spawn);
         self.enter(State::Starting, out);
@@ -379,33 +431,53 @@ impl Machine {
         self.enter(State::Ready, out);
     }
 
-    fn turn_started(&mut self, out: &mut Vec<Order>) {
+    fn turn_started(&mut self, now: Duration, out: &mut Vec<Order>) {
         if self.state == State::Starting && self.spawned {
             self.become_ready(out);
         }
-        if matches!(self.state, State::Ready | State::Idle) {
-            self.enter(State::Busy, out);
-            self.watch(Watchdog::Turn, out);
-            self.watch(Watchdog::Silence, out);
+        if !matches!(self.state, State::Ready | State::Idle) {
+            return;
+        }
+        self.turns += 1;
+        self.unwatch(&[Watchdog::Linger], out);
+        self.enter(State::Busy, out);
+        self.watch(Watchdog::Turn, out);
+        self.listen(out);
+        if self.rules.watchdogs.turns.is_some_and(|(most, _)| self.turns > most) {
+            self.bark(Watchdog::Turns, now, out);
+        }
+        if self.rules.watchdogs.reaction(Watchdog::Cost) == Some(Reaction::Interrupt) {
+            self.bark_at_cost(now, out);
         }
     }
 
     fn turn_ended(&mut self, out: &mut Vec<Order>) {
-        for dog in [Watchdog::Turn, Watchdog::Silence, Watchdog::Permission] {
+        self.tools = false;
+        self.unwatch(
+            &[Watchdog::Turn, Watchdog::Silence, Watchdog::Tool, Watchdog::Permission],
+            out,
+        );
+        // It has heard.
+        if let Some(dog) = self.warned.take() {
             out.push(Order::Disarm(Timer::Dog(dog)));
         }
         if self.state.is_up() {
             self.enter(State::Idle, out);
+            if self.rules.one_turn {
+                self.watch(Watchdog::Linger, out);
+            }
         } else if self.rung == Rung::Interrupted {
             // It has heard.
             self.close_input(out);
         }
     }
 
-    fn stop(&mut self, cause: Cause, at_once: bool, out: &mut Vec<Order>) {
+    fn stop(&mut self, cause: Cause, at_once: bool, now: Duration, out: &mut Vec<Order>) {
         match self.state {
             State::Created => {}
             state if state.is_over() => {}
+            // It is what it waits for.
+            State::Restarting if cause == Cause::Restart => self.start(now, out),
             State::Restarting => {
                 out.push(Order::Disarm(Timer::Backoff));
                 self.cause = Some(cause);
@@ -523,41 +595,54 @@ impl Machine {
         }
     }
 
-    fn bark(&mut self, dog: Watchdog, out: &mut Vec<Order>) {
+    fn bark_at_cost(&mut self, now: Duration, out: &mut Vec<Order>) {
+        if self.rules.watchdogs.cost.is_some_and(|(most, _)| self.spent > most) {
+            self.bark(Watchdog::Cost, now, out);
+        }
+    }
+
+    fn bark(&mut self, dog: Watchdog, now: Duration, out: &mut Vec<Order>) {
         let concerns = match dog {
             Watchdog::Start => self.state == State::Starting,
-            Watchdog::Silence => self.state == State::Busy,
+            Watchdog::Silence => self.state == State::Busy && !self.tools,
+            Watchdog::Tool => self.state == State::Busy && self.tools,
             Watchdog::Permission => self.state == State::WaitingPermission,
             Watchdog::Turn => matches!(self.state, State::Busy | State::WaitingPermission),
+            Watchdog::Linger => self.state == State::Idle && self.rules.one_turn,
             Watchdog::Wall => self.state.is_up() || self.state == State::Starting,
+            Watchdog::Turns | Watchdog::Cost => self.state.is_up(),
         };
-        let Some((_, reaction)) = self.rules.watchdogs.of(dog) else {
+        let Some(reaction) = self.rules.watchdogs.reaction(dog) else {
             return;
         };
         if !concerns || self.rung != Rung::None {
             return;
         }
-        out.push(Order::Warn(dog));
+        let again = self.warned == Some(dog);
+        if !again {
+            out.push(Order::Warn(dog));
+        }
         match reaction {
             Reaction::Warn => {}
-            Reaction::Interrupt if self.rules.interrupt => out.push(Order::Interrupt),
-            Reaction::Interrupt | Reaction::Stop => self.stop(Cause::Watchdog(dog), false, out),
+            // Another has, and waits for what comes of it.
+            Reaction::Interrupt if self.rules.interrupt && !again && self.warned.is_some() => {}
+            Reaction::Interrupt if self.rules.interrupt && !again => {
+                out.push(Order::Interrupt);
+                // One that does not hear is stopped.
+                self.warned = Some(dog);
+                let patience = self.rules.ladder.interrupt.max(HEARS);
+                out.push(Order::Arm(Timer::Dog(dog), patience));
+            }
+            Reaction::Interrupt | Reaction::Stop => self.stop(Cause::Watchdog(dog), false, now, out),
         }
     }
 
     /// Nothing of it is left and everything is recorded.
     fn end(&mut self, now: Duration, out: &mut Vec<Order>) {
         out.push(Order::Disarm(Timer::Rung));
-        for dog in [
-            Watchdog::Start,
-            Watchdog::Silence,
-            Watchdog::Permission,
-            Watchdog::Turn,
-            Watchdog::Wall,
-        ] {
-            if self.rules.watchdogs.of(dog).is_some() {
-                out.push(Order::Disarm(Timer::Dog(dog)));
-            }
+        self.unwatch(&Watchdog::TIMED, out);
+        if let Some(dog) = self.warned.take() {
+            out.push(Order::Disarm(Timer::Dog(dog)));
         }
         self.rung = Rung::None;
         let ended = match (self.cause, self.exit) {

@@ -12,6 +12,8 @@ fn rules() -> Rules {
         watchdogs: Watchdogs::default(),
         handshake: true,
         interrupt: true,
+        one_turn: false,
+        total_cost: false,
         record: SECOND,
     }
 }
@@ -289,15 +291,165 @@ fn one_that_was_started_with_what_is_of_no_use_is_started_again_once_it_has_ende
     assert_eq!(machine.state(), State::Stopped);
 }
 
+#[test]
+fn whoever_wants_one_to_begin_anew_that_waits_for_that_need_not_wait() {
+    let mut rules = rules();
+    rules.restart.mode = RestartMode::Always;
+    let mut machine = Machine::new(rules, 1);
+    let end = [Event::Start, Event::Up, ENDED, Event::TreeGone, Event::OutputEnded];
+    after(&mut machine, &end);
+    assert_eq!(after(&mut machine, &[Event::Recorded]), ["Enter(Restarting)"]);
+    let orders = after(&mut machine, &[Event::Stop(Cause::Restart)]);
+    assert_eq!(orders, ["Spawn", "Enter(Starting)"]);
+    assert_eq!(machine.cause(), None);
+}
+
+/// A machine whose turn has begun, with these watchdogs.
+fn at_work(watch: impl FnOnce(&mut Rules)) -> Machine {
+    let mut rules = rules();
+    watch(&mut rules);
+    let mut machine = Machine::new(rules, 1);
+    let begin = [Event::Start, Event::Up, Event::SessionReady, Event::TurnStarted];
+    after(&mut machine, &begin);
+    machine
+}
+
+fn due(dog: Watchdog) -> Event {
+    Event::Due(Timer::Dog(dog))
+}
+
+#[test]
+fn one_that_does_not_hear_an_interrupt_is_stopped_and_one_that_does_is_not() {
+    let dogs = |rules: &mut Rules| {
+        rules.watchdogs.turn = Some((SECOND * 60, Reaction::Interrupt));
+        rules.watchdogs.silence = Some((SECOND * 30, Reaction::Interrupt));
+    };
+    let mut machine = at_work(dogs);
+    let orders = machine.on(due(Watchdog::Turn), SECOND);
+    let patience = Ladder::default().interrupt;
+    let again = Order::Arm(Timer::Dog(Watchdog::Turn), patience);
+    assert_eq!(orders, [Order::Warn(Watchdog::Turn), Order::Interrupt, again]);
+    // What another one wants has been asked for.
+    assert_eq!(after(&mut machine, &[due(Watchdog::Silence)]), ["Warn(Silence)"]);
+    let orders = after(&mut machine, &[due(Watchdog::Turn)]);
+    assert_eq!(orders, ["Enter(Stopping)", "Interrupt"]);
+    assert_eq!(machine.cause(), Some(Cause::Watchdog(Watchdog::Turn)));
+
+    let mut machine = at_work(dogs);
+    after(&mut machine, &[due(Watchdog::Turn)]);
+    let orders = machine.on(Event::TurnEnded, SECOND);
+    let off = Order::Disarm(Timer::Dog(Watchdog::Turn));
+    assert!(
+        orders.contains(&off) && orders.contains(&Order::Enter(State::Idle)),
+        "{orders:?}"
+    );
+    let orders = after(&mut machine, &[Event::TurnStarted, due(Watchdog::Turn)]);
+    assert_eq!(
+        orders,
+        ["Enter(Busy)", "Warn(Turn)", "Interrupt"],
+        "the next turn is another"
+    );
+}
+
+#[test]
+fn a_tool_may_be_silent_for_longer_than_a_model() {
+    let armed = |machine: &mut Machine, event| {
+        let orders = machine.on(event, SECOND);
+        let dogs = orders.into_iter().filter_map(|order| match order {
+            Order::Arm(Timer::Dog(dog), _) => Some(Ok(dog)),
+            Order::Disarm(Timer::Dog(dog)) => Some(Err(dog)),
+            _ => None,
+        });
+        dogs.collect::<Vec<_>>()
+    };
+    let mut machine = at_work(|rules| {
+        rules.watchdogs.silence = Some((SECOND, Reaction::Stop));
+        rules.watchdogs.tool = Some((SECOND * 9, Reaction::Warn));
+    });
+    let (silence, tool) = (Watchdog::Silence, Watchdog::Tool);
+    let begun = Event::Tools { under_way: true };
+    assert_eq!(armed(&mut machine, begun), [Err(silence), Ok(tool)]);
+    assert_eq!(armed(&mut machine, Event::Output), [Err(silence), Ok(tool)]);
+    assert_eq!(after(&mut machine, &[due(silence), due(tool)]), ["Warn(Tool)"]);
+    // After it, it is the model's move again, or the agent is stuck.
+    let ended = Event::Tools { under_way: false };
+    assert_eq!(armed(&mut machine, ended), [Err(tool), Ok(silence)]);
+    assert_eq!(after(&mut machine, &[due(tool)]), [""; 0]);
+    assert_eq!(
+        after(&mut machine, &[due(silence)])[..2],
+        ["Warn(Silence)", "Enter(Stopping)"]
+    );
+}
+
+#[test]
+fn one_that_has_had_its_only_turn_is_to_end() {
+    let linger = |one_turn| {
+        let mut machine = at_work(|rules| {
+            rules.one_turn = one_turn;
+            rules.watchdogs.linger = Some((SECOND, Reaction::Stop));
+        });
+        after(&mut machine, &[Event::TurnEnded, due(Watchdog::Linger)])
+    };
+    assert_eq!(linger(true)[..3], ["Enter(Idle)", "Warn(Linger)", "Enter(Stopping)"]);
+    assert_eq!(linger(false), ["Enter(Idle)"], "it waits for its next turn");
+    // Something that ran in the background has come to an end, and it goes on.
+    let mut machine = at_work(|rules| rules.one_turn = true);
+    after(&mut machine, &[Event::TurnEnded]);
+    let off = Order::Disarm(Timer::Dog(Watchdog::Linger));
+    assert!(machine.on(Event::TurnStarted, SECOND).contains(&off));
+}
+
+#[test]
+fn turns_and_money_have_bounds() {
+    let turns = |reaction| {
+        let mut machine = at_work(|rules| rules.watchdogs.turns = Some((1, reaction)));
+        after(&mut machine, &[Event::TurnEnded, Event::TurnStarted])
+    };
+    assert_eq!(turns(Reaction::Warn)[1..], ["Enter(Busy)", "Warn(Turns)"]);
+    assert_eq!(
+        turns(Reaction::Interrupt)[1..],
+        ["Enter(Busy)", "Warn(Turns)", "Interrupt"]
+    );
+    assert_eq!(turns(Reaction::Stop)[2..4], ["Warn(Turns)", "Enter(Stopping)"]);
+
+    let spend = |total, costs: [u64; 2], reaction| {
+        let mut machine = at_work(|rules| {
+            rules.total_cost = total;
+            rules.watchdogs.cost = Some((100, reaction));
+        });
+        let first = after(&mut machine, &[Event::Spent(costs[0]), Event::TurnEnded]);
+        assert_eq!(first, ["Enter(Idle)"]);
+        after(
+            &mut machine,
+            &[
+                Event::TurnStarted,
+                Event::Spent(costs[1]),
+                Event::TurnEnded,
+                Event::TurnStarted,
+            ],
+        )
+    };
+    let stopped = spend(false, [60, 60], Reaction::Stop);
+    assert_eq!(stopped[..3], ["Enter(Busy)", "Warn(Cost)", "Enter(Stopping)"]);
+    let within = spend(true, [60, 60], Reaction::Stop);
+    assert_eq!(within, ["Enter(Busy)", "Enter(Idle)", "Enter(Busy)"], "sixty in all");
+    let interrupted = spend(true, [60, 120], Reaction::Interrupt);
+    assert_eq!(
+        interrupted[2..],
+        ["Enter(Busy)", "Warn(Cost)", "Interrupt"],
+        "what comes next"
+    );
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
-    let cause = prop_oneof![Just(Cause::Asked), Just(Cause::Restart), Just(Cause::Shutdown)];
-    let exit = prop_oneof![Just(Exit::of_code(0)), Just(Exit::of_code(1))];
-    let dog = prop_oneof![
-        Just(Watchdog::Start),
-        Just(Watchdog::Silence),
-        Just(Watchdog::Turn),
-        Just(Watchdog::Wall)
+    let cause = prop_oneof![
+        Just(Cause::Asked),
+        Just(Cause::Restart),
+        Just(Cause::Shutdown),
+        Just(Cause::Orphaned),
     ];
+    let exit = prop_oneof![Just(Exit::of_code(0)), Just(Exit::of_code(1))];
+    let dog = proptest::sample::select(&Watchdog::TIMED[..]);
     prop_oneof![
         Just(Event::Start),
         Just(Event::Up),
@@ -314,13 +466,67 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Due(Timer::Rung)),
         Just(Event::Due(Timer::Backoff)),
         dog.prop_map(|dog| Event::Due(Timer::Dog(dog))),
-        exit.prop_map(Event::LeaderEnded),
+        exit.clone().prop_map(Event::LeaderEnded),
         Just(Event::TreeGone),
         Just(Event::ParentLost),
         Just(Event::OutputEnded),
         Just(Event::Recorded),
-        any::<bool>().prop_map(|orphaned| Event::Adopted { exit: None, orphaned }),
+        any::<bool>().prop_map(|under_way| Event::Tools { under_way }),
+        (0u64..200).prop_map(Event::Spent),
+        (proptest::option::of(exit), any::<bool>()).prop_map(|(exit, orphaned)| Event::Adopted { exit, orphaned }),
     ]
+}
+
+fn any_rules() -> impl Strategy<Value = Rules> {
+    let time = || prop_oneof![Just(Duration::ZERO), Just(SECOND), Just(SECOND * 7)];
+    let reaction = || prop_oneof![Just(Reaction::Warn), Just(Reaction::Interrupt), Just(Reaction::Stop)];
+    let bound = move || proptest::option::of((time(), reaction()));
+    let most = move || proptest::option::of((0u64..3, reaction()));
+    let ladder = (time(), time(), time(), time()).prop_map(|(interrupt, end_of_input, terminate, verify)| Ladder {
+        interrupt,
+        end_of_input,
+        terminate,
+        verify,
+    });
+    let mode = prop_oneof![
+        Just(RestartMode::Never),
+        Just(RestartMode::OnFailure),
+        Just(RestartMode::Always)
+    ];
+    let restart = (mode, 0usize..5, time(), time()).prop_map(|(mode, burst, stable, window)| Restart {
+        mode,
+        burst,
+        stable,
+        window,
+        ..Restart::default()
+    });
+    let timed = (bound(), bound(), bound(), bound(), bound(), bound(), bound());
+    let dogs = (timed, most(), most()).prop_map(
+        |((start, silence, tool, permission, turn, linger, wall), turns, cost)| Watchdogs {
+            start,
+            silence,
+            tool,
+            permission,
+            turn,
+            linger,
+            wall,
+            turns,
+            cost,
+        },
+    );
+    let yes = any::<bool>;
+    (ladder, restart, dogs, yes(), yes(), yes(), yes()).prop_map(
+        |(ladder, restart, watchdogs, handshake, interrupt, one_turn, total_cost)| Rules {
+            ladder,
+            restart,
+            watchdogs,
+            handshake,
+            interrupt,
+            one_turn,
+            total_cost,
+            record: SECOND,
+        },
+    )
 }
 
 proptest! {
@@ -329,23 +535,32 @@ proptest! {
     #[test]
     fn whatever_happens_every_run_has_one_end_and_every_end_a_last_checkpoint(
         events in proptest::collection::vec(any_event(), 0..60),
-        mode in prop_oneof![Just(RestartMode::Never), Just(RestartMode::OnFailure), Just(RestartMode::Always)],
-        handshake: bool,
-        interrupt: bool,
+        rules in any_rules(),
         begin in prop_oneof![Just(State::Created), Just(State::Ready), Just(State::Failed)],
     ) {
-        let mut rules = rules();
-        (rules.restart.mode, rules.handshake, rules.interrupt) = (mode, handshake, interrupt);
         let mut machine = Machine::at(rules, begin, 3);
+        let mut armed = std::collections::BTreeSet::new();
+        // One that is taken up is told of by others, in their time.
+        let mut told_by_others = begin == State::Ready;
         let mut running = begin == State::Ready;
         let (mut recorded, mut failed, mut up) = (false, false, false);
         let mut now = Duration::ZERO;
         let mut check = |machine: &mut Machine, event: Event, now: Duration| {
             failed |= matches!(event, Event::SpawnFailed { .. });
+            if let Event::Due(timer) = event {
+                armed.remove(&timer);
+            }
             for order in machine.on(event, now) {
                 match order {
+                    Order::Arm(timer, _) => {
+                        armed.insert(timer);
+                    }
+                    Order::Disarm(timer) => {
+                        armed.remove(&timer);
+                    }
                     Order::Spawn => {
                         prop_assert!(!running, "two at a time");
+                        told_by_others = false;
                         (running, recorded, failed, up) = (true, false, false, false);
                     }
                     Order::Record => {
@@ -369,6 +584,16 @@ proptest! {
                     }
                     _ => {}
                 }
+            }
+            if machine.state() == State::Stopping && !told_by_others {
+                prop_assert!(armed.contains(&Timer::Rung), "it is being stopped, and nobody looks how far that is");
+            }
+            if machine.state() == State::Restarting {
+                prop_assert!(armed.contains(&Timer::Backoff));
+            }
+            if machine.state().is_over() || machine.state() == State::Restarting {
+                let dogs = armed.iter().any(|timer| matches!(timer, Timer::Dog(_)));
+                prop_assert!(!dogs, "a watchdog of nobody: {armed:?}");
             }
             Ok(())
         };

@@ -19,6 +19,7 @@ impl Dialect for Plain {
             asks: Asks::Lines,
             tells_turns: false,
             tells_tools: false,
+            total_cost: false,
             ..Nature::ONE_QUESTION
         }
     }

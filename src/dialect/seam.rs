@@ -100,6 +100,8 @@ pub struct Nature {
     pub tells_turns: bool,
     /// It says which tools it uses. Without it files that have come to rest are all there is to go by.
     pub tells_tools: bool,
+    /// What it says of money after a turn is the sum of all turns so far.
+    pub total_cost: bool,
 }
 
 impl Nature {
@@ -111,6 +113,7 @@ impl Nature {
         interrupts: true,
         tells_turns: true,
         tells_tools: true,
+        total_cost: false,
     };
     /// One that is started with its only turn.
     pub(super) const ONE_QUESTION: Nature = Nature {

@@ -36,6 +36,12 @@ pub enum SessionError {
         /// What it is.
         state: State,
     },
+    /// It is being stopped, and what was asked for is for one that is not.
+    #[error("agent '{name}' is being stopped: wait for its end, or kill it")]
+    Stopping {
+        /// The name.
+        name: AgentName,
+    },
     /// There are as many as there may be.
     #[error("there are {most} agents, and no more are allowed")]
     TooMany {
@@ -70,6 +76,7 @@ impl SessionError {
             SessionError::Exists { .. }
             | SessionError::Invalid { .. }
             | SessionError::Running { .. }
+            | SessionError::Stopping { .. }
             | SessionError::NotStarted(_)
             | SessionError::NotTaken(NotTaken::NotRunning | NotTaken::Closed | NotTaken::Refused(_)) => Fault::Client,
             SessionError::TooMany { .. } | SessionError::Closing | SessionError::NotTaken(_) => Fault::Busy,

@@ -9,21 +9,20 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{
-    AgentName, AgentRecord, AgentSpec, EventLog, EventPage, Fences, SessionError, Veil, Workspaces,
-    host::{Desk, Heard, Question, Shared},
+    AgentName, AgentRecord, AgentSpec, Entry, EventLog, EventPage, Fences, SessionError, Veil, Workspaces,
+    host::{Desk, Shared},
     tally::Tally,
     trail::{self, Trail},
 };
 use crate::{
     agent::{
-        self, Agent, Cause, Command, ExitRecord, LogRing, Orphan, RUN_MARK, RestartMode, RingBounds, Sandbox, Settings,
-        SpoolBounds, State, Status,
+        self, Cause, Command, ExitRecord, LogRing, Orphan, RUN_MARK, RestartMode, RingBounds, Sandbox, Settings,
+        SpoolBounds, State,
     },
     base::{Clock, Limits},
-    dialect::{Decision, Permission},
     ledger::{Ledger, Shelf},
     worker::{Lane, Workers},
 };
@@ -71,156 +70,9 @@ struct Inner {
     tally: Arc<Tally>,
 }
 
-/// One agent of a house.
-pub struct Entry {
-    shared: Arc<Shared>,
-    agent: Agent,
-    logs: PathBuf,
-}
-
 impl std::fmt::Debug for Agents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Agents").finish_non_exhaustive()
-    }
-}
-
-impl Entry {
-    /// What the ledger knows of it.
-    pub fn record(&self) -> AgentRecord {
-        self.shared.record().clone()
-    }
-
-    /// What happens with it.
-    pub fn events(&self) -> &Arc<EventLog> {
-        &self.shared.events
-    }
-
-    /// Its last lines.
-    pub fn log(&self) -> &Arc<LogRing> {
-        self.agent.log()
-    }
-
-    /// Where its output is on disk.
-    pub fn logs(&self) -> &PathBuf {
-        &self.logs
-    }
-
-    /// A text without the secrets that it was started with.
-    pub fn hide(&self, text: &str) -> String {
-        self.shared.hide(text)
-    }
-
-    /// What it wants to be allowed, each by the number of the event that told of it. Texts may hold secrets: [`hide`](Self::hide) them from whoever is told.
-    pub fn questions(&self) -> Vec<(u64, Permission)> {
-        let questions = self.shared.questions();
-        let all = questions.iter();
-        all.map(|question| (question.asked, question.permission.clone()))
-            .collect()
-    }
-
-    /// What it is.
-    pub fn state(&self) -> State {
-        self.agent.status().state
-    }
-
-    /// Whether its own process runs.
-    pub(super) fn is_there(&self) -> bool {
-        self.agent.status().pid.is_some()
-    }
-
-    /// Waits until `is` holds, or the time is over. Says what it is then.
-    pub async fn wait(&self, deadline: Instant, mut is: impl FnMut(&Status) -> bool) -> Status {
-        let mut watch = self.agent.watch();
-        let _ = timeout_at(deadline, watch.wait_for(|status| is(status))).await;
-        self.agent.status()
-    }
-
-    /// Has it stopped, gently; asked again, less so.
-    pub async fn stop(&self, cause: Cause) {
-        self.agent.send(Command::Stop(cause)).await;
-        self.heard().await;
-    }
-
-    /// Has it stopped at once.
-    pub async fn kill(&self) {
-        self.agent.send(Command::Kill(Cause::Asked)).await;
-        self.heard().await;
-    }
-
-    /// Whoever asks what it is after this is told that it stops.
-    async fn heard(&self) {
-        let soon = Instant::now() + Duration::from_secs(1);
-        self.wait(soon, |status| {
-            status.state.is_over() || matches!(status.state, State::Created | State::Stopping)
-        })
-        .await;
-    }
-
-    /// Gives it bytes.
-    ///
-    /// # Errors
-    /// When it cannot take them.
-    pub async fn input(&self, bytes: Vec<u8>) -> Result<(), SessionError> {
-        Ok(self.agent.input(bytes).await?)
-    }
-
-    /// Ends its input.
-    pub async fn close_input(&self) {
-        self.agent.send(Command::CloseInput).await;
-    }
-
-    /// Gives it a message of somebody's. Returns the number of the event that says so: what comes of it comes after that.
-    ///
-    /// # Errors
-    /// When it cannot take one.
-    pub async fn ask(&self, message: String, by: Option<&str>) -> Result<u64, SessionError> {
-        let seq = self.shared.events.push("asked", json!({ "text": message, "by": by }));
-        match self.agent.ask(message).await {
-            Ok(()) => Ok(seq),
-            Err(error) => {
-                self.shared
-                    .events
-                    .push("not_taken", json!({ "asked": seq, "text": error.to_string() }));
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Has the next answer kept whole, however long: events have the beginning of it.
-    pub(super) fn listen(&self) {
-        *self.shared.answer() = Some(Heard::default());
-    }
-
-    /// What the turn of this number said at last, if that is the first one since [`listen`](Self::listen) and an event cannot have all of it. It is kept no longer.
-    pub(super) fn take_answer(&self, turn: Option<u64>) -> Option<String> {
-        let heard = self.shared.answer().take();
-        heard.filter(|heard| heard.turn == turn)?.text
-    }
-
-    /// Stops what it is doing, in its protocol.
-    ///
-    /// # Errors
-    /// When there is nothing to stop so.
-    pub async fn interrupt(&self) -> Result<(), SessionError> {
-        Ok(self.agent.interrupt().await?)
-    }
-
-    /// Answers the question for permission that the event of this number has told of. Says whether it was still open.
-    pub async fn permit(&self, asked: u64, decision: Decision, by: Option<&str>) -> bool {
-        let Some(question) = self.shared.take_question(|one: &Question| one.asked == asked) else {
-            return false;
-        };
-        let word = match decision {
-            Decision::Deny { .. } => "denied",
-            _ => "allowed",
-        };
-        self.shared.events.push(
-            "permission_decided",
-            json!({ "request": asked.to_string(), "decision": word, "by": by }),
-        );
-        let request = question.permission.request.clone();
-        self.agent.send(Command::Permit(request, decision)).await;
-        true
     }
 }
 
@@ -519,12 +371,41 @@ impl Agents {
         if self.inner.closing.load(Ordering::Relaxed) {
             return Err(SessionError::Closing);
         }
+        if entry.state() == State::Stopping {
+            let name = entry.record().name;
+            return Err(SessionError::Stopping { name });
+        }
         // Whoever asks what it is after this is told that it starts.
         match entry.agent.start().await {
             true => Ok(()),
             false => Err(SessionError::NotFound {
                 name: entry.record().name.to_string(),
             }),
+        }
+    }
+
+    /// Has it begin anew: one that runs is stopped first, one that does not is started.
+    ///
+    /// # Errors
+    /// When the house is closing, or it is being stopped for another reason.
+    pub async fn restart(&self, entry: &Entry) -> Result<(), SessionError> {
+        let status = entry.agent.status();
+        match status.state {
+            state if state.is_over() || state == State::Created => self.start(entry).await,
+            State::Stopping if status.cause != Some(Cause::Restart) => {
+                let name = entry.record().name;
+                Err(SessionError::Stopping { name })
+            }
+            _ if self.inner.closing.load(Ordering::Relaxed) => Err(SessionError::Closing),
+            _ => {
+                entry.agent.send(Command::Stop(Cause::Restart)).await;
+                let soon = Instant::now() + Duration::from_secs(1);
+                let run = status.run;
+                entry
+                    .wait(soon, |status| status.state == State::Stopping || status.run > run)
+                    .await;
+                Ok(())
+            }
         }
     }
 

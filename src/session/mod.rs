@@ -7,6 +7,7 @@
 mod ask;
 mod attach;
 mod container;
+mod entry;
 mod env;
 mod error;
 mod events;
@@ -30,10 +31,11 @@ pub use ask::{
 };
 pub use attach::{Attachment, Entrance, Located};
 pub use container::ContainerSpec;
+pub use entry::Entry;
 pub use error::SessionError;
 pub use events::{EventLog, EventPage};
 pub use fence::{Fences, SandboxMode, SandboxSpec};
-pub use house::{Agents, Context, Entry};
+pub use house::{Agents, Context};
 pub use record::AgentRecord;
 pub use spec::{AgentName, AgentNameError, AgentSpec, Place};
 pub use trail::{Trouble, Turn, Workspaces};

@@ -416,6 +416,8 @@ impl AgentSpec {
             watchdogs: self.watchdogs,
             handshake: true,
             interrupt: nature.interrupts,
+            one_turn: nature.asks == Asks::InArguments,
+            total_cost: nature.total_cost,
             record: Duration::from_secs(60),
         }
     }

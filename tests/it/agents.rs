@@ -260,6 +260,43 @@ fn a_restart_ends_the_old_one_first() {
 }
 
 #[test]
+fn one_that_is_being_stopped_is_not_started_meanwhile_and_nobody_is_told_it_was() {
+    let house = House::start();
+    let slow = json!({ "ladder": { "terminate_ms": 3_600_000 } });
+    let script = "trap 'touch asked' TERM; touch main; while :; do sleep 0.05; done";
+    house.run("it", script, slow);
+    eventually("it runs", || house.files().join("main").exists());
+    house.post("/it/stop");
+    eventually("it is asked", || house.files().join("asked").exists());
+    for what in ["start", "restart"] {
+        let answer = house.ask("POST", &format!("/it/{what}"), None);
+        assert_eq!(
+            (answer.status, answer.body["error"]["code"].as_str()),
+            (409, Some("stopping")),
+            "{what}"
+        );
+    }
+    house.post("/it/kill");
+    house.ended("it");
+    assert_eq!(house.get("/it")["run"], 1);
+}
+
+#[test]
+fn one_that_waits_to_be_started_again_is_started_at_once_by_whoever_wants_that() {
+    let house = House::start();
+    let more = json!({ "restart": "always", "restart_first_ms": 3_600_000 });
+    house.run("it", "echo x >> runs", more);
+    eventually("it waits", || house.get("/it")["state"] == "restarting");
+    house.post("/it/restart");
+    eventually("it ran again", || {
+        house.get("/it")["run"] == 2 && house.get("/it")["state"] == "restarting"
+    });
+    house.post("/it/stop");
+    assert_eq!(house.ended("it")["state"], "stopped");
+    assert_eq!(fs::read_to_string(house.files().join("runs")).unwrap(), "x\nx\n");
+}
+
+#[test]
 fn when_the_server_is_killed_agents_end_and_the_next_one_tells_how() {
     let house = House::start();
     let script = format!("{DAEMON}; {SESSION} touch main; while :; do sleep 1; done");

@@ -92,29 +92,52 @@ impl<H: Host> Driver<H> {
         }
         run.close_input |= step.close_input;
         for event in step.events {
+            let Some(run) = &mut self.run else { return };
             match &event {
                 dialect::Event::Ready => self.events.push_back(Event::SessionReady),
                 dialect::Event::SessionGone { ends: true, .. } => self.events.push_back(Event::Again),
                 dialect::Event::TurnStarted { .. } => self.events.push_back(Event::TurnStarted),
-                dialect::Event::TurnEnded(_) => {
-                    run.open_questions = 0;
+                dialect::Event::TurnEnded(ended) => {
+                    run.open_questions.clear();
+                    run.open_calls = 0;
+                    self.events.extend(ended.usage.cost_microusd.map(Event::Spent));
                     self.events.push_back(Event::TurnEnded);
                 }
-                dialect::Event::Permission(_) => {
-                    run.open_questions += 1;
+                dialect::Event::Permission(asked) => {
+                    if !run.open_questions.contains(&asked.request) {
+                        run.open_questions.push(asked.request.clone());
+                    }
                     self.events.push_back(Event::PermissionAsked);
                 }
-                dialect::Event::PermissionGone { .. } => {
-                    run.open_questions = run.open_questions.saturating_sub(1);
-                    if run.open_questions == 0 {
-                        self.events.push_back(Event::PermissionsGone);
-                    }
+                dialect::Event::PermissionGone { request } => {
+                    self.question_gone(request);
+                }
+                dialect::Event::ToolStarted(tool) if !tool.background => {
+                    run.open_calls += 1;
+                    self.events.push_back(Event::Tools { under_way: true });
+                }
+                dialect::Event::ToolFinished(tool) if !tool.background => {
+                    run.open_calls = run.open_calls.saturating_sub(1);
+                    let under_way = run.open_calls > 0;
+                    self.events.push_back(Event::Tools { under_way });
                 }
                 _ => {}
             }
             self.host.told(News::Said(Box::new(event)));
         }
         self.write();
+    }
+
+    /// It waits for no answer to that any more.
+    pub(super) fn question_gone(&mut self, request: &str) {
+        let Some(run) = &mut self.run else { return };
+        let Some(at) = run.open_questions.iter().position(|open| open == request) else {
+            return;
+        };
+        run.open_questions.remove(at);
+        if run.open_questions.is_empty() {
+            self.events.push_back(Event::PermissionsGone);
+        }
     }
 
     /// Has somebody do what the agent wants done. Whoever does answers later.

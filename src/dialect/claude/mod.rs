@@ -209,6 +209,7 @@ impl Dialect for Claude {
     fn nature(&self) -> Nature {
         Nature {
             waits: self.options.barrier,
+            total_cost: true,
             ..Nature::CONVERSING
         }
     }

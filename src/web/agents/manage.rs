@@ -162,11 +162,7 @@ pub(super) async fn kill(State(api): State<Arc<Api>>, who: Who, at: At) -> Answe
 
 pub(super) async fn restart(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
     let entry = entry(&api, &who, at, Deed::Manage).await?;
-    if entry.state().is_over() || entry.state() == crate::session::State::Created {
-        doors(&api)?.agents.start(&entry).await?;
-    } else {
-        entry.stop(Cause::Restart).await;
-    }
+    doors(&api)?.agents.restart(&entry).await?;
     Ok(json(StatusCode::ACCEPTED, &view(&entry)))
 }
 

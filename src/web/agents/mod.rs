@@ -109,6 +109,7 @@ impl From<SessionError> for ApiError {
             SessionError::Exists { .. } => ApiError::new(StatusCode::CONFLICT, "exists", text),
             SessionError::Invalid { .. } => ApiError::bad_request(text),
             SessionError::Running { .. } => ApiError::new(StatusCode::CONFLICT, "running", text),
+            SessionError::Stopping { .. } => ApiError::new(StatusCode::CONFLICT, "stopping", text),
             SessionError::NotStarted(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "not_started", text),
             SessionError::NotTaken(NotTaken::Full) => ApiError::busy(text),
             SessionError::NotTaken(_) => ApiError::new(StatusCode::CONFLICT, "not_taken", text),

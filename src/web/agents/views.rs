@@ -152,6 +152,9 @@ pub(super) struct CreateBody {
     pub restart: Option<RestartMode>,
     /// Milliseconds.
     pub restart_first_ms: Option<u64>,
+    pub restart_most_ms: Option<u64>,
+    pub restart_stable_ms: Option<u64>,
+    pub restart_window_ms: Option<u64>,
     pub restart_burst: Option<usize>,
     pub quiet_ms: Option<u64>,
     pub patience_ms: Option<u64>,
@@ -188,7 +191,11 @@ pub(super) struct LadderBody {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WatchdogBody {
-    after_ms: u64,
+    after_ms: Option<u64>,
+    /// For `turns`.
+    most: Option<u64>,
+    /// For `cost`.
+    most_usd: Option<f64>,
     action: Reaction,
 }
 
@@ -219,7 +226,17 @@ impl CreateBody {
         spec.pointers = self.pointers;
         spec.cwd = self.cwd.unwrap_or_default();
         (spec.task, spec.message, spec.label) = (self.task, self.message, self.label);
-        spec.restart = rules_of(self.restart, self.restart_first_ms, self.restart_burst);
+        let usual = Restart::default();
+        let or = |told: Option<u64>, usual| told.map_or(usual, ms);
+        // With what is usual for what nobody says.
+        spec.restart = Restart {
+            mode: self.restart.unwrap_or(usual.mode),
+            first: or(self.restart_first_ms, usual.first),
+            most: or(self.restart_most_ms, usual.most),
+            stable: or(self.restart_stable_ms, usual.stable),
+            window: or(self.restart_window_ms, usual.window),
+            burst: self.restart_burst.unwrap_or(usual.burst),
+        };
         if let Some(time) = self.quiet_ms {
             spec.quiet = ms(time);
         }
@@ -240,11 +257,8 @@ impl CreateBody {
             }
         }
         spec.ladder = Some(ladder);
-        for (name, WatchdogBody { after_ms, action }) in self.watchdogs {
-            let slot = slot_of(&mut spec.watchdogs, &name).ok_or_else(|| {
-                format!("there is no watchdog '{name}'; there are start, silence, permission, turn and wall")
-            })?;
-            *slot = Some((ms(after_ms.max(1)), action));
+        for (name, body) in self.watchdogs {
+            body.set(&name, &mut spec.watchdogs)?;
         }
         (spec.sandbox, spec.container) = (self.sandbox, self.container);
         let bounds = &mut spec.bounds;
@@ -260,24 +274,41 @@ impl CreateBody {
     }
 }
 
-fn slot_of<'a>(dogs: &'a mut Watchdogs, name: &str) -> Option<&'a mut Option<(Duration, Reaction)>> {
-    match name {
-        "start" => Some(&mut dogs.start),
-        "silence" => Some(&mut dogs.silence),
-        "permission" => Some(&mut dogs.permission),
-        "turn" => Some(&mut dogs.turn),
-        "wall" => Some(&mut dogs.wall),
-        _ => None,
-    }
-}
-
-/// When it is started again, with what is usual for what nobody says.
-fn rules_of(mode: Option<RestartMode>, first_ms: Option<u64>, burst: Option<usize>) -> Restart {
-    let usual = Restart::default();
-    Restart {
-        mode: mode.unwrap_or(usual.mode),
-        first: first_ms.map_or(usual.first, Duration::from_millis),
-        burst: burst.unwrap_or(usual.burst),
-        ..usual
+impl WatchdogBody {
+    /// Has the watchdog of that name be as this says.
+    fn set(&self, name: &str, dogs: &mut Watchdogs) -> Result<(), String> {
+        let action = self.action;
+        let timed = match name {
+            "start" => &mut dogs.start,
+            "silence" => &mut dogs.silence,
+            "tool" => &mut dogs.tool,
+            "permission" => &mut dogs.permission,
+            "turn" => &mut dogs.turn,
+            "linger" => &mut dogs.linger,
+            "wall" => &mut dogs.wall,
+            "turns" | "cost" => {
+                let (slot, most) = match name {
+                    "turns" => (&mut dogs.turns, self.most),
+                    _ => {
+                        let dollars = self.most_usd.filter(|dollars| (0.0..1e9).contains(dollars));
+                        (&mut dogs.cost, dollars.map(|dollars| (dollars * 1e6) as u64))
+                    }
+                };
+                let word = if name == "turns" { "most" } else { "most_usd" };
+                let most = most.ok_or_else(|| format!("the watchdog '{name}' needs '{word}'"))?;
+                *slot = Some((most, action));
+                return Ok(());
+            }
+            _ => {
+                return Err(format!(
+                    "there is no watchdog '{name}'; there are start, silence, tool, permission, turn, linger, wall, turns and cost"
+                ));
+            }
+        };
+        let after = self
+            .after_ms
+            .ok_or_else(|| format!("the watchdog '{name}' needs 'after_ms'"))?;
+        *timed = Some((Duration::from_millis(after.max(1)), action));
+        Ok(())
     }
 }
