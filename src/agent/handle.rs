@@ -63,6 +63,8 @@ pub trait Host: Send + 'static {
 pub enum News<'a> {
     /// It is something else now.
     Entered(&'a Status),
+    /// Its parent process runs, and will start it.
+    Fostered(&'a Status),
     /// It says so in its protocol.
     Said(Box<dialect::Event>),
     /// Something lasts too long.

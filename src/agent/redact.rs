@@ -9,9 +9,6 @@ use serde_json::Value;
 
 /// What stands for a secret.
 const MASK: &str = "[redacted]";
-/// Bytes of the shortest secret that is looked for: what is shorter would be found everywhere, and tell by its absence what it is.
-const SHORTEST: usize = 8;
-
 /// The secrets of one run of an agent, for those who must not show them.
 pub struct Redactor {
     /// By their first byte, longest first.
@@ -28,11 +25,14 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
+    /// Bytes of the shortest secret that is looked for: what is shorter would be found everywhere, and tell by its absence what it is.
+    pub const SHORTEST: usize = 8;
+
     /// One that finds these values. `None` if there is nothing to find.
     pub fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         let mut secrets: Vec<Box<[u8]>> = Vec::new();
         for line in values.into_iter().flat_map(str::lines).map(str::trim) {
-            if line.len() >= SHORTEST {
+            if line.len() >= Self::SHORTEST {
                 secrets.extend(written(line).into_iter().map(|text| text.into_bytes().into()));
             }
         }
@@ -139,7 +139,7 @@ impl Redactor {
         let whole = whole.unwrap_or(text).trim_end();
         let bytes = whole.as_bytes();
         let first = bytes.len().saturating_sub(self.longest);
-        let last = bytes.len().checked_sub(SHORTEST)?;
+        let last = bytes.len().checked_sub(Redactor::SHORTEST)?;
         let at = (first..=last).find(|at| self.may_become(&bytes[*at..]))?;
         Some((at, bytes.len()))
     }

@@ -60,6 +60,27 @@ pub(super) fn value(spec: &AgentSpec, name: &str, own: impl Fn(&str) -> Option<O
     own(name).filter(|value| is_passed && !value.is_empty())
 }
 
+/// Whether a variable holds a key or a password, to judge by its name. What is too short to be looked for is none, and neither is the name of a file.
+pub(super) fn is_secret(name: &str, value: &str) -> bool {
+    const WORDS: [&str; 11] = [
+        "KEY",
+        "KEYS",
+        "APIKEY",
+        "TOKEN",
+        "TOKENS",
+        "SECRET",
+        "SECRETS",
+        "PASSWORD",
+        "PASSWD",
+        "PASSPHRASE",
+        "CREDENTIALS",
+    ];
+    let says_so = name
+        .split('_')
+        .any(|word| WORDS.iter().any(|secret| word.eq_ignore_ascii_case(secret)));
+    says_so && value.len() >= Redactor::SHORTEST && !value.starts_with('/')
+}
+
 /// The value of a secret. Blocks.
 fn secret(name: &str, path: &Path) -> Result<String, String> {
     let read = fs::File::open(path).and_then(|file| {
@@ -79,7 +100,14 @@ fn secret(name: &str, path: &Path) -> Result<String, String> {
 /// What keeps an agent's secrets from being shown, as they are now. Blocks.
 pub(super) fn redactor(spec: &AgentSpec) -> Option<Redactor> {
     let read = spec.secrets.iter().filter_map(|(name, path)| secret(name, path).ok());
-    let values: Vec<String> = read.collect();
+    let mut values: Vec<String> = read.collect();
+    let preset = spec.preset().ok().flatten();
+    let passed = preset.map_or(&[][..], |preset| preset.passes()).iter().copied();
+    for name in passed.chain(spec.inherit.iter().map(String::as_str)) {
+        let value = value(spec, name, |name| std::env::var_os(name));
+        let value = value.and_then(|value| value.into_string().ok());
+        values.extend(value.filter(|value| is_secret(name, value)));
+    }
     Redactor::new(values.iter().map(String::as_str))
 }
 
@@ -144,6 +172,29 @@ pub(super) fn build(
 mod tests {
     use super::*;
     use crate::session::Place;
+
+    #[test]
+    fn what_is_called_a_key_is_one() {
+        let key = "sk-0123456789";
+        for name in [
+            "ANTHROPIC_API_KEY",
+            "GH_TOKEN",
+            "db_password",
+            "X_APIKEY",
+            "AWS_SECRET_ACCESS_KEY",
+        ] {
+            assert!(is_secret(name, key), "{name}");
+        }
+        for (name, value) in [
+            ("TOKENIZERS_PARALLELISM", key),
+            ("KEYBOARD", key),
+            ("SSH_AUTH_SOCK", key),
+            ("MOCK_KEY", "mock"),
+            ("GOOGLE_APPLICATION_CREDENTIALS", "/home/me/key.json"),
+        ] {
+            assert!(!is_secret(name, value), "{name}");
+        }
+    }
 
     #[test]
     fn only_what_is_on_the_list_is_handed_on_and_fixed_values_win() {

@@ -196,12 +196,13 @@ impl Host for Desk {
                 ("GITSTEAD_WORKSPACE", self.place.to_string()),
             ],
             run: run_name,
+            number: run,
+            shared: Arc::clone(&self.shared),
             record: self.runs.join(format!("{name}.exit")),
             temporary: self.runs.join(format!("{name}.tmp")),
             fences: self.fences.clone(),
             bounds: Bounds::from(&self.limits),
             resume,
-            veil: Arc::clone(&self.shared.veil),
         };
         let (workers, workspaces, trail) = (self.workers.clone(), Arc::clone(&self.workspaces), self.trail.clone());
         tokio::spawn(async move {
@@ -213,6 +214,7 @@ impl Host for Desk {
     fn told(&mut self, news: News<'_>) {
         match news {
             News::Entered(status) => self.entered(status),
+            News::Fostered(status) => self.shared.change(|record| record.parent = status.parent),
             News::Said(event) => self.said(*event),
             News::Warned(dog) => {
                 self.shared.events.push("watchdog", json!({ "watchdog": dog }));
@@ -554,13 +556,14 @@ struct Preparation {
     place: Place,
     fixed: Vec<(&'static str, String)>,
     run: String,
+    number: u32,
+    shared: Arc<Shared>,
     record: PathBuf,
     /// A directory for its temporary files, if it cannot reach that of all.
     temporary: PathBuf,
     fences: Fences,
     bounds: Bounds,
     resume: Option<String>,
-    veil: Arc<Veil>,
 }
 
 impl Preparation {
@@ -646,9 +649,11 @@ impl Preparation {
             std::env::vars_os(),
         )
         .map_err(other)?;
-        let secrets = env.iter().filter(|(name, _)| self.spec.secrets.contains_key(name));
+        let is_secret =
+            |name: &String, value: &String| self.spec.secrets.contains_key(name) || super::env::is_secret(name, value);
+        let secrets = env.iter().filter(|(name, value)| is_secret(name, value));
         let redactor = Redactor::new(secrets.map(|(_, value)| value.as_str())).map(Arc::new);
-        self.veil.store(redactor.clone());
+        self.shared.veil.store(redactor.clone());
         // Of an earlier run; whoever finds one later takes it for this one's.
         match std::fs::remove_file(&self.record) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -692,6 +697,10 @@ impl Preparation {
             let program = self.fences.container_program.as_deref();
             inside.reached(program, inside.at(&root, &below), |name| std::env::var_os(name))
         });
+        // A run that nobody knows of would be nobody's to end, and its name would be given again.
+        self.shared.change(|record| record.run = self.number);
+        let kept = self.shared.ledger.flush();
+        kept.map_err(|error| other(format!("the ledger cannot be written: {error}")))?;
         let newborn = spawn_parent().map_err(|error| other(format!("no process can be started: {error}")))?;
         Ok(Box::new(Prepared {
             newborn,

@@ -549,6 +549,30 @@ fn what_cannot_be_executed_is_said_to_be_so() {
 }
 
 #[test]
+fn a_key_that_is_passed_on_is_not_shown_and_one_that_is_told_is_not_taken() {
+    const KEY: &str = "sk-passed-on-0123456789";
+    let mut options = ServerOptions::default();
+    options.env.push(("HOUSE_API_KEY".to_owned(), KEY.to_owned()));
+    let house = House::with(options);
+    house.run(
+        "it",
+        "echo \"it is $HOUSE_API_KEY\"",
+        json!({ "inherit": ["HOUSE_API_KEY"] }),
+    );
+    house.ended("it");
+    let logs = house.get("/it/logs").to_string();
+    assert!(logs.contains("it is [redacted]") && !logs.contains(KEY), "{logs}");
+    let body = json!({ "repository": "demo", "argv": ["true"], "env": { "HOUSE_API_KEY": KEY } });
+    let refused = house.ask("POST", "", Some(&body)).is(400).to_string();
+    assert!(
+        refused.contains("--secret HOUSE_API_KEY=FILE") && !refused.contains(KEY),
+        "{refused}"
+    );
+    let ledger = fs::read(house.server.data().join("ledger.redb")).unwrap();
+    assert!(!ledger.windows(KEY.len()).any(|bytes| bytes == KEY.as_bytes()));
+}
+
+#[test]
 fn an_agent_gets_a_clean_process() {
     let house = House::with(ServerOptions {
         env: vec![("SECRET_OF_THE_SERVER".to_owned(), "1".to_owned())],
