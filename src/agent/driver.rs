@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
 };
 
 use rustix::process::Signal;
@@ -26,6 +26,7 @@ use super::{
     handle::{Agent, Command, Host, Newborn, News, NotTaken, Orphan, Prepared, RUN_MARK, Settings, Status},
     hunt::{bury, hunt_down},
     launch::{SpawnFailure, SpawnFault},
+    meter::{Depths, Meter, Step},
     output::{LogRing, Splitter, Spool, Stream},
     redact::{Redactor, Sieve},
     rules::State,
@@ -77,6 +78,7 @@ pub fn drive(settings: Settings, host: impl Host) -> Agent {
         commands: send,
         status: watch,
         log: Arc::clone(&settings.log),
+        depths: Arc::default(),
     };
     let driver = Driver {
         machine,
@@ -87,7 +89,8 @@ pub fn drive(settings: Settings, host: impl Host) -> Agent {
         tell,
         status,
         log: settings.log,
-        output: settings.output,
+        meter: settings.meter,
+        depths: Arc::clone(&agent.depths),
         line_bytes: settings.line_bytes,
         spool: Spool::new(settings.spool, settings.spool_bounds),
         clock: settings.clock,
@@ -114,7 +117,8 @@ struct Driver<H> {
     tell: watch::Sender<Status>,
     status: Status,
     log: Arc<LogRing>,
-    output: Arc<AtomicU64>,
+    meter: Arc<Meter>,
+    depths: Arc<Depths>,
     line_bytes: usize,
     spool: Spool,
     clock: Arc<dyn Clock>,
@@ -161,6 +165,7 @@ impl<H: Host> Driver<H> {
     async fn run(mut self) {
         loop {
             self.settle();
+            self.tell_depths();
             let may_read = !self.spool.is_full();
             let next = self.timers.values().min().copied();
             let run = self.run.as_deref_mut();
@@ -213,7 +218,18 @@ impl<H: Host> Driver<H> {
         }
     }
 
+    fn tell_depths(&self) {
+        let (input, orders) = match self.run.as_deref() {
+            Some(run) => (run.input_bytes, run.orders.waiting()),
+            None => (self.early.len(), 0),
+        };
+        self.depths.set(input, orders);
+    }
+
     fn execute(&mut self, order: Order) {
+        if let Some(step) = step_of(&order, self.status.state) {
+            self.meter.step(step);
+        }
         match order {
             Order::Spawn => {
                 self.status.run += 1;
@@ -285,6 +301,7 @@ impl<H: Host> Driver<H> {
             commands: self.me.upgrade()?,
             status: self.watch.clone(),
             log: Arc::clone(&self.log),
+            depths: Arc::clone(&self.depths),
         })
     }
 
@@ -559,6 +576,10 @@ impl Mouth {
         Mouth(send)
     }
 
+    fn waiting(&self) -> usize {
+        self.0.max_capacity() - self.0.capacity()
+    }
+
     /// Says whether there was room for it.
     fn say(&self, line: Vec<u8>) -> bool {
         self.0.try_send(line).is_ok()
@@ -567,6 +588,19 @@ impl Mouth {
     /// The same for what the agent wants.
     fn pass_on(&self, line: Vec<u8>) -> bool {
         self.0.capacity() > OURS && self.say(line)
+    }
+}
+
+/// Which step of stopping an order is.
+fn step_of(order: &Order, state: State) -> Option<Step> {
+    match order {
+        // A watchdog may have one interrupted that goes on.
+        Order::Interrupt if state == State::Stopping => Some(Step::Interrupt),
+        Order::CloseInput => Some(Step::EndOfInput),
+        Order::Terminate => Some(Step::Terminate),
+        Order::KillTree => Some(Step::Kill),
+        Order::Hunt => Some(Step::Hunt),
+        _ => None,
     }
 }
 

@@ -1,12 +1,10 @@
-use std::{
-    io,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{io, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     launch::{Exit, ExitRecord, Isolation, Launch, SpawnFailure},
+    meter::{Depths, Meter},
     output::{LogRing, SpoolBounds},
     redact::Redactor,
     rules::{Rules, State, Watchdog},
@@ -158,6 +156,7 @@ pub struct Agent {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) status: watch::Receiver<Status>,
     pub(super) log: Arc<LogRing>,
+    pub(super) depths: Arc<Depths>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -196,6 +195,16 @@ impl Agent {
     /// Tells of every change.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// What waits to be taken by its task.
+    pub fn waiting_commands(&self) -> usize {
+        self.commands.max_capacity() - self.commands.capacity()
+    }
+
+    /// What waits to be taken from its task.
+    pub fn depths(&self) -> &Depths {
+        &self.depths
     }
 
     /// Its last lines.
@@ -257,8 +266,8 @@ pub struct Settings {
     pub line_bytes: usize,
     /// Its last lines.
     pub log: Arc<LogRing>,
-    /// Where the bytes that it writes are counted.
-    pub output: Arc<AtomicU64>,
+    /// Where what it does is counted.
+    pub meter: Arc<Meter>,
     /// What it was before, if it is an earlier one.
     pub state: State,
     /// What it left when it ran as the last Gitstead ended.

@@ -10,6 +10,7 @@ mod driver;
 mod handle;
 mod hunt;
 mod launch;
+mod meter;
 mod output;
 mod parent;
 mod redact;
@@ -29,6 +30,7 @@ pub use handle::{
 };
 pub use hunt::{hunt_down, is_alive, start_time};
 pub use launch::{Bounds, Exit, ExitRecord, Isolation, Ladder, Launch, Sandbox, SpawnFailure, SpawnFault};
+pub use meter::{Depths, Meter, Scale, Step, weigh};
 pub use output::{LogLine, LogPage, LogRing, RingBounds, SpoolBounds, Stream, spooled, spooled_tail};
 pub use parent::run_parent;
 pub use redact::Redactor;

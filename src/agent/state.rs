@@ -307,7 +307,7 @@ impl Machine {
             }
             Event::Again => {
                 if self.rung < Rung::Killed {
-                    self.stop(Cause::Restart, false, &mut out);
+                    self.stop(Cause::Restart, false, now, &mut out);
                 } else if self.rung != Rung::Adopting {
                     // It has ended over it before its last words were read.
                     self.cause.get_or_insert(Cause::Restart);

@@ -83,6 +83,11 @@ impl Process {
     }
 }
 
+/// The number of a process's parent.
+pub(super) fn parent(pid: i32) -> Option<i32> {
+    stat(pid).map(|stat| stat.parent)
+}
+
 /// Everything below `root` that has not ended, nearest first.
 pub(super) fn below(root: i32) -> Vec<Process> {
     let mut children: BTreeMap<i32, Vec<(i32, Stat)>> = BTreeMap::new();

@@ -3,10 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::{Agents, Entry, State, Stream};
-use crate::agent;
+use super::{AgentRecord, Agents, Entry, State, Stream};
+use crate::agent::{self, Sandbox};
 
 /// What Linux counts the time of processes in, a second; the same for all programs on the machines that we run on, whatever the kernel counts in itself
 /// (`USER_HZ`; `proc_pid_stat(5)`).
@@ -110,6 +111,25 @@ impl Agents {
             cwd,
             container,
             spool: spool.into(),
+        }
+    }
+
+    /// Finds where an agent works, without links, and which files it can reach if that is bounded. What is found blocks.
+    pub(super) fn reach(&self, record: &AgentRecord) -> impl FnOnce() -> Option<(PathBuf, Option<Sandbox>)> + use<> {
+        let context = self.context();
+        let (workspaces, fences, runs) = (
+            Arc::clone(&context.workspaces),
+            context.fences.clone(),
+            context.runs.clone(),
+        );
+        let (name, spec) = (record.name.clone(), record.spec.clone());
+        move || {
+            let workspace = workspaces.open(&spec.place().ok()?).ok()?;
+            let root = workspace.root().canonicalize().ok()?;
+            let cwd = root.join(&spec.cwd).canonicalize().ok()?;
+            let temporary = runs.join(format!("{name}.tmp"));
+            let sandbox = fences.sandbox(&spec, &workspace, None, &temporary, &runs);
+            cwd.starts_with(&root).then_some((cwd, sandbox))
         }
     }
 }

@@ -6,9 +6,10 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     AgentRecord, EventLog, SessionError,
     host::{Heard, Question, Shared},
+    trail::Queue,
 };
 use crate::{
-    agent::{Agent, Cause, Command, LogRing, State, Status},
+    agent::{Agent, Cause, Command, Depths, LogRing, State, Status},
     dialect::{Decision, Permission},
 };
 
@@ -17,6 +18,16 @@ pub struct Entry {
     pub(super) shared: Arc<Shared>,
     pub(super) agent: Agent,
     pub(super) logs: PathBuf,
+    pub(super) checkpoints: Queue,
+}
+
+/// What waits for an agent outside of its task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// For the task.
+    pub(super) commands: usize,
+    /// To be recorded.
+    pub(super) checkpoints: usize,
 }
 
 impl Entry {
@@ -56,6 +67,15 @@ impl Entry {
     /// What it is.
     pub fn state(&self) -> State {
         self.agent.status().state
+    }
+
+    /// What waits in its task and for it.
+    pub(super) fn depths(&self) -> (&Depths, Waiting) {
+        let waiting = Waiting {
+            commands: self.agent.waiting_commands(),
+            checkpoints: self.checkpoints.len(),
+        };
+        (self.agent.depths(), waiting)
     }
 
     /// Whether its own process runs.

@@ -71,6 +71,11 @@ impl EventLog {
         }
     }
 
+    /// Where what agents do is counted.
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// Adds one: `{"seq": …, "at": …, "type": kind, "agent": …}` and the members of `data`, without secrets. Returns its number.
     pub(super) fn push(&self, kind: &str, data: Value) -> u64 {
         self.add(kind, None, data)

@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     AgentRecord, AgentSpec, EventLog, Fences, Place, State, Veil,
     files::Hands,
+    tally::reason,
     trail::{Gate, Job, Trail},
 };
 use crate::{
@@ -177,6 +178,8 @@ pub(super) struct Desk {
     pub(super) late: Vec<String>,
     /// The newest of its orders that are carried out, one after the other.
     pub(super) orders: Option<JoinHandle<()>>,
+    /// Whether the system has ended processes of this run for their memory.
+    pub(super) starved: bool,
 }
 
 impl Host for Desk {
@@ -265,13 +268,19 @@ impl Desk {
 
     fn entered(&mut self, status: &Status) {
         let now = self.shared.now();
+        let before = self.shared.record().state;
         self.shared.change(|record| record.follow(status, now));
+        let over = status.state.is_over();
+        // One that waits to be started again has ended before.
+        if (over || status.state == State::Restarting) && before != State::Restarting {
+            let starved = std::mem::take(&mut self.starved);
+            self.shared.events.tally().add(reason(status, starved));
+        }
         let mut data = json!({ "run": status.run });
         let mut add = |key: &str, value: Value| data[key] = value;
         if let Some(pid) = status.pid {
             add("pid", json!(pid));
         }
-        let over = status.state.is_over();
         if over || status.state == State::Restarting {
             self.shared.questions().clear();
             if let Some(exit) = status.exit {
@@ -518,6 +527,7 @@ impl Desk {
 
     fn gone(&mut self, record: &ExitRecord) {
         if record.out_of_memory > 0 {
+            self.starved = true;
             self.shared
                 .events
                 .push("out_of_memory", json!({ "killed": record.out_of_memory }));

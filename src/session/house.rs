@@ -12,15 +12,15 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
-    AgentName, AgentRecord, AgentSpec, Entry, EventLog, EventPage, Fences, SessionError, Veil, Workspaces,
+    AgentName, AgentRecord, AgentSpec, Entry, EventLog, EventPage, Fences, SessionError, Veil, Weighed, Workspaces,
     host::{Desk, Shared},
     tally::Tally,
     trail::{self, Trail},
 };
 use crate::{
     agent::{
-        self, Cause, Command, ExitRecord, LogRing, Orphan, RUN_MARK, RestartMode, RingBounds, Sandbox, Settings,
-        SpoolBounds, State,
+        self, Cause, Command, ExitRecord, LogRing, Orphan, RUN_MARK, RestartMode, RingBounds, Settings, SpoolBounds,
+        State,
     },
     base::{Clock, Limits},
     ledger::{Ledger, Shelf},
@@ -68,6 +68,8 @@ struct Inner {
     changing: Mutex<()>,
     closing: AtomicBool,
     tally: Arc<Tally>,
+    /// What was weighed last, and when.
+    weighed: Mutex<Option<(Instant, Weighed)>>,
 }
 
 impl std::fmt::Debug for Agents {
@@ -94,6 +96,7 @@ impl Agents {
                 changing: Mutex::default(),
                 closing: AtomicBool::new(false),
                 tally: Arc::default(),
+                weighed: Mutex::default(),
             }),
         };
         for (key, record) in known {
@@ -192,6 +195,7 @@ impl Agents {
             }),
             session: Box::new(move || of_session.record().session.clone()),
         });
+        let checkpoints = trail.queue();
         let host = Desk {
             shared: Arc::clone(&shared),
             place,
@@ -207,6 +211,7 @@ impl Agents {
             tells_turns: spec.nature().tells_turns,
             late: Vec::new(),
             orders: None,
+            starved: false,
         };
         let settings = Settings {
             rules: spec.rules(),
@@ -214,7 +219,7 @@ impl Agents {
             spool_bounds: SpoolBounds::default(),
             line_bytes: context.limits.agent_line_bytes,
             log: Arc::new(LogRing::new(RingBounds::default())),
-            output: Arc::clone(&self.inner.tally.output),
+            meter: Arc::clone(&self.inner.tally.meter),
             state,
             orphan,
             ends,
@@ -223,7 +228,12 @@ impl Agents {
             clock: Arc::clone(&context.clock),
         };
         let agent = agent::drive(settings, host);
-        Ok(Arc::new(Entry { shared, agent, logs }))
+        Ok(Arc::new(Entry {
+            shared,
+            agent,
+            logs,
+            checkpoints,
+        }))
     }
 
     /// Finds out what became of an agent that ran when an earlier Gitstead ended.
@@ -439,9 +449,8 @@ impl Agents {
         Ok(read?)
     }
 
-    /// What all agents are and have done since the server was started, as Prometheus reads it.
-    pub fn metrics(&self) -> String {
-        self.inner.tally.text(self.list().iter().map(|entry| entry.state()))
+    pub(super) fn weighed(&self) -> &Mutex<Option<(Instant, Weighed)>> {
+        &self.inner.weighed
     }
 
     /// Counts lines of output that somebody who follows was too slow for.
@@ -465,25 +474,6 @@ impl Agents {
     /// What others of this room work with.
     pub(super) fn tools(&self) -> (Ledger, Workers) {
         (self.inner.context.ledger.clone(), self.inner.context.workers.clone())
-    }
-
-    /// Finds where an agent works, without links, and which files it can reach if that is bounded. What is found blocks.
-    pub(super) fn reach(&self, record: &AgentRecord) -> impl FnOnce() -> Option<(PathBuf, Option<Sandbox>)> + use<> {
-        let context = &self.inner.context;
-        let (workspaces, fences, runs) = (
-            Arc::clone(&context.workspaces),
-            context.fences.clone(),
-            context.runs.clone(),
-        );
-        let (name, spec) = (record.name.clone(), record.spec.clone());
-        move || {
-            let workspace = workspaces.open(&spec.place().ok()?).ok()?;
-            let root = workspace.root().canonicalize().ok()?;
-            let cwd = root.join(&spec.cwd).canonicalize().ok()?;
-            let temporary = runs.join(format!("{name}.tmp"));
-            let sandbox = fences.sandbox(&spec, &workspace, None, &temporary, &runs);
-            cwd.starts_with(&root).then_some((cwd, sandbox))
-        }
     }
 
     /// All of them, in the order of their names.

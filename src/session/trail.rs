@@ -14,7 +14,10 @@ use std::{
 use bstr::ByteSlice as _;
 
 use serde_json::json;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{AgentName, AgentSpec, EventLog, Place};
 use crate::{
@@ -131,7 +134,20 @@ impl Gate {
 /// Whoever has something to record.
 #[derive(Clone)]
 pub(super) struct Trail {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Given>,
+}
+
+/// A job, and since when it waits.
+type Given = (Instant, Job);
+
+/// How long the queue is, for those who do not hold it open.
+pub(super) struct Queue(mpsc::WeakSender<Given>);
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        let jobs = self.0.upgrade();
+        jobs.map_or(0, |jobs| jobs.max_capacity() - jobs.capacity())
+    }
 }
 
 /// What the task knows.
@@ -158,9 +174,14 @@ impl Trail {
 
     /// Hands it over, unless too many wait.
     pub(super) fn give(&self, job: Job) -> Result<(), Job> {
-        self.jobs.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job) => job,
+        self.jobs.try_send((Instant::now(), job)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full((_, job)) | mpsc::error::TrySendError::Closed((_, job)) => job,
         })
+    }
+
+    /// What waits.
+    pub(super) fn queue(&self) -> Queue {
+        Queue(self.jobs.downgrade())
     }
 }
 
@@ -182,49 +203,49 @@ type Say = Box<dyn Fn(&[FileChange]) -> Checkpoint + Send + Sync>;
 type Decide = Arc<dyn Fn(&mut Held<'_>) -> Result<Option<Checkpoint>, Trouble> + Send + Sync>;
 
 impl Desk {
-    async fn work(self, mut jobs: mpsc::Receiver<Job>) {
+    async fn work(self, mut jobs: mpsc::Receiver<Given>) {
         let bell = Arc::new(Notify::new());
         // When files were last left alone for long enough, and when that is not waited for any more.
-        let mut quiet: Option<(tokio::time::Instant, tokio::time::Instant)> = None;
+        let mut quiet: Option<(Instant, Instant)> = None;
         let mut watched: Option<Listening> = None;
         loop {
             let due = quiet.map(|(rest, late)| rest.min(late));
             tokio::select! {
                 job = jobs.recv() => match job {
                     None => break,
-                    Some(Job::Before(done)) => {
+                    Some((due, Job::Before(done))) => {
                         let program = self.name.to_string();
                         let say: Say = Box::new(move |changes| {
                             Checkpoint::message(format!("Before {program} began: {}", summary(changes)))
                         });
-                        self.note(self.if_changed(say).await, &[], false);
+                        self.note(due, self.if_changed(say).await, &[], false);
                         if !self.spec.nature().tells_tools && watched.is_none() {
                             watched = self.listen(&bell).await;
                         }
                         let _ = done.send(());
                     }
-                    Some(Job::Tool(tool, turn, gate)) => self.tool(*tool, turn, gate).await,
-                    Some(Job::Settled(turn, gate)) => {
+                    Some((due, Job::Tool(tool, turn, gate))) => self.tool(due, *tool, turn, gate).await,
+                    Some((due, Job::Settled(turn, gate))) => {
                         let made = self.if_changed(self.say(turn)).await;
-                        self.let_go(made, gate, &[]).await;
+                        self.let_go(due, made, gate, &[]).await;
                     }
-                    Some(Job::Last(run, agent)) => {
+                    Some((due, Job::Last(run, agent))) => {
                         quiet = None;
                         watched = None;
                         let say = self.say(0);
-                        self.note(self.if_changed(say).await, &[], false);
+                        self.note(due, self.if_changed(say).await, &[], false);
                         agent.send(Command::Recorded(run)).await;
                     }
                 },
                 () = bell.notified(), if watched.is_some() => {
-                    let now = tokio::time::Instant::now();
+                    let now = Instant::now();
                     let late = quiet.map_or(now + self.spec.quiet * RESTLESS, |(_, late)| late);
                     quiet = Some((now + self.spec.quiet, late));
                 }
-                () = tokio::time::sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     quiet = None;
-                    let say = self.say(0);
-                    self.note(self.if_changed(say).await, &[], false);
+                    let (due, say) = (Instant::now(), self.say(0));
+                    self.note(due, self.if_changed(say).await, &[], false);
                 }
             }
         }
@@ -272,13 +293,13 @@ impl Desk {
         })
     }
 
-    async fn tool(&self, tool: ToolFinished, turn: u64, gate: Option<Arc<Gate>>) {
+    async fn tool(&self, due: Instant, tool: ToolFinished, turn: u64, gate: Option<Arc<Gate>>) {
         let mut calls = vec![tool.call.clone()];
         calls.extend(tool.with.iter().cloned());
         calls.retain(|call| !call.is_empty());
         let checkpoint = self.checkpoint_of(&tool, &calls, turn);
         let made = self.record(Arc::new(move |_| Ok(Some(checkpoint.clone())))).await;
-        self.let_go(made, gate, &calls).await;
+        self.let_go(due, made, gate, &calls).await;
     }
 
     fn checkpoint_of(&self, tool: &ToolFinished, calls: &[String], turn: u64) -> Checkpoint {
@@ -322,16 +343,22 @@ impl Desk {
     }
 
     /// The work is done: the agent goes on, unless it could not wait for that.
-    async fn let_go(&self, made: Result<Option<Made>, Trouble>, gate: Option<Arc<Gate>>, calls: &[String]) {
+    async fn let_go(
+        &self,
+        due: Instant,
+        made: Result<Option<Made>, Trouble>,
+        gate: Option<Arc<Gate>>,
+        calls: &[String],
+    ) {
         let late = match gate {
             Some(gate) => !gate.open().await,
             None => false,
         };
-        self.note(made, calls, late);
+        self.note(due, made, calls, late);
     }
 
     /// Tells what became of a checkpoint.
-    fn note(&self, result: Result<Option<Made>, Trouble>, calls: &[String], late: bool) {
+    fn note(&self, due: Instant, result: Result<Option<Made>, Trouble>, calls: &[String], late: bool) {
         match result {
             Ok(None) => {}
             Ok(Some(Made { outcome, subject })) => {
@@ -345,6 +372,9 @@ impl Desk {
                     .take(20)
                     .map(|(path, why)| json!({ "path": path.to_string(), "why": why.text() }))
                     .collect();
+                let tally = self.events.tally();
+                tally.latency.add(due.elapsed());
+                tally.work.add(outcome.took);
                 let took = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
                 self.events.push(
                     "checkpoint",

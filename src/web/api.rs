@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     agents::{self, AgentDoors, agent_routes},
     house::{Caller, House, Peer},
-    observe,
+    metrics, observe,
     residents::Residents,
     workspaces::{methods_of, workspace_routes},
 };
@@ -68,7 +68,7 @@ pub fn api_routes(api: Arc<Api>) -> Router {
         )
         .merge(workspace_routes())
         .merge(agent_routes())
-        .route("/metrics", get(observe::metrics).fallback(wrong_method))
+        .route("/metrics", get(metrics::metrics).fallback(wrong_method))
         .route("/api", any(no_such_path))
         .route("/api/{*rest}", any(no_such_path))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), introduce))

@@ -14,6 +14,7 @@ mod house;
 mod inflate;
 mod listen;
 mod live;
+mod metrics;
 mod observe;
 mod path;
 mod reply;

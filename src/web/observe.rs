@@ -1,4 +1,4 @@
-//! Each request gets a name, a span and one line in the log when its last byte has been taken; and what is counted can be read.
+//! Each request gets a name, a span and one line in the log when its last byte has been taken.
 
 use std::{
     pin::Pin,
@@ -8,19 +8,17 @@ use std::{
 };
 
 use axum::{
-    Extension,
     body::{Body, HttpBody},
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderName, HeaderValue, Method},
     middleware::Next,
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tracing::Instrument as _;
 
 use super::{
-    api::{Answer, Api, ApiError},
     house::{Caller, House, Peer},
     reply::printable,
 };
@@ -65,16 +63,6 @@ pub(super) async fn observe(State(house): State<Arc<House>>, mut request: Reques
         line.ended = body.is_end_stream();
         Body::new(Observed { body, line })
     })
-}
-
-/// `/metrics`: what agents are and have done, as Prometheus reads it, for this machine and for whoever has a token or a name.
-pub(super) async fn metrics(State(api): State<Arc<Api>>, Extension(who): Extension<Caller>) -> Answer {
-    if !who.local && who.user().is_none() {
-        return Err(ApiError::unknown());
-    }
-    let text = api.agents.as_ref().map(|doors| doors.agents.metrics());
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    Ok((kind, text.unwrap_or_default()).into_response())
 }
 
 /// The access log's line; written when dropped, so that a client that leaves is logged too.

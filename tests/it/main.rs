@@ -40,6 +40,7 @@ mod ingest;
 mod live;
 mod maintain;
 mod memfs;
+mod metrics;
 mod no_exec;
 mod push;
 mod refs;

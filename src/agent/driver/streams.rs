@@ -288,7 +288,7 @@ impl<H: Host> Driver<H> {
 
     /// Puts bytes on their way to the disk, without secrets.
     fn keep(&mut self, stream: Stream, bytes: &[u8]) {
-        self.output.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.meter.output.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         match self.run.as_deref_mut() {
             Some(Run {
                 redactor: Some(redactor),

@@ -57,7 +57,7 @@ fn driven(state: State, orphan: Option<Orphan>) -> (Agent, Asked, tempfile::Temp
         spool_bounds: SpoolBounds::default(),
         line_bytes: 1 << 20,
         log: Arc::new(LogRing::new(RingBounds::default())),
-        output: Arc::default(),
+        meter: Arc::default(),
         state,
         orphan,
         ends: Vec::new(),

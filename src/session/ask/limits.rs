@@ -17,6 +17,8 @@ const USERS: usize = 10_000;
 pub(super) struct Usage {
     users: HashMap<String, OfUser>,
     running: usize,
+    /// Those of them that an agent has.
+    put: usize,
     /// Sessions with a question.
     busy: HashSet<String>,
 }
@@ -69,8 +71,19 @@ impl Usage {
         Ok(())
     }
 
-    /// A question that was taken up is over.
-    pub fn release(&mut self, user: &str, session: &str) {
+    /// A question that was taken up is given to an agent.
+    pub fn put(&mut self) {
+        self.put += 1;
+    }
+
+    /// Questions that an agent has, and those that wait for one that is being started.
+    pub fn now(&self) -> (usize, usize) {
+        (self.put, self.running.saturating_sub(self.put))
+    }
+
+    /// A question that was taken up is over, and whether an agent had it.
+    pub fn release(&mut self, user: &str, session: &str, was_put: bool) {
+        self.put = self.put.saturating_sub(usize::from(was_put));
         self.running = self.running.saturating_sub(1);
         self.busy.remove(session);
         if let Some(of_user) = self.users.get_mut(user) {
@@ -118,21 +131,25 @@ mod tests {
         let (rules, now) = (rules(2, 1, 1), Instant::now());
         let mut usage = Usage::default();
         assert!(usage.admit(&rules, "ann", "a", now).is_ok());
+        assert_eq!(usage.now(), (0, 1), "it waits");
+        usage.put();
+        assert_eq!(usage.now(), (1, 0));
         for _ in 0..10 {
             assert!(matches!(usage.admit(&rules, "ann", "a", now), Err(AskError::Busy)));
             assert!(matches!(usage.admit(&rules, "ann", "b", now), Err(AskError::Busy)));
             assert!(matches!(usage.admit(&rules, "bob", "c", now), Err(AskError::Full)));
         }
-        usage.release("ann", "a");
+        usage.release("ann", "a", true);
+        assert_eq!(usage.now(), (0, 0));
         assert!(usage.admit(&rules, "ann", "b", now).is_ok(), "her second");
-        usage.release("ann", "b");
+        usage.release("ann", "b", false);
         let refused = usage.admit(&rules, "ann", "b", now + Duration::from_secs(20));
         assert!(
             matches!(refused, Err(AskError::RateLimited { retry_after: 41 })),
             "{refused:?}"
         );
         assert!(usage.admit(&rules, "bob", "c", now).is_ok());
-        usage.release("bob", "c");
+        usage.release("bob", "c", false);
         assert!(usage.admit(&rules, "ann", "a", now + Duration::from_secs(60)).is_ok());
     }
 
@@ -144,7 +161,7 @@ mod tests {
             let (user, session) = (format!("u{n}"), format!("s{n}"));
             assert!(usage.admit(&rules, &user, &session, now).is_ok());
             if n > 0 {
-                usage.release(&user, &session);
+                usage.release(&user, &session, false);
             }
         }
         assert!(matches!(usage.admit(&rules, "new", "x", now), Err(AskError::Full)));

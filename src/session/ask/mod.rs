@@ -8,6 +8,7 @@ mod turn;
 
 use std::{
     collections::HashMap,
+    fmt::Write as _,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,7 +17,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
-use super::{AgentSpec, Agents, Cause, Entry, SessionError, env};
+use super::{AgentSpec, Agents, Cause, Entry, SessionError, env, tally::head};
 use crate::{
     agent::Redactor,
     base::{Fault, rfc3339},
@@ -290,6 +291,23 @@ impl AskDesk {
     /// See [`AskError`].
     pub async fn ask(&self, asker: Asker, id: &str, message: String) -> Result<Answered, AskError> {
         self.begin(asker, id, message).await?.answer(|_, _| ()).await
+    }
+
+    /// How many sessions and questions there are, as Prometheus reads it. Those that were refused are counted with [`Agents::metrics`].
+    pub fn metrics(&self) -> String {
+        let (sessions, (running, waiting)) = {
+            let book = self.inner.book();
+            (book.sessions.len(), book.usage.now())
+        };
+        let mut out = String::new();
+        head(&mut out, "sessions", "Sessions that are not closed.", "gauge");
+        let _ = writeln!(out, "gitstead_sessions {sessions}");
+        let says =
+            "Questions that are being answered, and those that wait for an agent that is being started for them.";
+        head(&mut out, "asks_in_progress", says, "gauge");
+        let _ = writeln!(out, "gitstead_asks_in_progress{{state=\"running\"}} {running}");
+        let _ = writeln!(out, "gitstead_asks_in_progress{{state=\"waiting\"}} {waiting}");
+        out
     }
 
     /// Notes what somebody has decided about a question for permission of his session's agent.

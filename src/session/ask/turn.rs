@@ -159,11 +159,13 @@ struct Ticket {
     user: String,
     session: String,
     since: Instant,
+    /// Whether an agent has it.
+    put: bool,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.inner.book().usage.release(&self.user, &self.session);
+        self.inner.book().usage.release(&self.user, &self.session, self.put);
         // Whatever became of the question: its agent may have been started for it.
         if tokio::runtime::Handle::try_current().is_ok() {
             self.inner.let_go_later(&self.session);
@@ -253,6 +255,7 @@ impl AskDesk {
                     data["retry_after_s"] = json!(retry_after);
                     ("rate_limited", Count::AskRateLimited)
                 }
+                AskError::Full => ("concurrency_blocked", Count::AskFull),
                 _ => ("concurrency_blocked", Count::AskBusy),
             };
             inner.agents.tally().add(what);
@@ -265,6 +268,7 @@ impl AskDesk {
                 user: asker.user.clone(),
                 session: id.to_owned(),
                 since,
+                put: false,
             }),
             inner: Arc::clone(inner),
             asker,
@@ -371,6 +375,10 @@ impl Asking {
                 }
                 Err(error) => return Err(error.into()),
             };
+            if let Some(ticket) = &mut running.ticket {
+                ticket.put = true;
+                inner.book().usage.put();
+            }
             running.at_work = Some((Arc::clone(&entry), asked));
             if let Some(begun) = begun.take() {
                 // It may have been closed at this very moment: then its agent ends.
