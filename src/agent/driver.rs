@@ -36,6 +36,7 @@ use super::{
     wire::{self, Lines, Word},
 };
 use crate::{base::Clock, dialect::Dialect};
+use web::Web;
 
 /// Bytes that wait to be read by the agent, from whoever talks to it.
 const INPUT_BYTES: usize = 1 << 20;
@@ -107,6 +108,7 @@ pub fn drive(settings: Settings, host: impl Host) -> Agent {
 }
 
 mod streams;
+mod web;
 
 struct Driver<H> {
     machine: Machine,
@@ -159,6 +161,8 @@ struct Run {
     /// Calls under way that it waits for.
     open_calls: usize,
     finished: bool,
+    /// Its server, if it is one.
+    web: Option<Web>,
 }
 
 impl<H: Host> Driver<H> {
@@ -169,14 +173,15 @@ impl<H: Host> Driver<H> {
             let may_read = !self.spool.is_full();
             let next = self.timers.values().min().copied();
             let run = self.run.as_deref_mut();
-            let (control, stdin, stdout, stderr) = match run {
+            let (control, stdin, stdout, stderr, web) = match run {
                 Some(run) => (
                     run.control.as_mut(),
                     run.stdin.as_ref().filter(|_| !run.input.is_empty()),
                     run.stdout.as_ref(),
                     run.stderr.as_ref(),
+                    run.web.as_mut(),
                 ),
-                None => (None, None, None, None),
+                None => (None, None, None, None, None),
             };
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -195,6 +200,7 @@ impl<H: Host> Driver<H> {
                     Some(command) => self.command(command).await,
                 },
                 word = next_word(control) => self.word(word),
+                heard = Web::next(web) => self.heard(heard),
                 () = writable(stdin) => self.write(),
                 () = readable(stdout), if may_read => self.read(Stream::Stdout),
                 () = readable(stderr), if may_read => self.read(Stream::Stderr),
@@ -403,6 +409,7 @@ impl<H: Host> Driver<H> {
             launch,
             dialect,
             redactor,
+            web,
         } = prepared;
         parent.control.set_nonblocking(true)?;
         let (read, mut orders) = UnixStream::from_std(parent.control)?.into_split();
@@ -436,6 +443,7 @@ impl<H: Host> Driver<H> {
             open_questions: Vec::new(),
             open_calls: 0,
             finished: false,
+            web: web.map(|authorization| Web::new(authorization, self.line_bytes)),
             orders: {
                 // It reads this before anything else, and nothing else is to be read from it before.
                 orders.write_all(&wire::line(&launch)).await?;

@@ -41,6 +41,8 @@ pub struct Prepared {
     pub dialect: Box<dyn Dialect>,
     /// What is kept out of its output, on the disk too.
     pub redactor: Option<Arc<Redactor>>,
+    /// For one that is a server on loopback, and says where: the value of `Authorization` that it wants to see. What it prints is for people then, and its dialect hears its events.
+    pub web: Option<String>,
 }
 
 /// Who an agent works for. All of these are called from its task, and must return at once.

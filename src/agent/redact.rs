@@ -193,7 +193,7 @@ fn written(line: &str) -> Vec<String> {
 
 /// Takes secrets out of bytes that come in pieces. What may be the beginning of a secret waits for the next piece; a line end always sets it free.
 #[derive(Debug, Default)]
-pub(super) struct Sieve {
+pub struct Sieve {
     held: Vec<u8>,
 }
 

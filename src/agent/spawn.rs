@@ -273,8 +273,36 @@ fn interpreter(program: &Path) -> String {
     }
 }
 
+/// Starts a program that is asked for its version, in a process group of its own, in the thread that calls; what it says is at the other end.
+///
+/// # Errors
+/// When it cannot be executed.
+pub(super) fn prober(program: &Path, args: &[String], env: &[(String, String)]) -> io::Result<(Ward, PipeReader)> {
+    let (said, says) = io::pipe()?;
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the program of an agent, asked which options it understands before it is started"
+    )]
+    let mut command = std::process::Command::new(program);
+    let child = command
+        .args(args)
+        .arg("--version")
+        .env_clear()
+        .envs(env.iter().map(|(key, value)| (key, value)))
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(says)
+        .stderr(Stdio::null())
+        .spawn()?;
+    Ok((Ward(Some(child)), said))
+}
+
 /// The file that a name means: itself if it has a slash, else the first one in the directories of `search`.
-pub(super) fn find_program(name: &str, search: Option<&str>, cwd: &Path) -> Result<PathBuf, SpawnFailure> {
+///
+/// # Errors
+/// When there is none, or what is there may not be executed.
+pub fn find_program(name: &str, search: Option<&str>, cwd: &Path) -> Result<PathBuf, SpawnFailure> {
     let mut denied = None;
     let candidates: Vec<PathBuf> = if name.contains('/') {
         vec![cwd.join(name)]

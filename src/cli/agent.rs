@@ -146,7 +146,7 @@ struct Start {
     /// Where its lines of JSON say what (a JSON pointer), or in which words, for the dialect 'ndjson': event=/kind, finished=end,done
     #[arg(long, value_name = "WHAT=WHERE")]
     pointer: Vec<String>,
-    /// An agent that we know how to start: claude, codex, codex-app-server, opencode, opencode-acp, letta, letta-print
+    /// An agent that we know how to start: claude, codex, codex-app-server, opencode, opencode-acp, opencode-server, letta, letta-print
     #[arg(long, value_name = "PRESET", conflicts_with = "dialect")]
     preset: Option<String>,
     /// The model of a preset
@@ -155,6 +155,18 @@ struct Start {
     /// What a preset may do without asking, in its own word
     #[arg(long, value_name = "MODE")]
     permission_mode: Option<String>,
+    /// When codex-app-server asks for permission, in its own word
+    #[arg(long, value_name = "POLICY")]
+    approval_policy: Option<String>,
+    /// An argument after those that a preset gives its program: --arg=--add-dir --arg=/srv/data
+    #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
+    args: Vec<String>,
+    /// Tell what it says in pieces, as it comes
+    #[arg(long)]
+    partial: bool,
+    /// What only Letta Code can be told: JSON, or a file of JSON or TOML, with the options of its SDK
+    #[arg(long, value_name = "OPTIONS")]
+    letta: Option<String>,
     /// A variable of its environment; it gets few others
     #[arg(long, short, value_name = "KEY=VALUE")]
     env: Vec<String>,
@@ -418,6 +430,9 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         "preset": wanted.preset,
         "model": wanted.model,
         "permission_mode": wanted.permission_mode,
+        "approval_policy": wanted.approval_policy,
+        "args": wanted.args,
+        "partial": wanted.partial,
         "env": pairs(&wanted.env, "env")?,
         "secrets": secrets,
         "inherit": wanted.inherit,
@@ -431,7 +446,22 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
     if !wanted.pointer.is_empty() {
         body["pointers"] = pointers(&wanted.pointer)?;
     }
+    if let Some(told) = &wanted.letta {
+        body["letta"] = letta_options(told)?;
+    }
     client.ask("POST", "/api/v1/agents", Some(&body))
+}
+
+/// JSON as it is, or what a file says: TOML if it is called so.
+fn letta_options(told: &str) -> anyhow::Result<Value> {
+    if told.trim_start().starts_with('{') {
+        return serde_json::from_str(told).context("--letta is no JSON");
+    }
+    let text = std::fs::read_to_string(told).with_context(|| format!("read {told}"))?;
+    match told.ends_with(".toml") {
+        true => toml::from_str(&text).with_context(|| format!("{told} is no TOML")),
+        false => serde_json::from_str(&text).with_context(|| format!("{told} is no JSON")),
+    }
 }
 
 /// `finished=end,done`: words are several, a pointer is one.
@@ -541,6 +571,12 @@ fn ask(client: &Client, name: &str, message: &str, wait: bool) -> anyhow::Result
         .send("GET", &target, None, "text/event-stream")?
         .events(|kind, event| {
             match kind {
+                "piece" if event["thought"] == false && event["parent"].is_null() => {
+                    super::print(&harmless_piece(event["text"].as_str().unwrap_or_default()))?;
+                }
+                "said" if event["in_pieces"] == true && event["thought"] == false && event["parent"].is_null() => {
+                    super::print("\n")?;
+                }
                 "said" => super::print(&format!(
                     "{}\n",
                     harmless_lines(event["text"].as_str().unwrap_or_default())
@@ -563,6 +599,11 @@ fn ask(client: &Client, name: &str, message: &str, wait: bool) -> anyhow::Result
 
 pub(super) fn harmless_lines(text: &str) -> String {
     text.lines().map(harmless).collect::<Vec<_>>().join("\n")
+}
+
+/// The same of a text that goes on: its last line end is told, too.
+pub(super) fn harmless_piece(text: &str) -> String {
+    text.split('\n').map(harmless).collect::<Vec<_>>().join("\n")
 }
 
 pub(super) fn place(agent: &Value) -> String {

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    agent::{harmless_lines, path, shown},
+    agent::{harmless_lines, harmless_piece, path, shown},
     client::{Client, harmless},
     remote::Remote,
 };
@@ -344,6 +344,8 @@ fn ask(client: &Client, agent: &str, session: &str, message: Option<&str>, as_js
 struct Told {
     /// What the agent said at last, as its event has it.
     said: String,
+    /// Whether it is saying something in pieces.
+    is_saying: bool,
     /// How it has ended.
     end: Option<Result<(), String>>,
     out: String,
@@ -353,7 +355,19 @@ struct Told {
 impl Told {
     fn take(&mut self, kind: &str, event: &Value) {
         let word = |key: &str| event[key].as_str().unwrap_or_default();
+        let is_its_word = event["thought"] != true && event["parent"].is_null();
+        let is_piece = kind == "piece" && is_its_word;
+        match (self.is_saying, is_piece) {
+            (true, false) => self.out.push('\n'),
+            (false, true) => self.said.clear(),
+            _ => {}
+        }
+        self.is_saying = is_piece;
         match kind {
+            "piece" if is_piece => {
+                self.said.push_str(word("text"));
+                self.out.push_str(&harmless_piece(word("text")));
+            }
             // What it thinks, and what others say to it, is in the events.
             "said" if event["thought"] != true && event["parent"].is_null() => {
                 self.said = word("text").to_owned();
@@ -428,6 +442,24 @@ mod tests {
             told.take(kind, event);
         }
         told
+    }
+
+    #[test]
+    fn what_comes_in_pieces_is_printed_as_it_comes_and_once() {
+        let piece = |text: &str| ("piece", json!({ "text": text, "thought": false, "parent": null }));
+        let thought = ("piece", json!({ "text": "hm", "thought": true, "parent": null }));
+        let tool = ("tool_started", json!({ "tool": "Bash", "summary": "x" }));
+        let answer = ("answer", json!({ "result": "All\ndone.", "is_error": false }));
+        let told = out(&[
+            thought,
+            piece("I "),
+            piece("look."),
+            tool,
+            piece("All\n"),
+            piece("done."),
+            answer,
+        ]);
+        assert_eq!(told.out, "I look.\nAll\ndone.\n");
     }
 
     #[test]

@@ -69,6 +69,19 @@ impl Kind {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
     }
 
+    /// Whether its protocol says how a session is begun or gone on with, and not its arguments.
+    pub fn begins_threads(self) -> bool {
+        matches!(self, Kind::CodexServer | Kind::OpencodeServer)
+    }
+
+    /// Whether what is said can be told in pieces, as it comes.
+    pub fn tells_pieces(self) -> bool {
+        matches!(
+            self,
+            Kind::Claude | Kind::CodexServer | Kind::OpencodeServer | Kind::Letta | Kind::LettaPrint | Kind::Acp
+        )
+    }
+
     /// A value that speaks it with one process.
     pub fn speaker(self, options: Options) -> Box<dyn Dialect> {
         let session = options.resume.clone().filter(|_| self.resumes_by_arguments());

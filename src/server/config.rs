@@ -62,6 +62,8 @@ pub struct Config {
     pub answer_within: std::time::Duration,
     /// The program that starts agents in containers.
     pub container_program: Option<String>,
+    /// Where Letta Code is, if not where one would look for it.
+    pub letta_cli: Option<PathBuf>,
     /// Who answers questions, and how many; nobody without `[ask]`.
     pub ask: Option<AskRules>,
     /// git configuration for all repositories: lower-case section and name, value.
@@ -254,6 +256,7 @@ impl Config {
         file.checkpoints.apply(base, &mut checkpoints)?;
         let answer_within = file.agents.answer_within.as_ref().map_or(ANSWER_WITHIN, |span| span.0);
         let container_program = file.agents.container_program.clone();
+        let letta_cli = file.agents.letta_cli.as_ref().map(|path| base.join(path));
         let (cgroups, sandbox) = file.agents.fences(base)?;
         let ask = file.ask.map(|ask| ask.rules(base)).transpose()?;
         let namespace = over
@@ -293,6 +296,7 @@ impl Config {
             sandbox,
             answer_within,
             container_program,
+            letta_cli,
             ask,
             defaults: defaults(layout, &file.defaults)?,
             log: over.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),

@@ -12,7 +12,7 @@ use super::ConfigError;
 use crate::workspace::CommitSigner;
 use crate::{
     base::{Access, Limits, Pattern, TokenHash},
-    session::{AgentSpec, AskRules, CgroupChoice, Place, SandboxMode, SandboxSpec},
+    session::{AgentSpec, AskRules, CgroupChoice, LettaSpec, Place, SandboxMode, SandboxSpec},
     workspace::{Durability, Placement, SecretRules, Unchanged, WorkspaceOptions},
 };
 
@@ -206,6 +206,7 @@ pub enum Creation {
 pub(super) struct FileAgents {
     pub cgroup: Option<String>,
     pub container_program: Option<String>,
+    pub letta_cli: Option<PathBuf>,
     #[serde(default)]
     pub sandbox: SandboxMode,
     #[serde(default)]
@@ -250,6 +251,12 @@ pub(super) struct FileAsk {
     pub command: Vec<String>,
     pub model: Option<String>,
     pub permission_mode: Option<String>,
+    pub approval_policy: Option<String>,
+    #[serde(default)]
+    pub args: Vec<String>,
+    #[serde(default)]
+    pub partial: bool,
+    pub letta: Option<LettaSpec>,
     #[serde(default)]
     pub secrets: std::collections::BTreeMap<String, PathBuf>,
     #[serde(default)]
@@ -281,6 +288,8 @@ impl FileAsk {
             None => "claude".to_owned(),
         };
         (spec.model, spec.permission_mode) = (self.model, self.permission_mode);
+        (spec.approval_policy, spec.args, spec.partial) = (self.approval_policy, self.args, self.partial);
+        spec.letta = self.letta;
         spec.secrets = self
             .secrets
             .into_iter()

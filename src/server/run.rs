@@ -255,6 +255,8 @@ async fn open_agents(
             cgroups: cgroups.clone(),
             sandbox: config.sandbox.clone(),
             container_program: config.container_program.clone(),
+            letta_cli: config.letta_cli.clone(),
+            ..Fences::default()
         },
         answer_within: config.answer_within,
     };

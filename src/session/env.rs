@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fs, io::Read as _, path::Path};
 
-use super::{AgentSpec, SessionError};
+use super::AgentSpec;
 use crate::agent::Redactor;
 
 /// What every agent gets of Gitstead's own environment.
@@ -33,21 +33,6 @@ const USUAL: [&str; 21] = [
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes of a secret.
 const SECRET_BYTES: u64 = 64 << 10;
-
-/// Whether a variable may be set by whoever describes an agent.
-pub(super) fn check_name(name: &str) -> Result<(), SessionError> {
-    let mut bytes = name.bytes();
-    let begins = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-    let why = if !begins || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_') || name.len() > 256 {
-        let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
-        format!("'{shown}' is not the name of a variable")
-    } else if name.starts_with("LD_") || name.starts_with("GITSTEAD_") || matches!(name, "BASH_ENV" | "ENV" | "IFS") {
-        format!("the variable '{name}' is not for agents' descriptions")
-    } else {
-        return Ok(());
-    };
-    Err(SessionError::Invalid { why })
-}
 
 /// The value that a variable will have which is no secret, unless it has none.
 pub(super) fn value(spec: &AgentSpec, name: &str, own: impl Fn(&str) -> Option<OsString>) -> Option<OsString> {
@@ -97,6 +82,42 @@ fn secret(name: &str, path: &Path) -> Result<String, String> {
     }
 }
 
+/// What an agent that is a server wants to hear from whoever asks it something.
+pub(super) struct Login(String);
+
+impl Login {
+    const USER: &str = "opencode";
+
+    /// A new one, that nobody can guess.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn new() -> Result<Self, String> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|error| format!("the system has no randomness: {error}"))?;
+        Ok(Login(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
+    pub fn password(&self) -> &str {
+        &self.0
+    }
+
+    /// The variables by which it is told.
+    pub fn variables(&self) -> [(&'static str, String); 2] {
+        [
+            ("OPENCODE_SERVER_USERNAME", Self::USER.to_owned()),
+            ("OPENCODE_SERVER_PASSWORD", self.0.clone()),
+        ]
+    }
+
+    /// The header that it wants to see.
+    pub fn authorization(&self) -> String {
+        use base64::Engine as _;
+        let both = format!("{}:{}", Self::USER, self.0);
+        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(both))
+    }
+}
+
 /// What keeps an agent's secrets from being shown, as they are now. Blocks.
 pub(super) fn redactor(spec: &AgentSpec) -> Option<Redactor> {
     let read = spec.secrets.iter().filter_map(|(name, path)| secret(name, path).ok());
@@ -111,7 +132,7 @@ pub(super) fn redactor(spec: &AgentSpec) -> Option<Redactor> {
     Redactor::new(values.iter().map(String::as_str))
 }
 
-/// Puts an environment together. `fixed` wins over everything else. Reads the files of secrets.
+/// Puts an environment together: what is on the list, what was asked for, secrets, what is always so with the agent that it is, `fixed`; what comes later wins. Reads the files of secrets.
 ///
 /// # Errors
 /// When a secret cannot be read; its content is in no text.
@@ -234,5 +255,42 @@ mod tests {
         fs::remove_file(&file).expect("removed");
         let error = build(&spec, &[], own, std::iter::empty()).expect_err("it is gone");
         assert!(error.contains("KEY") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn what_is_always_so_with_an_agent_wins_also_where_its_command_was_given() {
+        let place = Place::parse("demo", "main").expect("names");
+        let mut spec = AgentSpec::new(&place, vec!["my-claude".to_owned()]);
+        spec.inherit.push("CLAUDE_CODE_ENTRYPOINT".to_owned());
+        spec.env.insert("MCP_PLAYWRIGHT_ISOLATED".to_owned(), "0".to_owned());
+        spec.env.insert("CLAUDECODE".to_owned(), "1".to_owned());
+        let own = |name: &str| match name {
+            "CLAUDE_CODE_ENTRYPOINT" => Some("cli".into()),
+            "ANTHROPIC_API_KEY" => Some("k".into()),
+            "OPENAI_API_KEY" => Some("o".into()),
+            _ => None,
+        };
+        let built = |spec: &AgentSpec| -> BTreeMap<String, String> {
+            let fixed = [("GITSTEAD_AGENT", "a".to_owned())];
+            let env = build(spec, &fixed, own, std::iter::empty()).expect("built");
+            env.into_iter().collect()
+        };
+        let plain = built(&spec);
+        assert_eq!(plain["MCP_PLAYWRIGHT_ISOLATED"], "0");
+        assert!(plain.contains_key("CLAUDECODE") && !plain.contains_key("ANTHROPIC_API_KEY"));
+        let (mut by_dialect, mut by_preset) = (spec.clone(), spec.clone());
+        by_dialect.dialect = "claude".to_owned();
+        by_preset.preset = Some("claude".to_owned());
+        for spec in [by_dialect, by_preset] {
+            let env = built(&spec);
+            assert_eq!(env["MCP_PLAYWRIGHT_ISOLATED"], "1");
+            assert_eq!(
+                (&env["ANTHROPIC_API_KEY"], &env["GITSTEAD_AGENT"]),
+                (&"k".to_owned(), &"a".to_owned())
+            );
+            for dropped in ["CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "OPENAI_API_KEY"] {
+                assert!(!env.contains_key(dropped), "{dropped}");
+            }
+        }
     }
 }

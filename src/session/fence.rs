@@ -87,6 +87,10 @@ pub struct Fences {
     pub sandbox: SandboxSpec,
     /// The program that starts something in a container, `docker` if it is not said.
     pub container_program: Option<String>,
+    /// Where Letta Code is, if not where one would look for it.
+    pub letta_cli: Option<PathBuf>,
+    /// What programs have said of their versions.
+    pub versions: super::Versions,
 }
 
 impl Fences {

@@ -19,6 +19,8 @@ use tokio::{
 use super::{
     AgentRecord, AgentSpec, EventLog, Fences, Place, State, Veil,
     files::Hands,
+    letta,
+    pieces::Pieces,
     tally::reason,
     trail::{Gate, Job, Trail},
 };
@@ -28,7 +30,7 @@ use crate::{
         spawn_parent,
     },
     base::{Clock, Limits},
-    dialect::{Asks, Bounds, Decision, Event, Kind, Options, Order, Permission, ToolFinished},
+    dialect::{Asks, Bounds, Decision, Event, Kind, Options, Order, Permission, Preset, ToolFinished},
     ledger::{Ledger, Shelf},
     worker::{Lane, Workers},
 };
@@ -147,7 +149,7 @@ impl Shared {
     }
 
     /// A text as an event may hold it.
-    fn cut(&self, text: &str) -> String {
+    pub(super) fn cut(&self, text: &str) -> String {
         // In this order: a part of a secret is not known for one.
         cut(&self.hide(text))
     }
@@ -180,6 +182,8 @@ pub(super) struct Desk {
     pub(super) orders: Option<JoinHandle<()>>,
     /// Whether the system has ended processes of this run for their memory.
     pub(super) starved: bool,
+    /// What was told of what it says at this moment.
+    pub(super) pieces: Pieces,
 }
 
 impl Host for Desk {
@@ -190,6 +194,7 @@ impl Host for Desk {
         let name = self.shared.record().name.clone();
         let run_name = self.shared.record().run_name(run);
         let resume = self.shared.record().session.clone();
+        self.pieces = Pieces::default();
         let preparation = Preparation {
             spec: Arc::clone(&self.shared.spec),
             place: self.place.clone(),
@@ -352,6 +357,7 @@ impl Desk {
                 self.shared.events.push("turn_started", json!({ "turn": turn }));
             }
             Event::TurnEnded(ended) => {
+                self.say_rest(None);
                 if let Some(heard) = self.shared.answer().as_mut().filter(|one| one.turn == Some(ended.turn)) {
                     let long = ended.text.as_deref().filter(|text| text.len() > TEXT_BYTES);
                     heard.text = long.map(|text| self.shared.hide(text));
@@ -373,6 +379,7 @@ impl Desk {
                 );
             }
             Event::ToolStarted(tool) => {
+                self.say_rest(Some(&tool.parent));
                 self.shared.events.push(
                     "tool_started",
                     json!({
@@ -392,12 +399,9 @@ impl Desk {
                 thought,
                 parent,
             } => {
-                // What plain commands write is in the log already, and pieces come again as a whole.
-                if !partial && self.tells_turns {
-                    self.shared.events.push(
-                        "said",
-                        json!({ "text": self.shared.cut(&text), "thought": thought, "parent": parent }),
-                    );
+                // What plain commands write is in the log already.
+                if self.tells_turns {
+                    self.hear(&text, partial, thought, parent);
                 }
             }
             Event::Permission(permission) => self.asks(permission),
@@ -549,7 +553,7 @@ fn open(gate: Option<Arc<Gate>>) {
 }
 
 /// Bytes as an event may hold them.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     let mut end = text.len().min(TEXT_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -598,8 +602,13 @@ impl Preparation {
         if trail.give(Job::Before(done)).is_ok() {
             let _ = before.await;
         }
+        // A program may have to be asked for its version.
+        let lane = match self.spec.known() {
+            Some(Preset::Letta | Preset::LettaPrint) => Lane::Long,
+            _ => Lane::Short,
+        };
         workers
-            .call(Lane::Short, None, move || self.start(root, &*opens))
+            .call(lane, None, move || self.start(root, &*opens))
             .await
             .map_err(|busy| other(busy.to_string()))?
     }
@@ -652,6 +661,13 @@ impl Preparation {
                 self.fixed.push(("TMPDIR", at));
             }
         }
+        let kind = self.spec.kind().map_err(|error| other(error.to_string()))?;
+        let login = match kind {
+            // Without a password it would do what anybody on this machine asks of it.
+            Kind::OpencodeServer => Some(super::env::Login::new().map_err(other)?),
+            _ => None,
+        };
+        self.fixed.extend(login.iter().flat_map(super::env::Login::variables));
         let env = super::env::build(
             &self.spec,
             &self.fixed,
@@ -662,7 +678,8 @@ impl Preparation {
         let is_secret =
             |name: &String, value: &String| self.spec.secrets.contains_key(name) || super::env::is_secret(name, value);
         let secrets = env.iter().filter(|(name, value)| is_secret(name, value));
-        let redactor = Redactor::new(secrets.map(|(_, value)| value.as_str())).map(Arc::new);
+        let secrets = secrets.map(|(_, value)| value.as_str());
+        let redactor = Redactor::new(secrets.chain(login.as_ref().map(|login| login.password()))).map(Arc::new);
         self.shared.veil.store(redactor.clone());
         // Of an earlier run; whoever finds one later takes it for this one's.
         match std::fs::remove_file(&self.record) {
@@ -673,11 +690,7 @@ impl Preparation {
             }
             _ => {}
         }
-        let kind = self.spec.kind().map_err(|error| other(error.to_string()))?;
-        let argv = self
-            .spec
-            .command(self.resume.as_deref())
-            .map_err(|error| other(error.to_string()))?;
+        let argv = letta::command(&self.shared, &self.fences, sandbox.as_ref(), self.resume.as_deref())?;
         let inside = self.spec.container.clone();
         let mut options = Options::new(inside.as_ref().map_or(root.as_path(), |inside| inside.root(&root)));
         options.bounds = self.bounds;
@@ -729,6 +742,7 @@ impl Preparation {
             },
             dialect: kind.speaker(options),
             redactor,
+            web: login.map(|login| login.authorization()),
         }))
     }
 }

@@ -212,6 +212,7 @@ impl Agents {
             late: Vec::new(),
             orders: None,
             starved: false,
+            pieces: super::pieces::Pieces::default(),
         };
         let settings = Settings {
             rules: spec.rules(),

@@ -46,6 +46,9 @@ pub struct AgentRecord {
     pub ended: Option<u64>,
     /// Its own name of its session, which resumes it.
     pub session: Option<String>,
+    /// What its program said of its version when it was started the last time, where it was asked.
+    #[serde(default)]
+    pub program_version: Option<String>,
     /// The last checkpoint of it.
     pub checkpoint: Option<String>,
     /// How many there are.
@@ -83,6 +86,7 @@ impl AgentRecord {
             started: None,
             ended: None,
             session: None,
+            program_version: None,
             checkpoint: None,
             checkpoints: 0,
             ends: Vec::new(),

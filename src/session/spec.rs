@@ -2,11 +2,11 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerSpec, SandboxSpec, SessionError};
+use super::{ContainerSpec, LettaSpec, SandboxSpec, SessionError};
 use crate::{
     agent::{Bounds, Ladder, Restart, Rules, Watchdogs},
     base::{RepoName, WorkspaceName},
-    dialect::{Asks, Kind, Nature, Options, Pointers, Preset, PresetError, ThreadOptions, Wanted, going_on, invoke},
+    dialect::{Asks, Kind, Nature, Options, Pointers, Preset, env_key},
 };
 
 /// Bytes of one argument, and of all of them; the system takes not much more.
@@ -115,6 +115,9 @@ pub struct AgentSpec {
     pub dialect: String,
     /// The program and its arguments; empty for the usual one of its preset or dialect.
     pub argv: Vec<String>,
+    /// Arguments after those that its preset gives it.
+    #[serde(default)]
+    pub args: Vec<String>,
     /// The agent that we know how to start, as [`Preset::from_name`] knows it.
     #[serde(default)]
     pub preset: Option<String>,
@@ -127,6 +130,15 @@ pub struct AgentSpec {
     /// What it may do without asking, in its own word; for a preset.
     #[serde(default)]
     pub permission_mode: Option<String>,
+    /// When it asks for permission, in its own word; for Codex's app server.
+    #[serde(default)]
+    pub approval_policy: Option<String>,
+    /// Whether what it says is told in pieces, as it comes.
+    #[serde(default)]
+    pub partial: bool,
+    /// What only Letta Code can be told.
+    #[serde(default)]
+    pub letta: Option<LettaSpec>,
     /// Variables of its environment beside the usual ones.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -193,10 +205,14 @@ impl AgentSpec {
             workspace: place.workspace.as_str().to_owned(),
             dialect: Kind::Plain.as_str().to_owned(),
             argv,
+            args: Vec::new(),
             preset: None,
             model: None,
             pointers: None,
             permission_mode: None,
+            approval_policy: None,
+            partial: false,
+            letta: None,
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
             inherit: Vec::new(),
@@ -261,6 +277,7 @@ impl AgentSpec {
         if preset.is_none() && self.message.is_some() && self.nature().asks == Asks::InArguments {
             return invalid("an agent of this dialect has its message among its arguments".to_owned());
         }
+        self.check_options()?;
         self.command(None)?;
         if self
             .message
@@ -269,20 +286,21 @@ impl AgentSpec {
         {
             return invalid("the message is empty, or has a NUL in it".to_owned());
         }
-        let total: usize = self.argv.iter().map(String::len).sum();
-        if total > ARGS_BYTES || self.argv.iter().any(|arg| arg.len() >= ARG_BYTES) {
+        let words = || self.argv.iter().chain(&self.args);
+        let total: usize = words().map(String::len).sum();
+        if total > ARGS_BYTES || words().any(|arg| arg.len() >= ARG_BYTES) {
             return invalid(format!(
                 "the command is longer than {ARGS_BYTES} bytes, or an argument than {ARG_BYTES}"
             ));
         }
-        if self.argv.iter().any(|arg| arg.contains('\0')) {
+        if words().any(|arg| arg.contains('\0')) {
             return invalid("an argument has a NUL in it".to_owned());
         }
         if self.env.len() + self.secrets.len() + self.inherit.len() > VARIABLES {
             return invalid(format!("there are more than {VARIABLES} variables"));
         }
         for name in self.env.keys().chain(self.secrets.keys()).chain(&self.inherit) {
-            super::env::check_name(name)?;
+            env_key(name).map_err(|error| SessionError::Invalid { why: error.to_string() })?;
         }
         if self
             .env
@@ -311,77 +329,6 @@ impl AgentSpec {
             return invalid("'oom_score_adj' is between -1000 and 1000".to_owned());
         }
         Ok(())
-    }
-
-    /// The preset that says how it is started: the one that is named, or without a command that of its dialect.
-    ///
-    /// # Errors
-    /// When there is none of that name.
-    pub fn preset(&self) -> Result<Option<Preset>, SessionError> {
-        match &self.preset {
-            Some(name) => Preset::from_name(name).map(Some).ok_or_else(|| {
-                let known: Vec<_> = Preset::ALL.iter().map(|preset| preset.as_str()).collect();
-                SessionError::Invalid {
-                    why: format!("there is no preset '{name}'; there are {}", known.join(", ")),
-                }
-            }),
-            None if self.argv.is_empty() => {
-                Ok(Preset::from_name(&self.dialect).filter(|preset| *preset != Preset::Custom))
-            }
-            None => Ok(None),
-        }
-    }
-
-    /// The agent that it is, whoever says how it is started: that of its preset, or of its dialect.
-    pub(super) fn known(&self) -> Option<Preset> {
-        let known = |name: &str| Preset::from_name(name).filter(|preset| *preset != Preset::Custom);
-        match self.preset.as_deref() {
-            None => known(&self.dialect),
-            Some(name) if name == Preset::Custom.as_str() => known(&self.dialect),
-            Some(name) => known(name),
-        }
-    }
-
-    /// What is executed: the command, or what its preset says, so that it goes on with the session `resume` where that can be said in arguments.
-    ///
-    /// # Errors
-    /// When the preset cannot be started so.
-    pub fn command(&self, resume: Option<&str>) -> Result<Vec<String>, SessionError> {
-        let invalid = |error: PresetError| SessionError::Invalid { why: error.to_string() };
-        let Some(preset) = self.preset()? else {
-            return match (self.known(), resume) {
-                (Some(preset), Some(session)) => going_on(preset, &self.argv, session).map_err(invalid),
-                _ => Ok(self.argv.clone()),
-            };
-        };
-        let mut wanted = Wanted::default();
-        wanted.command.clone_from(&self.argv);
-        wanted.model.clone_from(&self.model);
-        wanted.permission_mode.clone_from(&self.permission_mode);
-        wanted.resume = resume.map(str::to_owned);
-        if self.nature().asks == Asks::InArguments {
-            wanted.message.clone_from(&self.message);
-        }
-        let argv = invoke(preset, &wanted).map_err(invalid)?.argv;
-        match (preset, self.known(), resume) {
-            (Preset::Custom, Some(known), Some(session)) => going_on(known, &argv, session).map_err(invalid),
-            _ => Ok(argv),
-        }
-    }
-
-    /// How its session is begun, where that is said in its protocol.
-    pub(super) fn thread(&self) -> ThreadOptions {
-        let mut thread = ThreadOptions::default();
-        if matches!(self.kind(), Ok(Kind::CodexServer)) {
-            thread.model.clone_from(&self.model);
-            // As with one turn in its arguments: what Codex does by itself may not even write its workspace.
-            thread.sandbox = Some(
-                self.permission_mode
-                    .clone()
-                    .unwrap_or_else(|| "workspace-write".to_owned()),
-            );
-        }
-        thread
     }
 
     /// The name of its program, without directories.
@@ -431,6 +378,7 @@ impl AgentSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::ThreadOptions;
 
     #[test]
     fn what_cannot_be_run_is_refused_before() {

@@ -80,6 +80,12 @@ while IFS= read -r line; do
             n=$((n + 1))
             text "part 2"
             result "part 2" completed false success ;;
+        *piecemeal*)
+            for part in 'All ' 's3cret-' 'value' ' is said.'; do
+                say '{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"'"$part"'"}},"parent_tool_use_id":null,"session_id":"'$session'"}'
+            done
+            text "All s3cret-value is said."
+            result "All s3cret-value is said." completed false success ;;
         *later*)
             text "now $n"
             result "now $n" completed false success
@@ -394,6 +400,39 @@ fn an_answer_can_be_followed_as_it_comes() {
     // What is refused before it begins is no stream.
     let (head, _) = events(play.send("ann", &session, &json!({ "message": "" }), "text/event-stream"));
     assert!(head.starts_with("http/1.1 400"), "{head}");
+}
+
+#[test]
+fn what_is_said_can_be_followed_in_pieces_and_is_not_told_twice() {
+    let play = Play::with("", &[]);
+    fs::write(play.file("key"), "s3cret-value").unwrap();
+    play.agent("it", json!({ "partial": true, "secrets": { "KEY": play.file("key") } }));
+    let session = play.begin("ann");
+    let (_, found) = events(play.send("ann", &session, &json!({ "message": "piecemeal" }), "text/event-stream"));
+    let told = |wanted: &str| -> Vec<String> {
+        let of = found.iter().filter(|(_, kind, _)| kind == wanted);
+        of.map(|(_, _, event)| event["text"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let pieces = told("piece");
+    assert!(pieces.len() > 1, "{pieces:?}");
+    assert_eq!(pieces.concat(), "All [redacted] is said.");
+    assert!(told("said").is_empty(), "{found:?}");
+    assert_eq!(found.last().unwrap().2["result"], "All [redacted] is said.");
+    // Whoever reads the journal later has it whole.
+    let path = format!("/it/sessions/{session}/history");
+    let history = play.get("ann", &path);
+    assert_eq!(history["messages"][1]["text"], "All [redacted] is said.", "{history}");
+    // Nobody else has asked for pieces.
+    play.ask("ann", "POST", "", Some(json!({ "name": "other", "repository": "demo", "dialect": "claude", "argv": [play.player], "inherit": ["HOUSE"], "message": "piecemeal" })));
+    let kinds = || -> Vec<String> {
+        let events = play.get("ann", "/other/events")["events"].clone();
+        let events = events.as_array().unwrap().iter();
+        events.map(|event| event["type"].as_str().unwrap().to_owned()).collect()
+    };
+    eventually("it is said", || kinds().contains(&"turn_ended".to_owned()));
+    assert!(kinds().contains(&"said".to_owned()) && !kinds().contains(&"piece".to_owned()));
+    play.end();
 }
 
 #[test]

@@ -18,6 +18,8 @@ mod agents_container;
 mod agents_flood;
 mod agents_held;
 mod agents_ndjson;
+mod agents_opencode;
+mod agents_played;
 mod agents_sessions;
 mod agents_sessions_cli;
 mod api;

@@ -168,7 +168,7 @@ impl<H: Host> Driver<H> {
             Order::TerminalWait { terminal, .. } => wire::Deed::Wait { terminal },
             Order::TerminalKill { terminal, .. } => wire::Deed::Kill { terminal },
             Order::TerminalRelease { terminal, .. } => wire::Deed::Release { terminal },
-            _ => return Err("this is not offered here"),
+            order @ Order::Http { .. } => return self.http(order),
         };
         let line = wire::line(&wire::Order::Terminal { order: id, deed });
         match &self.run {
@@ -337,7 +337,7 @@ impl<H: Host> Driver<H> {
     pub(super) fn with_splitter(&mut self, stream: Stream, cut: impl FnOnce(&mut Splitter, &mut dyn FnMut(Cut<'_>))) {
         let at = self.clock.now();
         let Some(run) = &mut self.run else { return };
-        let redactor = run.redactor.clone();
+        let (redactor, has_server) = (run.redactor.clone(), run.web.is_some());
         let splitter = match stream {
             Stream::Stdout => &mut run.out,
             Stream::Stderr => &mut run.err,
@@ -348,14 +348,16 @@ impl<H: Host> Driver<H> {
             self.log
                 .push(stream, found.line, found.dropped, at, redactor.as_deref());
             if stream == Stream::Stderr {
+                self.printed(found.line);
                 self.speak(|dialect, step| dialect.complaint(found.line, step));
             } else if found.dropped > 0 {
                 let bytes = found.line.len() as u64 + found.dropped;
                 let text = format!("a line of {bytes} bytes was too long to be understood");
                 self.host.told(News::Trouble(text));
             } else {
-                at_ease(found.line.len(), || {
-                    self.speak(|dialect, step| dialect.line(found.line, step));
+                at_ease(found.line.len(), || match has_server {
+                    true => self.printed(found.line),
+                    false => self.speak(|dialect, step| dialect.line(found.line, step)),
                 });
             }
         });
@@ -375,6 +377,7 @@ impl<H: Host> Driver<H> {
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.flush_tail(stream);
         }
+        self.hear_out();
         if let Some(run) = &mut self.run {
             (run.stdout, run.stderr, run.finished) = (None, None, true);
         }

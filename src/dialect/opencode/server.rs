@@ -30,6 +30,10 @@ pub(in crate::dialect) struct Server {
     permissions: Vec<Pending>,
     orders: Vec<(String, Asked)>,
     next: u64,
+    /// Turns that were asked for.
+    asked: u64,
+    /// Somebody has interrupted the open turn.
+    cancelled: bool,
     connected: bool,
     /// There is no session, and there will be none.
     broken: bool,
@@ -45,9 +49,13 @@ struct Pending {
 /// What an HTTP answer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
+    /// Whether there is the session that is to be gone on with.
+    Known,
     Session,
-    Turn,
+    Turn(u64),
     Messages,
+    /// The same, at the end of a turn whose end was not told.
+    Last(u64),
     Other,
 }
 
@@ -71,6 +79,8 @@ impl Server {
             permissions: Vec::new(),
             orders: Vec::new(),
             next: 1,
+            asked: 0,
+            cancelled: false,
             connected: false,
             broken: false,
             ended: false,
@@ -104,6 +114,23 @@ impl Server {
         }
     }
 
+    fn new_session(&mut self, out: &mut Step) {
+        self.order(Asked::Session, "POST", "/session".to_owned(), "{}".to_owned(), out);
+    }
+
+    /// Tells what is in the messages of the session and was not told of.
+    fn look_up(&mut self, body: &[u8], out: &mut Step) {
+        let text = String::from_utf8_lossy(body);
+        let messages = json::parse(&text, self.options.bounds.text_bytes).unwrap_or_default();
+        for message in messages.list() {
+            if message.path(&["info", "role"]).str() != "user" {
+                for part in message.at("parts").list() {
+                    self.part(part, out);
+                }
+            }
+        }
+    }
+
     fn start_turn(&mut self, message: &str, out: &mut Step) {
         let path = format!("/session/{}/message", self.session.as_deref().unwrap_or_default());
         let mut body = json!({ "parts": [{ "type": "text", "text": message }] });
@@ -116,7 +143,8 @@ impl Server {
         {
             body["model"] = json!({ "providerID": provider, "modelID": model });
         }
-        self.order(Asked::Turn, "POST", path, body.to_string(), out);
+        self.asked += 1;
+        self.order(Asked::Turn(self.asked), "POST", path, body.to_string(), out);
     }
 
     /// Whose session it is: `Some(None)` ours, `Some(Some(…))` a subagent's that works for that call.
@@ -270,9 +298,10 @@ impl Server {
         let usage = std::mem::take(&mut self.usage);
         let (outcome, text) = match self.error.take() {
             Some((outcome, text)) => (outcome, Some(text)),
+            None if self.cancelled => (TurnOutcome::Interrupted, self.last.take()),
             None => (TurnOutcome::Completed, self.last.take()),
         };
-        self.last = None;
+        (self.last, self.cancelled) = (None, false);
         self.turns.end(outcome, text, usage, out);
     }
 
@@ -352,8 +381,11 @@ impl Dialect for Server {
 
     fn begin(&mut self, out: &mut Step) {
         match self.options.resume.clone() {
-            Some(session) => self.become_ready(&session, out),
-            None => self.order(Asked::Session, "POST", "/session".to_owned(), "{}".to_owned(), out),
+            Some(session) => {
+                let path = format!("/session/{}", id(&session));
+                self.order(Asked::Known, "GET", path, String::new(), out);
+            }
+            None => self.new_session(out),
         }
     }
 
@@ -402,6 +434,7 @@ impl Dialect for Server {
             Some(session) => {
                 let path = format!("/session/{session}/abort");
                 self.order(Asked::Other, "POST", path, "{}".to_owned(), out);
+                self.cancelled = true;
                 Ok(())
             }
         }
@@ -429,6 +462,7 @@ impl Dialect for Server {
             return;
         };
         let (_, asked) = self.orders.remove(at);
+        let is_unknown = matches!(answer, Answer::Http { status: 404, .. });
         let told = match answer {
             Answer::Http {
                 status: 200..=299,
@@ -439,6 +473,16 @@ impl Dialect for Server {
             _ => Err("the agent's server was not asked".to_owned()),
         };
         match (asked, told) {
+            (Asked::Known, Ok(_)) => {
+                let session = self.options.resume.take().unwrap_or_default();
+                self.become_ready(&session, out);
+            }
+            (Asked::Known, Err(_)) if is_unknown => {
+                let id = self.options.resume.take().unwrap_or_default();
+                out.events.push(Event::SessionGone { id, ends: false });
+                self.new_session(out);
+            }
+            (Asked::Known, Err(text)) => self.cannot(text, out),
             (Asked::Session, Ok(body)) => {
                 let made = json::object(&body, 1 << 10);
                 match made.as_ref().and_then(|made| made.json.at("id").some_text()) {
@@ -446,20 +490,21 @@ impl Dialect for Server {
                     None => self.cannot("the agent has made no session".to_owned(), out),
                 }
             }
-            (Asked::Messages, Ok(body)) => {
-                let text = String::from_utf8_lossy(&body);
-                let messages = json::parse(&text, self.options.bounds.text_bytes).unwrap_or_default();
-                for message in messages.list() {
-                    if message.path(&["info", "role"]).str() != "user" {
-                        for part in message.at("parts").list() {
-                            self.part(part, out);
-                        }
-                    }
+            (Asked::Messages, Ok(body)) => self.look_up(&body, out),
+            // It is over, and that may have been told while nobody listened.
+            (Asked::Turn(turn), Ok(_)) if turn == self.asked && self.turns.is_open() => {
+                let path = format!("/session/{}/message", self.session.as_deref().unwrap_or_default());
+                self.order(Asked::Last(turn), "GET", path, String::new(), out);
+            }
+            (Asked::Last(turn), answer) => {
+                if turn == self.asked && self.turns.is_open() {
+                    self.look_up(&answer.unwrap_or_default(), out);
+                    self.idle(out);
                 }
             }
-            (Asked::Turn | Asked::Other, Ok(_)) => {}
+            (Asked::Turn(_) | Asked::Other, Ok(_)) => {}
             (Asked::Session, Err(text)) => self.cannot(text, out),
-            (Asked::Turn, Err(text)) => {
+            (Asked::Turn(_), Err(text)) => {
                 self.error = Some((TurnOutcome::Failed, text));
                 self.idle(out);
             }

@@ -9,7 +9,7 @@ pub enum EnvError {
         key: String,
     },
     /// It would make programs run something else than themselves.
-    #[error("{key} changes what programs run, and is not passed on")]
+    #[error("Invalid agent env key: {key} changes what programs run, or is ours")]
     Forbidden {
         /// Its name.
         key: String,
@@ -62,9 +62,11 @@ pub fn env_key(key: &str) -> Result<(), EnvError> {
         return Err(EnvError::Key { key });
     }
     let is_forbidden = FORBIDDEN.contains(&key)
-        || ["LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG_"]
+        || ["LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG_", "GITSTEAD_"]
             .iter()
             .any(|begin| key.starts_with(begin));
+    // It has git read less, and nothing else.
+    let is_forbidden = is_forbidden && key != "GIT_CONFIG_NOSYSTEM";
     if is_forbidden {
         return Err(EnvError::Forbidden { key: key.to_owned() });
     }

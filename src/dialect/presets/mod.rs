@@ -25,6 +25,8 @@ pub enum Preset {
     Opencode,
     /// opencode over the Agent Client Protocol, any number of turns.
     OpencodeAcp,
+    /// opencode's own server on loopback, any number of turns.
+    OpencodeServer,
     /// Letta Code, any number of turns.
     Letta,
     /// Letta Code, one turn.
@@ -41,6 +43,7 @@ impl Preset {
         Preset::CodexServer,
         Preset::Opencode,
         Preset::OpencodeAcp,
+        Preset::OpencodeServer,
         Preset::Letta,
         Preset::LettaPrint,
         Preset::Custom,
@@ -54,6 +57,7 @@ impl Preset {
             Preset::CodexServer => "codex-app-server",
             Preset::Opencode => "opencode",
             Preset::OpencodeAcp => "opencode-acp",
+            Preset::OpencodeServer => "opencode-server",
             Preset::Letta => "letta",
             Preset::LettaPrint => "letta-print",
             Preset::Custom => "custom",
@@ -70,7 +74,7 @@ impl Preset {
         match self {
             Preset::Claude => "claude",
             Preset::Codex | Preset::CodexServer => "codex",
-            Preset::Opencode | Preset::OpencodeAcp => "opencode",
+            Preset::Opencode | Preset::OpencodeAcp | Preset::OpencodeServer => "opencode",
             Preset::Letta | Preset::LettaPrint => "letta",
             Preset::Custom => "",
         }
@@ -84,6 +88,7 @@ impl Preset {
             Preset::CodexServer => Kind::CodexServer,
             Preset::Opencode => Kind::Opencode,
             Preset::OpencodeAcp => Kind::Acp,
+            Preset::OpencodeServer => Kind::OpencodeServer,
             Preset::Letta => Kind::Letta,
             Preset::LettaPrint => Kind::LettaPrint,
             Preset::Custom => Kind::Plain,
@@ -93,6 +98,23 @@ impl Preset {
     /// Whether its one turn has to be given in its arguments.
     fn takes_message(self) -> bool {
         matches!(self, Preset::Codex | Preset::Opencode | Preset::LettaPrint)
+    }
+
+    /// The first thing of what is wanted that neither its arguments nor its protocol can say.
+    fn untold(self, wanted: &Wanted) -> Option<&'static str> {
+        let (has_model, has_mode, has_pieces) = match self {
+            Preset::Claude | Preset::Letta | Preset::LettaPrint => (true, true, true),
+            Preset::Codex | Preset::Opencode => (true, true, false),
+            // It tells pieces by itself; the rest is for its session, which is begun by the protocol.
+            Preset::CodexServer | Preset::OpencodeAcp | Preset::OpencodeServer => (false, false, true),
+            Preset::Custom => (false, false, true),
+        };
+        match () {
+            () if wanted.model.is_some() && !has_model => Some("which model it uses"),
+            () if wanted.permission_mode.is_some() && !has_mode => Some("a permission mode"),
+            () if wanted.pieces && !has_pieces => Some("to say things in pieces"),
+            () => None,
+        }
     }
 
     /// The variables that it finds its account, its home and its model with, beyond those that every program gets. Names only; those that hold secrets are among them.
@@ -111,7 +133,7 @@ impl Preset {
             Preset::Codex | Preset::CodexServer => {
                 &["CODEX_HOME", "CODEX_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"]
             }
-            Preset::Opencode | Preset::OpencodeAcp => &[
+            Preset::Opencode | Preset::OpencodeAcp | Preset::OpencodeServer => &[
                 "OPENCODE_CONFIG",
                 "OPENCODE_CONFIG_DIR",
                 "ANTHROPIC_API_KEY",
@@ -130,7 +152,7 @@ impl Preset {
         }
     }
 
-    /// Variables that it gets unless somebody says otherwise.
+    /// Variables that it gets whatever anybody says of them.
     pub fn fixed(self) -> &'static [(&'static str, &'static str)] {
         match self {
             // Several of them on a machine do not share a browser.
@@ -200,6 +222,14 @@ pub enum PresetError {
     MessageTooEarly {
         /// Its name.
         preset: &'static str,
+    },
+    /// Something that it has no way to be told.
+    #[error("{preset} has no way to be told {option}")]
+    NotTold {
+        /// Its name.
+        preset: &'static str,
+        /// What that is.
+        option: &'static str,
     },
     /// A value that cannot be what it is meant for.
     #[error("{option}: {why}")]
@@ -333,6 +363,12 @@ pub fn invoke(preset: Preset, wanted: &Wanted) -> Result<Invocation, PresetError
         }
         _ => {}
     }
+    if let Some(option) = preset.untold(wanted) {
+        return Err(PresetError::NotTold {
+            preset: preset.as_str(),
+            option,
+        });
+    }
     let program = preset.program();
     match wanted.command.first() {
         Some(first) if !first.trim().is_empty() => {
@@ -382,6 +418,8 @@ pub fn invoke(preset: Preset, wanted: &Wanted) -> Result<Invocation, PresetError
             argv.maybe("-s", resume)?;
         }
         Preset::OpencodeAcp => argv.plain(&["acp"]),
+        // Port 0 is any that is free; it says which.
+        Preset::OpencodeServer => argv.plain(&["serve", "--hostname", "127.0.0.1", "--port", "0"]),
         Preset::Letta | Preset::LettaPrint => {
             if preset == Preset::LettaPrint {
                 argv.plain(&["-p"]);
@@ -396,6 +434,8 @@ pub fn invoke(preset: Preset, wanted: &Wanted) -> Result<Invocation, PresetError
             options.pieces |= wanted.pieces;
             if let Some(session) = resume {
                 options.conversation = LettaConversation::of(session);
+                // It was given them when it was made.
+                (options.memory, options.persona, options.human) = (None, None, None);
             }
             letta::arguments(&options, preset == Preset::Letta, &mut argv, &mut warnings)?;
         }

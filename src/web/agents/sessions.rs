@@ -248,6 +248,12 @@ async fn ask(State(api): State<Arc<Api>>, who: Who, at: AtSession, request: Requ
     Ok(events_response(events))
 }
 
+/// Whether it is a text that was told in pieces.
+fn is_told(event: &str) -> bool {
+    let event: serde_json::Value = serde_json::from_str(event).unwrap_or_default();
+    event["type"] == "said" && event["in_pieces"] == true
+}
+
 type Told = Result<Answered, AskError>;
 
 /// Tells what an agent does for a question, and at last the answer.
@@ -270,6 +276,10 @@ async fn tell(
                 // What comes after the answer is of the next question.
                 if matches!(&result, Some(Ok(Answered { seq: last, .. })) if seq > last) {
                     break 'events;
+                }
+                // Who reads here has had it in pieces.
+                if event.contains(r#""in_pieces":true"#) && is_told(event) {
+                    continue;
                 }
                 if send.send(event_of(*seq, event)).await.is_err() {
                     return;

@@ -6,8 +6,8 @@ use crate::{
     base::rfc3339,
     dialect::Pointers,
     session::{
-        AgentRecord, AgentSpec, Cause, ContainerSpec, Isolation, Reaction, Restart, RestartMode, SandboxMode,
-        SandboxSpec, Watchdogs,
+        AgentRecord, AgentSpec, Cause, ContainerSpec, Isolation, LettaSpec, Reaction, Restart, RestartMode,
+        SandboxMode, SandboxSpec, Watchdogs,
     },
 };
 
@@ -53,6 +53,8 @@ pub struct AgentView {
     /// What the system holds it in, or did the last time.
     pub isolation: Option<Isolation>,
     pub session: Option<String>,
+    /// The version of its program, where that was asked for.
+    pub program_version: Option<String>,
     /// The last checkpoint.
     pub checkpoint: Option<String>,
     pub checkpoints: u64,
@@ -116,6 +118,7 @@ impl From<&AgentRecord> for AgentView {
             container: spec.container.as_ref().map(|container| container.name.clone()),
             isolation: record.isolation.clone(),
             session: record.session.clone(),
+            program_version: record.program_version.clone(),
             checkpoint: record.checkpoint.clone(),
             checkpoints: record.checkpoints,
             created_at: time(record.created),
@@ -134,10 +137,17 @@ pub(super) struct CreateBody {
     pub workspace: Option<String>,
     #[serde(default)]
     pub argv: Vec<String>,
+    #[serde(default)]
+    pub args: Vec<String>,
     pub dialect: Option<String>,
     pub preset: Option<String>,
     pub model: Option<String>,
     pub permission_mode: Option<String>,
+    pub approval_policy: Option<String>,
+    /// Whether what it says is told in pieces, too.
+    #[serde(default)]
+    pub partial: bool,
+    pub letta: Option<LettaSpec>,
     pub pointers: Option<Pointers>,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -222,6 +232,8 @@ impl CreateBody {
             spec.dialect = dialect;
         }
         (spec.preset, spec.model, spec.permission_mode) = (self.preset, self.model, self.permission_mode);
+        (spec.args, spec.approval_policy, spec.partial) = (self.args, self.approval_policy, self.partial);
+        spec.letta = self.letta;
         (spec.env, spec.secrets, spec.inherit) = (self.env, self.secrets, self.inherit);
         spec.pointers = self.pointers;
         spec.cwd = self.cwd.unwrap_or_default();
