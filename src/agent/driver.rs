@@ -349,6 +349,17 @@ impl<H: Host> Driver<H> {
                 }
                 let _ = reply.send(result);
             }
+            Command::Change(change, reply) => {
+                let mut result = self.may_take_input();
+                if result.is_ok() {
+                    self.speak(|dialect, step| {
+                        if let Err(refused) = dialect.change(change, step) {
+                            result = Err(NotTaken::Refused(refused.to_string()));
+                        }
+                    });
+                }
+                let _ = reply.send(result);
+            }
             Command::CloseInput => self.close_input(),
             Command::Answer(run, order, answer) if run == self.status.run => {
                 self.speak(|dialect, step| dialect.answer(&order, answer, step));

@@ -116,6 +116,8 @@ pub enum Command {
     Ask(String, oneshot::Sender<Result<(), NotTaken>>),
     /// Stop what it is doing, in its protocol.
     Interrupt(oneshot::Sender<Result<(), NotTaken>>),
+    /// Go on with something else.
+    Change(dialect::Change, oneshot::Sender<Result<(), NotTaken>>),
     /// The answer to a question for permission.
     Permit(String, Decision),
     /// What came of an order of this run, by the order's id.
@@ -231,6 +233,16 @@ impl Agent {
     pub async fn interrupt(&self) -> Result<(), NotTaken> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Interrupt(reply)).await;
+        answer.await.unwrap_or(Err(NotTaken::NotRunning))
+    }
+
+    /// Has it go on with another model, or in another mode.
+    ///
+    /// # Errors
+    /// When it does not run, or has no way to be told.
+    pub async fn change(&self, change: dialect::Change) -> Result<(), NotTaken> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Change(change, reply)).await;
         answer.await.unwrap_or(Err(NotTaken::NotRunning))
     }
 

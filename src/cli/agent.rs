@@ -110,6 +110,17 @@ enum AgentCommand {
         #[arg(long)]
         close: bool,
     },
+    /// Have an agent that runs go on with another model, or in another mode, in its own words.
+    Change {
+        /// The agent
+        name: String,
+        /// The model
+        #[arg(long, value_name = "MODEL", required_unless_present = "permission_mode")]
+        model: Option<String>,
+        /// What it may do without asking
+        #[arg(long, value_name = "MODE")]
+        permission_mode: Option<String>,
+    },
     /// Give an agent a message.
     Ask {
         /// The agent
@@ -158,6 +169,9 @@ struct Start {
     /// When codex-app-server asks for permission, in its own word
     #[arg(long, value_name = "POLICY")]
     approval_policy: Option<String>,
+    /// How somebody is logged in where an ACP agent wants that, by its own name of it
+    #[arg(long, value_name = "METHOD")]
+    auth_method: Option<String>,
     /// An argument after those that a preset gives its program: --arg=--add-dir --arg=/srv/data
     #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
     args: Vec<String>,
@@ -203,6 +217,9 @@ struct Start {
     /// Where its container has the workspace [default: at the same path]
     #[arg(long, value_name = "DIR", requires = "container")]
     container_workspace: Option<PathBuf>,
+    /// Its home directory in its container [default: as the container's list of users has it]
+    #[arg(long, value_name = "DIR", requires = "container")]
+    container_home: Option<PathBuf>,
     /// What it can write in its sandbox, too
     #[arg(long, value_name = "PATH")]
     allow_write: Vec<PathBuf>,
@@ -318,6 +335,14 @@ pub(super) fn run(wanted: &Agent) -> anyhow::Result<()> {
             super::attach::run(&client, name, command.as_deref(), wanted.remote.json)
         }
         AgentCommand::Input { name, text, close } => input(&client, name, text.as_deref(), *close),
+        AgentCommand::Change {
+            name,
+            model,
+            permission_mode,
+        } => {
+            let body = json!({ "model": model, "permission_mode": permission_mode });
+            client.ask("POST", &path(name, "/change"), Some(&body)).map(drop)
+        }
         AgentCommand::Ask { name, message, wait } => ask(&client, name, message, *wait),
         AgentCommand::History(_) => Ok(()),
         AgentCommand::Rm { name } => client.ask("DELETE", &path(name, ""), None).map(drop),
@@ -420,7 +445,7 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
     let container = wanted
         .container
         .as_ref()
-        .map(|name| json!({ "name": name, "user": wanted.container_user, "workspace": wanted.container_workspace }));
+        .map(|name| json!({ "name": name, "user": wanted.container_user, "workspace": wanted.container_workspace, "home": wanted.container_home }));
     let mut body = json!({
         "name": wanted.name,
         "repository": repository,
@@ -431,6 +456,7 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         "model": wanted.model,
         "permission_mode": wanted.permission_mode,
         "approval_policy": wanted.approval_policy,
+        "auth_method": wanted.auth_method,
         "args": wanted.args,
         "partial": wanted.partial,
         "env": pairs(&wanted.env, "env")?,

@@ -74,7 +74,7 @@ impl Listener {
             Event::Log { text } | Event::Trouble { text } | Event::Failed { text } => {
                 assert!(text.len() <= bounds.text_bytes + 3);
             }
-            Event::Ready | Event::Session { .. } | Event::SessionGone { .. } => {}
+            Event::Ready | Event::Session { .. } | Event::SessionGone { .. } | Event::Changed(_) => {}
         }
     }
 }

@@ -36,7 +36,7 @@ pub use presets::{
     Wanted, env_key, going_on, invoke, letta_not_found, letta_places,
 };
 pub use seam::{
-    Answer, Asks, Decision, Dialect, Event, Exit, Nature, Order, Outcome, Permission, Refused, Source, Step,
+    Answer, Asks, Change, Decision, Dialect, Event, Exit, Nature, Order, Outcome, Permission, Refused, Source, Step,
     ToolFinished, ToolStarted, TurnEnded, TurnOutcome, Usage,
 };
 pub use summary::{Shape, Summary, summarise};

@@ -183,6 +183,8 @@ pub struct ThreadOptions {
     pub approval_policy: Option<String>,
     /// What its own sandbox lets it do.
     pub sandbox: Option<String>,
+    /// How somebody is logged in where that is wanted, by the agent's name of it.
+    pub auth_method: Option<String>,
 }
 
 impl Options {

@@ -97,12 +97,14 @@ impl Permissions {
 pub(super) struct Requests(u64);
 
 impl Requests {
-    pub fn send(&mut self, request: serde_json::Value, out: &mut Step) {
+    /// Asks it, and says how the request is called.
+    pub fn send(&mut self, request: serde_json::Value, out: &mut Step) -> String {
         self.0 += 1;
         let name = format!("gitstead-{}", self.0);
         out.input.push(message(&serde_json::json!({
             "type": "control_request", "request_id": name, "request": request,
         })));
+        name
     }
 }
 

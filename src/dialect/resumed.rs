@@ -1,4 +1,4 @@
-use super::{Answer, Decision, Dialect, Event, Exit, Nature, Refused, Step};
+use super::{Answer, Change, Decision, Dialect, Event, Exit, Nature, Refused, Step};
 
 /// How Claude Code says that it does not know a session, in a line of text or in a result.
 const CLAUDE: &[u8] = b"No conversation found with session ID";
@@ -95,6 +95,10 @@ impl Dialect for Resumed {
 
     fn interrupt(&mut self, out: &mut Step) -> Result<(), Refused> {
         self.agent.interrupt(out)
+    }
+
+    fn change(&mut self, change: Change, out: &mut Step) -> Result<(), Refused> {
+        self.agent.change(change, out)
     }
 
     fn permit(&mut self, request: &str, decision: Decision, out: &mut Step) {

@@ -48,6 +48,16 @@ pub trait Dialect: Send + std::fmt::Debug {
     /// [`Refused::NotSpoken`] where the protocol knows no interrupt (a signal is what remains), [`Refused::Idle`] where no turn is open.
     fn interrupt(&mut self, out: &mut Step) -> Result<(), Refused>;
 
+    /// Has it go on with something else from now on, or from the next turn on. [`Event::Changed`] comes when it does.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::NotSpoken`] where the protocol has no way to say that, [`Refused::NotReady`] and [`Refused::Ended`] where it cannot be said now.
+    fn change(&mut self, change: Change, out: &mut Step) -> Result<(), Refused> {
+        let _ = (change, out);
+        Err(Refused::NotSpoken)
+    }
+
     /// Answers [`Event::Permission`]. A request that is not pending (answered, withdrawn, never made) is passed over.
     fn permit(&mut self, request: &str, decision: Decision, out: &mut Step) {
         let _ = (request, decision, out);
@@ -155,6 +165,8 @@ pub enum Event {
         /// It ends over it, and has to be started again; otherwise it begins a new one by itself.
         ends: bool,
     },
+    /// Somebody has had something changed, and it holds.
+    Changed(Change),
     /// A turn has begun: one that was asked for, or one that the agent began itself (background work has ended).
     TurnStarted {
         /// Counted from 1 in this process.
@@ -414,6 +426,32 @@ pub struct Permission {
     pub input: String,
     /// It offers to remember the answer: [`Decision::AllowAlways`] means something.
     pub remembers: bool,
+}
+
+/// Something that can be changed while an agent runs, in its own word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// The model.
+    Model(String),
+    /// What it may do without asking.
+    PermissionMode(String),
+}
+
+impl Change {
+    /// What it is that changes, and to what.
+    pub fn told(&self) -> (&'static str, &str) {
+        match self {
+            Change::Model(model) => ("model", model),
+            Change::PermissionMode(mode) => ("permission_mode", mode),
+        }
+    }
+
+    /// Whether it can be such a value at all: of some length, and without control characters.
+    pub fn is_sound(&self) -> bool {
+        let (_, to) = self.told();
+        !to.is_empty() && to.len() <= 256 && !to.chars().any(char::is_control)
+    }
 }
 
 /// An answer to a [`Permission`].

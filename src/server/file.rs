@@ -252,6 +252,7 @@ pub(super) struct FileAsk {
     pub model: Option<String>,
     pub permission_mode: Option<String>,
     pub approval_policy: Option<String>,
+    pub auth_method: Option<String>,
     #[serde(default)]
     pub args: Vec<String>,
     #[serde(default)]
@@ -289,7 +290,7 @@ impl FileAsk {
         };
         (spec.model, spec.permission_mode) = (self.model, self.permission_mode);
         (spec.approval_policy, spec.args, spec.partial) = (self.approval_policy, self.args, self.partial);
-        spec.letta = self.letta;
+        (spec.letta, spec.auth_method) = (self.letta, self.auth_method);
         spec.secrets = self
             .secrets
             .into_iter()

@@ -40,6 +40,9 @@ pub struct ContainerSpec {
     /// Where it has the workspace, if not at the same path as we do.
     #[serde(default)]
     pub workspace: Option<PathBuf>,
+    /// The home directory of the agent in it, if not the one that the engine takes from the container's own list of users.
+    #[serde(default)]
+    pub home: Option<PathBuf>,
 }
 
 impl ContainerSpec {
@@ -59,6 +62,13 @@ impl ContainerSpec {
         let is_path = |path: &Path| path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0);
         if self.workspace.as_deref().is_some_and(|path| !is_path(path)) {
             return invalid("where a container has the workspace is an absolute path");
+        }
+        if self
+            .home
+            .as_deref()
+            .is_some_and(|path| !is_path(path) || path.to_str().is_none())
+        {
+            return invalid("a home directory in a container is an absolute path");
         }
         if spec.sandbox.mode != SandboxMode::Off {
             return invalid("a sandbox does not reach into a container: an agent has the one or the other");
@@ -93,6 +103,17 @@ impl ContainerSpec {
             return invalid("what is in a container is bounded by what bounds the container");
         }
         Ok(())
+    }
+
+    /// Who it is in there, as programs ask for it: nothing of that is as it is here.
+    pub(super) fn identity(&self) -> Vec<(&'static str, String)> {
+        let name = self.user.as_deref().and_then(|user| user.split(':').next());
+        let name = name.filter(|name| !name.bytes().all(|b| b.is_ascii_digit()));
+        let named = name.map(|name| [("USER", name.to_owned()), ("LOGNAME", name.to_owned())]);
+        let home = self.home.as_deref().and_then(Path::to_str);
+        let mut all: Vec<_> = named.into_iter().flatten().collect();
+        all.extend(home.map(|home| ("HOME", home.to_owned())));
+        all
     }
 
     /// Where the agent begins, by the same way in its workspace as outside.
@@ -146,6 +167,7 @@ mod tests {
             name: "dg-demo_1".to_owned(),
             user: Some("1000:1000".to_owned()),
             workspace: Some("/work".into()),
+            home: None,
         });
         assert!(sound.check().is_ok());
         let wrong = |change: fn(&mut AgentSpec, &mut ContainerSpec)| {
@@ -159,6 +181,7 @@ mod tests {
         assert!(wrong(|_, container| container.name = String::new()).contains("name of a container"));
         assert!(wrong(|_, container| container.user = Some("-it".to_owned())).contains("user"));
         assert!(wrong(|_, container| container.workspace = Some("work".into())).contains("absolute"));
+        assert!(wrong(|_, container| container.home = Some("dev".into())).contains("absolute"));
         assert!(wrong(|spec, _| spec.sandbox.mode = SandboxMode::BestEffort).contains("sandbox"));
         let engine = |spec: &mut AgentSpec, _: &mut ContainerSpec| {
             spec.env.insert("DOCKER_HOST".to_owned(), "tcp://elsewhere".to_owned());

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, Cause, Command, Depths, LogRing, State, Status},
-    dialect::{Decision, Permission},
+    dialect::{Change, Decision, Permission},
 };
 
 /// One agent of a house.
@@ -158,6 +158,14 @@ impl Entry {
     /// When there is nothing to stop so.
     pub async fn interrupt(&self) -> Result<(), SessionError> {
         Ok(self.agent.interrupt().await?)
+    }
+
+    /// Has it go on with another model, or in another mode. An event tells when it does.
+    ///
+    /// # Errors
+    /// When it does not run, or has no way to be told.
+    pub async fn change(&self, change: Change) -> Result<(), SessionError> {
+        Ok(self.agent.change(change).await?)
     }
 
     /// Answers the question for permission that the event of this number has told of. Says whether it was still open.

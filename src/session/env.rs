@@ -29,6 +29,13 @@ const USUAL: [&str; 21] = [
     "XDG_CONFIG_HOME",
     "XDG_RUNTIME_DIR",
 ];
+/// Directories and files of ours, by which agents are told where theirs are: in a container there are none of these.
+const OURS: [&str; 4] = [
+    "CLAUDE_CONFIG_DIR",
+    "CODEX_HOME",
+    "OPENCODE_CONFIG",
+    "OPENCODE_CONFIG_DIR",
+];
 /// Where programs are when nobody says otherwise.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes of a secret.
@@ -150,7 +157,7 @@ pub(super) fn build(
     let usual = if inside { &[][..] } else { &USUAL[..] };
     for name in usual
         .iter()
-        .chain(passed)
+        .chain(passed.iter().filter(|name| !inside || !OURS.contains(*name)))
         .copied()
         .chain(spec.inherit.iter().map(String::as_str))
     {
@@ -170,6 +177,10 @@ pub(super) fn build(
     }
     if !inside {
         env.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
+    }
+    if let Some(container) = &spec.container {
+        let who = container.identity().into_iter();
+        env.extend(who.map(|(name, value)| (name.to_owned(), value)));
     }
     env.extend(spec.env.clone());
     for (name, path) in &spec.secrets {
@@ -292,5 +303,43 @@ mod tests {
                 assert!(!env.contains_key(dropped), "{dropped}");
             }
         }
+    }
+
+    #[test]
+    fn in_a_container_an_agent_is_who_it_is_there_and_is_told_of_no_directory_of_ours() {
+        let place = Place::parse("demo", "main").expect("names");
+        let mut spec = AgentSpec::new(&place, Vec::new());
+        spec.preset = Some("codex-app-server".to_owned());
+        let own = |name: &str| Some(format!("our {name}").into());
+        let built = |spec: &AgentSpec| -> BTreeMap<String, String> {
+            let env = build(spec, &[], own, std::iter::empty()).expect("built");
+            env.into_iter().collect()
+        };
+        assert_eq!(built(&spec)["CODEX_HOME"], "our CODEX_HOME");
+        spec.container = Some(crate::session::ContainerSpec {
+            name: "box".to_owned(),
+            user: Some("dev:dev".to_owned()),
+            workspace: None,
+            home: Some("/home/dev".into()),
+        });
+        let env = built(&spec);
+        for (name, value) in [
+            ("HOME", "/home/dev"),
+            ("USER", "dev"),
+            ("LOGNAME", "dev"),
+            ("OPENAI_API_KEY", "our OPENAI_API_KEY"),
+        ] {
+            assert_eq!(env[name], value, "{name}");
+        }
+        assert!(!env.contains_key("CODEX_HOME") && !env.contains_key("PATH"), "{env:?}");
+        // Whoever names it means it.
+        spec.inherit.push("CODEX_HOME".to_owned());
+        spec.env.insert("HOME".to_owned(), "/srv".to_owned());
+        assert_eq!(
+            (built(&spec)["CODEX_HOME"].as_str(), built(&spec)["HOME"].as_str()),
+            ("our CODEX_HOME", "/srv")
+        );
+        spec.container.as_mut().expect("set").user = Some("1000:1000".to_owned());
+        assert!(!built(&spec).contains_key("USER"), "a number is no name");
     }
 }

@@ -30,7 +30,7 @@ use crate::{
         spawn_parent,
     },
     base::{Clock, Limits},
-    dialect::{Asks, Bounds, Decision, Event, Kind, Options, Order, Permission, Preset, ToolFinished},
+    dialect::{Asks, Bounds, Decision, Event, Kind, Options, Order, Permission, ToolFinished},
     ledger::{Ledger, Shelf},
     worker::{Lane, Workers},
 };
@@ -349,6 +349,10 @@ impl Desk {
                     json!({ "session": self.shared.hide(&id), "text": text }),
                 );
             }
+            Event::Changed(change) => {
+                let (what, to) = change.told();
+                self.shared.events.push("changed", json!({ "what": what, "to": to }));
+            }
             Event::TurnStarted { turn } => {
                 self.turn = turn;
                 if let Some(heard) = self.shared.answer().as_mut() {
@@ -602,13 +606,8 @@ impl Preparation {
         if trail.give(Job::Before(done)).is_ok() {
             let _ = before.await;
         }
-        // A program may have to be asked for its version.
-        let lane = match self.spec.known() {
-            Some(Preset::Letta | Preset::LettaPrint) => Lane::Long,
-            _ => Lane::Short,
-        };
         workers
-            .call(lane, None, move || self.start(root, &*opens))
+            .call(letta::lane(&self.spec), None, move || self.start(root, &*opens))
             .await
             .map_err(|busy| other(busy.to_string()))?
     }

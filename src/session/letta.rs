@@ -15,6 +15,7 @@ use crate::{
     dialect::{
         LettaBlock, LettaCli, LettaConversation, LettaOptions, LettaSystem, Preset, letta_not_found, letta_places,
     },
+    worker::Lane,
 };
 
 /// Versions of programs that are remembered.
@@ -193,6 +194,14 @@ impl Versions {
             known.remove(0);
         }
         known.push((asked, version));
+    }
+}
+
+/// Where an agent is prepared: its program may have to be asked for its version.
+pub(super) fn lane(spec: &AgentSpec) -> Lane {
+    match spec.known() {
+        Some(Preset::Letta | Preset::LettaPrint) => Lane::Long,
+        _ => Lane::Short,
     }
 }
 

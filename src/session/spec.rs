@@ -133,6 +133,9 @@ pub struct AgentSpec {
     /// When it asks for permission, in its own word; for Codex's app server.
     #[serde(default)]
     pub approval_policy: Option<String>,
+    /// How somebody is logged in where that is wanted, by its own name of it; for the Agent Client Protocol.
+    #[serde(default)]
+    pub auth_method: Option<String>,
     /// Whether what it says is told in pieces, as it comes.
     #[serde(default)]
     pub partial: bool,
@@ -211,6 +214,7 @@ impl AgentSpec {
             pointers: None,
             permission_mode: None,
             approval_policy: None,
+            auth_method: None,
             partial: false,
             letta: None,
             env: BTreeMap::new(),

@@ -133,6 +133,9 @@ impl AgentSpec {
         if self.approval_policy.is_some() && kind != Kind::CodexServer {
             return Err(invalid("'approval_policy' is for 'codex-app-server'"));
         }
+        if self.auth_method.is_some() && kind != Kind::Acp {
+            return Err(invalid("'auth_method' is for the Agent Client Protocol"));
+        }
         let is_word = |text: &str| {
             let sound = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
             !text.is_empty() && text.len() <= 64 && text.chars().all(sound)
@@ -169,6 +172,7 @@ impl AgentSpec {
         if kind.begins_threads() {
             thread.model.clone_from(&self.model);
         }
+        thread.auth_method.clone_from(&self.auth_method);
         if kind == Kind::CodexServer {
             thread.approval_policy.clone_from(&self.approval_policy);
             // As with one turn in its arguments: what Codex does by itself may not even write its workspace.
@@ -223,12 +227,14 @@ mod tests {
         let model: fn(&mut AgentSpec) = |spec| spec.model = Some("mock/m".to_owned());
         let mode: fn(&mut AgentSpec) = |spec| spec.permission_mode = Some("auto".to_owned());
         let policy: fn(&mut AgentSpec) = |spec| spec.approval_policy = Some("on-request".to_owned());
+        let login: fn(&mut AgentSpec) = |spec| spec.auth_method = Some("api-key".to_owned());
         let partial: fn(&mut AgentSpec) = |spec| spec.partial = true;
         for (preset, change) in [
             ("opencode-acp", model),
             ("opencode-acp", mode),
             ("claude", policy),
             ("letta", policy),
+            ("claude", login),
         ] {
             assert!(!refused(preset, change).is_empty(), "{preset}");
         }
@@ -237,6 +243,7 @@ mod tests {
             ("claude", partial),
             ("letta", partial),
             ("opencode-acp", partial),
+            ("opencode-acp", login),
             ("codex-app-server", model),
             ("codex-app-server", mode),
             ("codex-app-server", policy),

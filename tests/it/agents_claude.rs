@@ -28,6 +28,9 @@ play() {
         *'"initialize"'*)
             id=$(printf %s "$line" | sed 's/.*"request_id":"\([^"]*\)".*/\1/')
             say '{"type":"control_response","response":{"subtype":"success","request_id":"'$id'","response":{"commands":[],"hooks_applied":true,"hook_on_failure_supported":true}}}' ;;
+        *'"set_model"'*|*'"set_permission_mode"'*)
+            id=$(printf %s "$line" | sed 's/.*"request_id":"\([^"]*\)".*/\1/')
+            say '{"type":"control_response","response":{"subtype":"success","request_id":"'$id'"}}' ;;
         *'"type":"user"'*) n=$((n + 1)); turn ;;
         esac
     done
@@ -95,6 +98,50 @@ fn one_that_reads_no_answers_is_told_of_and_gets_no_more() {
     );
     house.post("/it/kill");
     house.ended("it");
+}
+
+#[test]
+fn another_model_and_another_mode_are_told_while_it_runs() {
+    let house = House::start();
+    claude(&house, "turn() { done_with x $n; }\nplay\n", json!({}));
+    eventually("it is ready", || house.get("/it")["state"] == "ready");
+    let change = |body: Value| house.ask("POST", "/it/change", Some(&body)).status;
+    assert_eq!(
+        change(json!({ "model": "large", "permission_mode": "acceptEdits" })),
+        202
+    );
+    let changed = || -> Vec<Value> {
+        let events = house.events("it").into_iter();
+        events.filter(|event| event["type"] == "changed").collect()
+    };
+    eventually("they hold", || changed().len() == 2);
+    let told: Vec<_> = changed()
+        .iter()
+        .map(|event| (event["what"].clone(), event["to"].clone()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (json!("model"), json!("large")),
+            (json!("permission_mode"), json!("acceptEdits"))
+        ]
+    );
+    for body in [
+        json!({}),
+        json!({ "model": "" }),
+        json!({ "model": "a\nb" }),
+        json!({ "temperature": 1 }),
+    ] {
+        assert_eq!(change(body.clone()), 400, "{body}");
+    }
+    house.post("/it/kill");
+    house.ended("it");
+    assert_eq!(change(json!({ "model": "large" })), 409);
+    house.run("plain", "read x", json!({}));
+    let body = json!({ "model": "large" });
+    assert_eq!(house.ask("POST", "/plain/change", Some(&body)).status, 409);
+    house.post("/plain/kill");
+    house.ended("plain");
 }
 
 #[track_caller]

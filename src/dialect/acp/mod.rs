@@ -11,7 +11,7 @@ mod tools;
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Decision, Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded,
+    Answer, Change, Decision, Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded,
     calls::{Calls, id},
     json::{self, Json},
     log, may_ask, object_or_log,
@@ -21,6 +21,9 @@ use super::{
 };
 use asks::Pending;
 use through::Through;
+
+/// Ways to log in that are told of.
+const METHODS: usize = 16;
 
 /// One session with one agent.
 #[derive(Debug)]
@@ -42,11 +45,17 @@ pub(super) struct Acp {
     last: Option<String>,
     /// Somebody has interrupted the open turn.
     cancelled: bool,
+    /// A mode that it was asked to be in.
+    mode: Option<String>,
+    /// How one can log in, as the agent names it.
+    methods: Vec<String>,
     /// There is no session, and there will be none.
     broken: bool,
     ended: bool,
 }
 
+/// What the protocol answers to somebody who has to log in first.
+const AUTHENTICATE: i64 = -32_000;
 /// What the protocol answers for something that is not there.
 const NOT_FOUND: i64 = -32_002;
 
@@ -54,9 +63,11 @@ const NOT_FOUND: i64 = -32_002;
 #[derive(Debug, Clone, Copy)]
 enum Asked {
     Initialize,
+    Authenticate,
     NewSession,
     LoadSession,
     Prompt,
+    Mode,
 }
 
 impl Acp {
@@ -75,6 +86,8 @@ impl Acp {
             thought: String::new(),
             last: None,
             cancelled: false,
+            mode: None,
+            methods: Vec::new(),
             broken: false,
             ended: false,
         }
@@ -83,23 +96,21 @@ impl Acp {
     fn answered(&mut self, asked: Asked, result: &Json, out: &mut Step) {
         match asked {
             Asked::Initialize => {
-                let params = json!({ "cwd": self.options.root.display().to_string(), "mcpServers": [] });
-                match self.options.resume.clone() {
-                    Some(session) if result.path(&["agentCapabilities", "loadSession"]).is_true() => {
-                        let mut params = params;
-                        params["sessionId"] = json!(session);
-                        self.is_replayed = true;
-                        self.session = Some(id(&session));
-                        self.rpc.call(Asked::LoadSession, "session/load", params, out);
-                    }
-                    Some(_) => {
-                        out.events.push(Event::Trouble {
-                            text: "the agent cannot go on with an earlier session: a new one is begun".to_owned(),
-                        });
-                        self.rpc.call(Asked::NewSession, "session/new", params, out);
-                    }
-                    None => self.rpc.call(Asked::NewSession, "session/new", params, out),
+                let methods = result.at("authMethods").list().iter().take(METHODS);
+                self.methods = methods.filter_map(|one| one.at("id").some_text().map(id)).collect();
+                if !result.path(&["agentCapabilities", "loadSession"]).is_true() && self.options.resume.take().is_some()
+                {
+                    out.events.push(Event::Trouble {
+                        text: "the agent cannot go on with an earlier session: a new one is begun".to_owned(),
+                    });
                 }
+                self.begin_session(out);
+            }
+            Asked::Authenticate => self.begin_session(out),
+            Asked::Mode => {
+                let mode = self.mode.take();
+                out.events
+                    .extend(mode.map(|mode| Event::Changed(Change::PermissionMode(mode))));
             }
             Asked::NewSession => match result.at("sessionId").some_text() {
                 Some(session) => {
@@ -126,6 +137,20 @@ impl Acp {
         }
     }
 
+    /// Goes on with the session that is to be gone on with, or begins a new one.
+    fn begin_session(&mut self, out: &mut Step) {
+        let mut params = json!({ "cwd": self.options.root.display().to_string(), "mcpServers": [] });
+        match self.options.resume.clone() {
+            Some(session) => {
+                params["sessionId"] = json!(session);
+                self.is_replayed = true;
+                self.session = Some(id(&session));
+                self.rpc.call(Asked::LoadSession, "session/load", params, out);
+            }
+            None => self.rpc.call(Asked::NewSession, "session/new", params, out),
+        }
+    }
+
     fn become_ready(&mut self, result: &Json, out: &mut Step) {
         out.events.push(Event::Session {
             id: self.session.clone().unwrap_or_default(),
@@ -147,15 +172,33 @@ impl Acp {
     fn failed(&mut self, asked: Asked, error: &Json, out: &mut Step) {
         let text = error.at("message").some_text().unwrap_or("the agent reports an error");
         match asked {
+            Asked::NewSession | Asked::LoadSession if error.at("code").int() == Some(AUTHENTICATE) => {
+                // Once: who is refused afterwards is not helped by that.
+                match self.options.thread.auth_method.take() {
+                    Some(method) => {
+                        let params = json!({ "methodId": method });
+                        self.rpc.call(Asked::Authenticate, "authenticate", params, out);
+                    }
+                    None if self.methods.is_empty() => self.cannot(text, out),
+                    None => {
+                        let text = format!("{text} (one of these as auth_method: {})", self.methods.join(", "));
+                        self.cannot(&text, out);
+                    }
+                }
+            }
             Asked::LoadSession if error.at("code").int() == Some(NOT_FOUND) || says_unknown(text) => {
-                self.is_replayed = false;
-                if let Some(id) = self.session.take() {
+                (self.is_replayed, self.session) = (false, None);
+                if let Some(id) = self.options.resume.take() {
                     out.events.push(Event::SessionGone { id, ends: false });
                 }
-                let params = json!({ "cwd": self.options.root.display().to_string(), "mcpServers": [] });
-                self.rpc.call(Asked::NewSession, "session/new", params, out);
+                self.begin_session(out);
             }
-            Asked::Initialize | Asked::NewSession | Asked::LoadSession => self.cannot(text, out),
+            Asked::Initialize | Asked::Authenticate | Asked::NewSession | Asked::LoadSession => self.cannot(text, out),
+            Asked::Mode => {
+                self.mode = None;
+                let text = bounded(text, &self.options);
+                out.events.push(Event::Trouble { text });
+            }
             Asked::Prompt => {
                 let text = bounded(text, &self.options);
                 self.end_turn(TurnOutcome::Failed, Some(text), out);
@@ -329,6 +372,22 @@ impl Dialect for Acp {
                 }
                 Ok(())
             }
+        }
+    }
+
+    fn change(&mut self, change: Change, out: &mut Step) -> Result<(), Refused> {
+        match change {
+            _ if self.ended => Err(Refused::Ended),
+            Change::PermissionMode(_) if self.session.is_none() || self.is_replayed || self.mode.is_some() => {
+                Err(Refused::NotReady)
+            }
+            Change::PermissionMode(mode) => {
+                let params = json!({ "sessionId": self.session, "modeId": mode });
+                self.rpc.call(Asked::Mode, "session/set_mode", params, out);
+                self.mode = Some(mode);
+                Ok(())
+            }
+            Change::Model(_) => Err(Refused::NotSpoken),
         }
     }
 

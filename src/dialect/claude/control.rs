@@ -35,6 +35,13 @@ impl Claude {
     pub(super) fn answered(&mut self, line: &Json, out: &mut Step) {
         let response = line.at("response");
         let is_error = response.at("subtype").str() == "error";
+        let is_it = |(request, _): &(String, _)| request == response.at("request_id").str();
+        if let Some(at) = self.changes.iter().position(is_it) {
+            let (_, change) = self.changes.remove(at);
+            if !is_error {
+                out.events.push(Event::Changed(change));
+            }
+        }
         if response.at("request_id").str() == "gitstead-1" {
             let no_hooks = response.path(&["response", "hooks_applied"]) == &Json::Bool(false);
             if self.options.barrier && (is_error || no_hooks) {

@@ -216,8 +216,15 @@ pub fn is_claude_session(text: &str) -> bool {
 
 /// Whether Claude Code keeps the sessions of an agent that works in `cwd` in a directory of this name. `cwd` has no links in it.
 ///
-/// Everything but ASCII letters and digits becomes `-`, a unit of UTF-16 at a time; what is longer than 200 is cut, and a hash follows, which differs between its versions.
+/// Everything but ASCII letters and digits becomes `-`, a unit of UTF-16 at a time; what is longer than 200 is cut, and a hash follows, which differs between its versions. Characters are composed
+/// before (NFC), as far as the version does that.
 pub fn is_claude_project(directory: &str, cwd: &str) -> bool {
+    let composed = gix::utils::str::precompose_path(std::path::Path::new(cwd).into());
+    let composed = composed.to_str().filter(|composed| *composed != cwd);
+    is_named(directory, cwd) || composed.is_some_and(|composed| is_named(directory, composed))
+}
+
+fn is_named(directory: &str, cwd: &str) -> bool {
     let mut name = String::new();
     for c in cwd.chars() {
         match c.is_ascii_alphanumeric() {
@@ -366,6 +373,9 @@ mod tests {
         assert!(is_claude_project("-w---x", "/wé日.x"));
         assert!(is_claude_project("-w---x", "/w😀.x"), "two units, and the dot");
         assert!(!is_claude_project("-w--x", "/wé日.x"));
+        let decomposed = "/we\u{301}日.x";
+        assert!(is_claude_project("-w---x", decomposed) && is_claude_project("-we---x", decomposed));
+        assert!(!is_claude_project("-w--x", decomposed));
         let long = format!("/{}", "long/".repeat(60));
         let cut = long.replace('/', "-")[..NAME].to_owned();
         assert!(is_claude_project(&format!("{cut}-1x2y3z"), &long));

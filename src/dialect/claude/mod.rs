@@ -12,7 +12,7 @@ pub use history::{ClaudeHistory, HistoryMessage, HistoryPage, HistoryPlace, is_c
 use serde_json::json;
 
 use super::{
-    Decision, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, ToolFinished, bounded,
+    Change, Decision, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, ToolFinished, bounded,
     calls::{Call, Calls, Seen, id},
     json::{Json, Object},
     log, may_ask, object_or_log,
@@ -39,6 +39,8 @@ pub(super) struct Claude {
     barriers: Vec<String>,
     /// Calls that somebody did not allow.
     denied: Seen,
+    /// What was asked to be changed, by the requests that do.
+    changes: Vec<(String, Change)>,
 }
 
 impl Claude {
@@ -55,6 +57,7 @@ impl Claude {
             requests: Requests::default(),
             barriers: Vec::new(),
             denied: Seen::default(),
+            changes: Vec::new(),
         }
     }
 
@@ -224,7 +227,7 @@ impl Dialect for Claude {
                 "PostToolBatch": hook(control::HOOK),
             });
         }
-        self.requests.send(request, out);
+        let _ = self.requests.send(request, out);
     }
 
     fn line(&mut self, bytes: &[u8], out: &mut Step) {
@@ -291,6 +294,22 @@ impl Dialect for Claude {
             return Err(Refused::Idle);
         }
         self.requests.send(json!({ "subtype": "interrupt" }), out);
+        Ok(())
+    }
+
+    fn change(&mut self, change: Change, out: &mut Step) -> Result<(), Refused> {
+        if self.ended {
+            return Err(Refused::Ended);
+        }
+        if !self.ready || self.changes.len() >= self.options.bounds.pending {
+            return Err(Refused::NotReady);
+        }
+        let request = match &change {
+            Change::Model(model) => json!({ "subtype": "set_model", "model": model }),
+            Change::PermissionMode(mode) => json!({ "subtype": "set_permission_mode", "mode": mode }),
+        };
+        let request = self.requests.send(request, out);
+        self.changes.push((request, change));
         Ok(())
     }
 

@@ -2,8 +2,8 @@ use serde_json::json;
 
 use super::parts;
 use crate::dialect::{
-    Answer, Decision, Dialect, Event, Exit, Nature, Options, Order, Permission, Refused, Step, TurnOutcome, Usage,
-    bounded,
+    Answer, Change, Decision, Dialect, Event, Exit, Nature, Options, Order, Permission, Refused, Step, TurnOutcome,
+    Usage, bounded,
     calls::{Call, Calls, Seen, id},
     json::{self, Json},
     log, may_ask, summary,
@@ -437,6 +437,19 @@ impl Dialect for Server {
                 self.cancelled = true;
                 Ok(())
             }
+        }
+    }
+
+    fn change(&mut self, change: Change, out: &mut Step) -> Result<(), Refused> {
+        match change {
+            _ if self.ended => Err(Refused::Ended),
+            // Each turn says its own.
+            Change::Model(model) if model.contains('/') => {
+                self.options.thread.model = Some(model.clone());
+                out.events.push(Event::Changed(Change::Model(model)));
+                Ok(())
+            }
+            _ => Err(Refused::NotSpoken),
         }
     }
 

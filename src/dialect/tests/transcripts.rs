@@ -71,6 +71,7 @@ fn options(acts: &[Act]) -> Options {
             && told.at("@").str() == "options"
         {
             options.barrier = !matches!(told.at("barrier"), Json::Bool(false));
+            options.thread.auth_method = told.at("auth").some_text().map(str::to_owned);
             options.resume = told.at("resume").some_text().map(str::to_owned);
             options.offers_files = told.at("files").is_true();
             options.offers_terminals = told.at("terminals").is_true();
@@ -125,6 +126,12 @@ fn do_it(agent: &mut dyn Dialect, told: &Json, step: &mut Step, out: &mut String
         "options" | "wait" | "about" => return,
         "ask" => agent.ask(told.at("text").str(), step).err(),
         "interrupt" => agent.interrupt(step).err(),
+        "change" => {
+            let word = |key: &str| told.at(key).some_text().map(str::to_owned);
+            let model = word("model").map(Change::Model);
+            let change = model.or(word("mode").map(Change::PermissionMode));
+            agent.change(change.expect("a model or a mode"), step).err()
+        }
         "permit" => {
             let reason = told.at("reason").str().to_owned();
             let stop = told.at("stop").is_true();

@@ -69,6 +69,7 @@ pub(in crate::web) fn agent_routes() -> Router<Arc<Api>> {
         .route(&of_one("/wait"), get(manage::wait).fallback(wrong_method))
         .route(&of_one("/input"), post(talk::input).fallback(wrong_method))
         .route(&of_one("/ask"), post(talk::ask).fallback(wrong_method))
+        .route(&of_one("/change"), post(talk::change).fallback(wrong_method))
         .route(&of_one("/interrupt"), post(talk::interrupt).fallback(wrong_method))
         .route(&of_one("/permissions"), get(talk::permissions).fallback(wrong_method))
         .route(

@@ -11,7 +11,7 @@ use serde_json::json as value;
 
 use super::{At, Deed, Who, entry};
 use crate::{
-    dialect::Decision,
+    dialect::{Change, Decision},
     session::Entry,
     web::api::{Answer, Api, ApiError, json},
 };
@@ -66,6 +66,32 @@ pub(super) async fn ask(State(api): State<Arc<Api>>, who: Who, at: At, request: 
 pub(super) async fn interrupt(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
     let entry = entry(&api, &who, at, Deed::Talk).await?;
     entry.interrupt().await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeBody {
+    model: Option<String>,
+    permission_mode: Option<String>,
+}
+
+/// Has an agent that runs go on with another model, or in another mode.
+pub(super) async fn change(State(api): State<Arc<Api>>, who: Who, at: At, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    let wanted: ChangeBody = api.body(&parts.headers, body).await?;
+    let model = wanted.model.map(Change::Model);
+    let changes: Vec<_> = model
+        .into_iter()
+        .chain(wanted.permission_mode.map(Change::PermissionMode))
+        .collect();
+    if changes.is_empty() || !changes.iter().all(Change::is_sound) {
+        return Err(ApiError::bad_request("give 'model' or 'permission_mode', each a name"));
+    }
+    let entry = entry(&api, &who, at, Deed::Talk).await?;
+    for change in changes {
+        entry.change(change).await?;
+    }
     Ok(StatusCode::ACCEPTED.into_response())
 }
 

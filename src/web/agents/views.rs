@@ -144,6 +144,7 @@ pub(super) struct CreateBody {
     pub model: Option<String>,
     pub permission_mode: Option<String>,
     pub approval_policy: Option<String>,
+    pub auth_method: Option<String>,
     /// Whether what it says is told in pieces, too.
     #[serde(default)]
     pub partial: bool,
@@ -233,7 +234,7 @@ impl CreateBody {
         }
         (spec.preset, spec.model, spec.permission_mode) = (self.preset, self.model, self.permission_mode);
         (spec.args, spec.approval_policy, spec.partial) = (self.args, self.approval_policy, self.partial);
-        spec.letta = self.letta;
+        (spec.letta, spec.auth_method) = (self.letta, self.auth_method);
         (spec.env, spec.secrets, spec.inherit) = (self.env, self.secrets, self.inherit);
         spec.pointers = self.pointers;
         spec.cwd = self.cwd.unwrap_or_default();
