@@ -271,3 +271,28 @@ fn checkpoints_are_made_as_the_file_says() {
         assert!(error.contains(words), "{error}");
     }
 }
+
+#[test]
+fn the_agent_that_answers_is_told_what_it_understands() {
+    let config = load(
+        "[agents]\nletta_cli = 'letta.js'\n[ask]\npreset = 'letta'\npartial = true\nargs = ['--x']\n[ask.letta]\nagentId = 'agent-1'\ntags = ['a']",
+    )
+    .unwrap();
+    assert_eq!(config.letta_cli.as_deref(), Some(Path::new("/etc/letta.js")));
+    let spec = config.ask.and_then(|ask| ask.spec).expect("somebody answers");
+    let argv = spec.command(None).unwrap().join(" ");
+    assert!(
+        argv.ends_with("--agent agent-1 --permission-mode standard --tags a --include-partial-messages --x"),
+        "{argv}"
+    );
+    for (text, why) in [
+        ("preset = 'opencode-acp'\nmodel = 'm'", "no way to be told"),
+        ("command = ['claude']\nmodel = 'm'", "'model'"),
+        ("preset = 'claude'\n[ask.letta]", "'letta'"),
+        ("preset = 'letta'\n[ask.letta]\nnonsense = 1", "nonsense"),
+    ] {
+        let error = load(&format!("[ask]\n{text}")).unwrap_err();
+        let told = format!("{error:?} {error}");
+        assert!(told.contains(why), "{text}: {told}");
+    }
+}

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::{Git, agents::House, wire::eventually};
+use crate::support::{Git, ServerOptions, agents::House, wire::eventually};
 
 /// `await TEXT` reads what it is told until there is that text, `commits N` waits until there are so many commits.
 const PLAYER: &str = r#"#!/bin/sh
@@ -356,4 +356,52 @@ fn what_cannot_be_told_an_agent_is_refused() {
     assert!(refused(json!({ "preset": "claude", "letta": {} })).contains("'letta'"));
     let env = json!({ "preset": "claude", "env": { "NODE_OPTIONS": "--require /x" } });
     assert!(refused(env).contains("Invalid agent env key: NODE_OPTIONS"));
+}
+
+#[test]
+fn options_are_said_on_the_command_line_and_letta_is_found_where_the_configuration_says() {
+    let data = tempfile::tempdir().unwrap();
+    let cli = data.path().join("letta-code");
+    fs::write(&cli, PLAYER).unwrap();
+    fs::set_permissions(&cli, fs::Permissions::from_mode(0o755)).unwrap();
+    let options = ServerOptions {
+        config: Some("[agents]\nletta_cli = \"letta-code\"".to_owned()),
+        ..ServerOptions::default()
+    };
+    let house = House::on(data, options);
+    let file = house.server.data().join("letta.toml");
+    fs::write(&file, "tags = ['a']\n[sleeptime]\nstepCount = 5\n").unwrap();
+    let start = |letta: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_gitstead"))
+            .args([
+                "agent",
+                "start",
+                "--server",
+                &format!("http://{}", house.server.address()),
+            ])
+            .args([
+                "--workspace",
+                "demo",
+                "--preset",
+                "letta",
+                "--letta",
+                letta,
+                "--partial",
+                "--wait",
+            ])
+            .args(["--arg", "--x", "--arg=y z", "--name", "it", "--inherit", "HOUSE"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let told = start(file.to_str().unwrap());
+    assert!(told.starts_with("it exited"), "{told}");
+    assert_eq!(
+        arguments(&house),
+        "--output-format stream-json --input-format stream-json --permission-mode standard --tags a --reflection-step-count 5 \
+         --include-partial-messages --x y z"
+    );
+    assert_eq!(house.get("/it")["program_version"], "0.25.9");
+    assert!(start(r#"{"nonsense": 1}"#).contains("nonsense"));
+    assert!(start("/no/such.toml").contains("/no/such.toml"));
 }
