@@ -27,10 +27,11 @@ use super::{
     hunt::{bury, hunt_down},
     launch::{SpawnFailure, SpawnFault},
     meter::{Depths, Meter, Step},
-    output::{LogRing, Splitter, Spool, Stream},
+    output::{LogRing, Splitter, Stream},
     redact::{Redactor, Sieve},
     rules::State,
     spawn::Ward,
+    spool::Spool,
     state::{Event, Machine, Order, Timer},
     tree::Process,
     wire::{self, Lines, Word},
@@ -70,6 +71,7 @@ pub fn drive(settings: Settings, host: impl Host) -> Agent {
         failure: None,
         cause: None,
         swept: 0,
+        out_of_memory: 0,
         stragglers: Vec::new(),
         isolation: None,
     };
@@ -156,6 +158,10 @@ struct Run {
     redactor: Option<Arc<Redactor>>,
     /// For standard output and standard error.
     sieves: [Sieve; 2],
+    /// Where the bytes that were just read are on disk.
+    piece: Piece,
+    /// Behind which position the line is that is being understood.
+    line_end: Option<u64>,
     /// Its own names of what it wants to be allowed and was not answered yet.
     open_questions: Vec<String>,
     /// Calls under way that it waits for.
@@ -163,6 +169,15 @@ struct Run {
     finished: bool,
     /// Its server, if it is one.
     web: Option<Web>,
+}
+
+/// Where some bytes of standard output are on disk.
+#[derive(Debug, Default, Clone, Copy)]
+struct Piece {
+    /// The position of the first of them, where each is.
+    begins: Option<u64>,
+    /// The position behind the last one.
+    ends: Option<u64>,
 }
 
 impl<H: Host> Driver<H> {
@@ -242,7 +257,7 @@ impl<H: Host> Driver<H> {
                 self.status.pid = None;
                 self.status.parent = None;
                 self.status.failure = None;
-                self.status.swept = 0;
+                (self.status.swept, self.status.out_of_memory) = (0, 0);
                 self.status.stragglers.clear();
                 self.status.isolation = None;
                 self.run = None;
@@ -334,6 +349,8 @@ impl<H: Host> Driver<H> {
                 let mut orphaned = false;
                 if let Some(record) = record {
                     self.status.swept += record.swept;
+                    self.status.out_of_memory = record.out_of_memory;
+                    self.host.told(News::Gone(&record));
                     self.status.stragglers.clone_from(&record.stragglers);
                     self.status.failure.clone_from(&record.failure);
                     (exit, orphaned) = (record.exit, record.orphaned);
@@ -421,7 +438,9 @@ impl<H: Host> Driver<H> {
             dialect,
             redactor,
             web,
+            spooled,
         } = prepared;
+        self.spool.goes_on_at(spooled);
         parent.control.set_nonblocking(true)?;
         let (read, mut orders) = UnixStream::from_std(parent.control)?.into_split();
         self.status.parent = parent
@@ -451,6 +470,8 @@ impl<H: Host> Driver<H> {
             err: Splitter::new(64 << 10),
             redactor,
             sieves: Default::default(),
+            piece: Piece::default(),
+            line_end: None,
             open_questions: Vec::new(),
             open_calls: 0,
             finished: false,
@@ -489,6 +510,7 @@ impl<H: Host> Driver<H> {
             }
             Some(Word::Gone(record)) => {
                 self.status.swept = record.swept;
+                self.status.out_of_memory = record.out_of_memory;
                 self.status.stragglers.clone_from(&record.stragglers);
                 if let Some(exit) = record.exit {
                     self.events.push_back(Event::LeaderEnded(exit));

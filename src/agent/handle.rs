@@ -5,10 +5,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     launch::{Exit, ExitRecord, Isolation, Launch, SpawnFailure},
     meter::{Depths, Meter},
-    output::{LogRing, SpoolBounds},
+    output::LogRing,
     redact::Redactor,
     rules::{Rules, State, Watchdog},
     spawn::Parent,
+    spool::SpoolBounds,
     state::Cause,
 };
 use crate::{
@@ -43,6 +44,8 @@ pub struct Prepared {
     pub redactor: Option<Arc<Redactor>>,
     /// For one that is a server on loopback, and says where: the value of `Authorization` that it wants to see. What it prints is for people then, and its dialect hears its events.
     pub web: Option<String>,
+    /// Where its output on disk ends ([`spooled_end`](super::spooled_end)).
+    pub spooled: [u64; 2],
 }
 
 /// Who an agent works for. All of these are called from its task, and must return at once.
@@ -65,8 +68,8 @@ pub enum News<'a> {
     Entered(&'a Status),
     /// Its parent process runs, and will start it.
     Fostered(&'a Status),
-    /// It says so in its protocol.
-    Said(Box<dialect::Event>),
+    /// It says so in its protocol; and the position in its standard output behind the line that does, if it is one. Near a secret that is masked there that may be a bit late.
+    Said(Box<dialect::Event>, Option<u64>),
     /// Something lasts too long.
     Warned(Watchdog),
     /// Something is not as it should be, and goes on all the same.
@@ -94,6 +97,8 @@ pub struct Status {
     pub cause: Option<Cause>,
     /// How many processes it had left behind.
     pub swept: usize,
+    /// How many of its processes the system has ended for want of memory, as far as it says.
+    pub out_of_memory: u64,
     /// What could not be killed.
     pub stragglers: Vec<String>,
     /// What it is held in, or was the last time, if that is known.

@@ -198,6 +198,11 @@ pub struct Sieve {
 }
 
 impl Sieve {
+    /// Bytes that wait for what comes after them.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// What can be shown by now.
     pub fn push(&mut self, redactor: &Redactor, bytes: &[u8]) -> Vec<u8> {
         self.held.extend_from_slice(bytes);

@@ -1,9 +1,10 @@
 use std::{
     io::{self, Write as _},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use serde_json::json;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -16,7 +17,7 @@ use crate::{
     depot::{Depot, DepotError, Layout, Upkeep},
     ledger::Ledger,
     session::{Agents, AskDesk, CgroupChoice, Cgroups, Context, Fences},
-    web::{self, AgentDoors, Api, DepotHands, HookDoor, House, Options, ResidentWorkspaces, Residents},
+    web::{self, AgentDoors, Api, DepotHands, HookDoor, House, OnPushApplied, Options, ResidentWorkspaces, Residents},
     worker::{Lane, Workers},
 };
 
@@ -109,6 +110,9 @@ async fn serve(
     if let Some(upkeep) = upkeep {
         hands = hands.with_upkeep(upkeep);
     }
+    // They are opened with the house, which is made of the hands.
+    let told: Arc<OnceLock<Agents>> = Arc::default();
+    hands = hands.with_push_applied(tell_agents(Arc::clone(&told)));
     let options = Options {
         url_prefix: config.url_prefix.clone(),
         namespace: config.namespace.clone(),
@@ -137,6 +141,9 @@ async fn serve(
     ));
     let agents = open_agents(config, &house, &depot, &workspaces).await;
     let has_agents = agents.is_some();
+    if let Some(agents) = &agents {
+        let _ = told.set(agents.clone());
+    }
     let closed = CancellationToken::new();
     let api = Api {
         house: Arc::clone(&house),
@@ -218,6 +225,27 @@ async fn serve(
     let _ = house.workers.call(Lane::Short, None, move || workspaces.clear()).await;
     tracing::info!(finished = drain.finished, cut = drain.cut, "closed");
     Ok(())
+}
+
+/// Tells agents of pushes into the workspaces where they work.
+fn tell_agents(told: Arc<OnceLock<Agents>>) -> OnPushApplied {
+    OnPushApplied(Arc::new(move |push| {
+        let Some(agents) = told.get() else { return };
+        let left: Vec<_> = push
+            .left
+            .iter()
+            .take(20)
+            .map(|(path, why)| json!({ "path": path.to_string(), "why": why }))
+            .collect();
+        let data = json!({
+            "branch": push.branch.to_string(),
+            "old": push.old.map(|id| id.to_string()),
+            "new": push.new.to_string(),
+            "updated": push.updated,
+            "left": left,
+        });
+        agents.push_applied(&push.repository, &push.workspace, &data);
+    }))
 }
 
 /// The agents of this data directory. Without them everything else is served.

@@ -5,7 +5,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     AgentRecord, EventLog, SessionError,
-    host::{Heard, Question, Shared},
+    shared::{Heard, Question, Shared},
     trail::Queue,
 };
 use crate::{

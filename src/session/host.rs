@@ -3,161 +3,36 @@
 use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use tokio::{
-    sync::oneshot,
-    task::{AbortHandle, JoinHandle},
-};
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
-    AgentRecord, AgentSpec, EventLog, Fences, Place, State, Veil,
+    AgentSpec, Fences, Place, State,
     files::Hands,
     letta,
     pieces::Pieces,
+    shared::{Question, Shared, TEXT_BYTES},
     tally::reason,
-    trail::{Gate, Job, Trail},
+    trail::{Gate, Heard, Job, Trail},
 };
 use crate::{
     agent::{
-        Agent, Command, ExitRecord, Host, Launch, News, Prepared, RUN_MARK, Redactor, SpawnFailure, SpawnFault, Status,
-        spawn_parent,
+        Agent, Command, ExitRecord, Host, Launch, LogLine, News, Prepared, RUN_MARK, Redactor, SpawnFailure,
+        SpawnFault, Status, Stream, spawn_parent, spooled_end,
     },
-    base::{Clock, Limits},
-    dialect::{Asks, Bounds, Decision, Event, Kind, Options, Order, Permission, ToolFinished},
-    ledger::{Ledger, Shelf},
+    base::Limits,
+    dialect::{Asks, Bounds, Event, Kind, Options, Order, Permission, ToolFinished},
     worker::{Lane, Workers},
 };
 
-/// Bytes of a text in an event.
-const TEXT_BYTES: usize = 16 << 10;
-
-/// What an agent's host and everybody else knows of it.
-pub(super) struct Shared {
-    pub(super) record: Mutex<AgentRecord>,
-    /// Whether the agent is forgotten: what is told of it late goes nowhere.
-    pub(super) forgotten: AtomicBool,
-    pub(super) spec: Arc<AgentSpec>,
-    pub(super) events: Arc<EventLog>,
-    pub(super) ledger: Ledger,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) veil: Arc<Veil>,
-    /// Questions for permission that wait for an answer.
-    pub(super) questions: Mutex<Vec<Question>>,
-    /// The next answer, if somebody wants it whole.
-    pub(super) answer: Mutex<Option<Heard>>,
-}
-
-/// The first turn that begins after somebody has begun to listen.
-#[derive(Default)]
-pub(super) struct Heard {
-    pub(super) turn: Option<u64>,
-    /// What it said at last, if that is too long for an event.
-    pub(super) text: Option<String>,
-}
-
-/// A question for permission that waits for an answer.
-pub(super) struct Question {
-    /// The number of the event that tells of it, which names it to everybody: an agent may use its own name of a request again.
-    pub(super) asked: u64,
-    pub(super) permission: Permission,
-    /// What answers for those who do not.
-    timer: Option<AbortHandle>,
-}
-
-impl Drop for Question {
-    fn drop(&mut self) {
-        if let Some(timer) = &self.timer {
-            timer.abort();
-        }
-    }
-}
-
-impl Shared {
-    pub(super) fn record(&self) -> MutexGuard<'_, AgentRecord> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn questions(&self) -> MutexGuard<'_, Vec<Question>> {
-        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a question that is to be answered, if it still waits.
-    pub(super) fn take_question(&self, is_meant: impl Fn(&Question) -> bool) -> Option<Question> {
-        let mut questions = self.questions();
-        let at = questions.iter().position(is_meant)?;
-        Some(questions.remove(at))
-    }
-
-    pub(super) fn answer(&self) -> MutexGuard<'_, Option<Heard>> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Answers for those who did not.
-    async fn deny(&self, agent: &Agent, asked: u64, why: String) {
-        let Some(mut question) = self.take_question(|question| question.asked == asked) else {
-            return;
-        };
-        // Which is who does this.
-        question.timer = None;
-        let request = question.permission.request.clone();
-        let name = self.record().name.clone();
-        let tool = self.hide(&question.permission.tool);
-        tracing::warn!(agent = %name, tool, why, "permission denied");
-        self.events.push(
-            "permission_decided",
-            json!({ "request": asked.to_string(), "decision": "denied", "by": null, "why": why }),
-        );
-        let decision = Decision::Deny {
-            reason: why,
-            stop: false,
-        };
-        agent.send(Command::Permit(request, decision)).await;
-    }
-
-    /// Has the ledger left alone from now on.
-    pub(super) fn forget(&self) {
-        let _record = self.record();
-        self.forgotten.store(true, Ordering::Release);
-        self.events.close();
-    }
-
-    /// Changes the record, and keeps it.
-    pub(super) fn change(&self, change: impl FnOnce(&mut AgentRecord)) {
-        let mut record = self.record();
-        change(&mut record);
-        if self.forgotten.load(Ordering::Acquire) {
-            return;
-        }
-        if let Err(error) = self.ledger.put(Shelf::Agents, record.name.as_str(), &*record) {
-            tracing::error!(agent = %record.name, %error, "an agent is not in the ledger");
-        }
-    }
-
-    /// A text without secrets.
-    pub(super) fn hide(&self, text: &str) -> String {
-        match self.veil.load().as_deref() {
-            Some(redactor) => redactor.text(text).into_owned(),
-            None => text.to_owned(),
-        }
-    }
-
-    /// A text as an event may hold it.
-    pub(super) fn cut(&self, text: &str) -> String {
-        // In this order: a part of a secret is not known for one.
-        cut(&self.hide(text))
-    }
-
-    pub(super) fn now(&self) -> u64 {
-        self.clock.millis()
-    }
-}
+/// Lines that are looked through for an agent's last words, how many of them these are, and how many bytes.
+const LOOKED_AT: usize = 200;
+const LAST_WORDS: usize = 10;
+const LAST_BYTES: usize = 2 << 10;
 
 /// The host of one agent.
 pub(super) struct Desk {
@@ -169,11 +44,15 @@ pub(super) struct Desk {
     pub(super) workspaces: Arc<dyn super::Workspaces>,
     /// Where records of exits are.
     pub(super) runs: PathBuf,
+    /// Where its output is kept.
+    pub(super) logs: PathBuf,
     pub(super) fences: Fences,
     /// How long questions for permission wait for an answer; zero for ever.
     pub(super) answer_within: Duration,
     pub(super) agent: Option<Agent>,
     pub(super) turn: u64,
+    /// The number of the line before the first one of this run.
+    pub(super) first_line: u64,
     /// Whether it says where turns begin and end; asked for with every line.
     pub(super) tells_turns: bool,
     /// Calls that are named by the next checkpoint.
@@ -190,6 +69,7 @@ impl Host for Desk {
     fn prepare(&mut self, run: u32, agent: &Agent) {
         self.agent = Some(agent.clone());
         self.turn = 0;
+        self.first_line = agent.log().last(0).cursor;
         let agent = agent.clone();
         let name = self.shared.record().name.clone();
         let run_name = self.shared.record().run_name(run);
@@ -206,6 +86,7 @@ impl Host for Desk {
             run: run_name,
             number: run,
             shared: Arc::clone(&self.shared),
+            logs: self.logs.clone(),
             record: self.runs.join(format!("{name}.exit")),
             temporary: self.runs.join(format!("{name}.tmp")),
             fences: self.fences.clone(),
@@ -223,7 +104,7 @@ impl Host for Desk {
         match news {
             News::Entered(status) => self.entered(status),
             News::Fostered(status) => self.shared.change(|record| record.parent = status.parent),
-            News::Said(event) => self.said(*event),
+            News::Said(event, at) => self.said(*event, at),
             News::Warned(dog) => {
                 self.shared.events.push("watchdog", json!({ "watchdog": dog }));
             }
@@ -255,6 +136,11 @@ impl Host for Desk {
 
     fn record(&mut self, run: u32, agent: &Agent) {
         self.agent = Some(agent.clone());
+        if let Some((tool, turn)) = self.shared.cut_off().take() {
+            let heard = Heard { turn, offset: None };
+            // If there is no room for it, the last checkpoint is all there is.
+            let _ = self.trail.give(Job::Tool(Box::new(tool), heard, None));
+        }
         if self.trail.give(Job::Last(run, agent.clone())).is_err() {
             let text = "there is no last checkpoint: too many others wait";
             self.shared.events.push("checkpoint_failed", json!({ "text": text }));
@@ -287,15 +173,27 @@ impl Desk {
             add("pid", json!(pid));
         }
         if over || status.state == State::Restarting {
-            self.shared.questions().clear();
+            let open: Vec<_> = self.shared.questions().drain(..).collect();
+            for question in open {
+                self.shared
+                    .events
+                    .push("permission_gone", json!({ "request": question.asked.to_string() }));
+            }
             if let Some(exit) = status.exit {
                 add("exit_code", json!(exit.code));
                 add("signal", json!(exit.signal));
+                add("core", json!(exit.core));
             }
             if let Some(failure) = &status.failure {
                 add("failure", json!(failure));
             }
             add("swept", json!(status.swept));
+            add("out_of_memory", json!(status.out_of_memory));
+            let well = matches!(status.state, State::Stopped | State::Exited);
+            if let Some(words) = self.last_words().filter(|_| !well) {
+                self.shared.change(|record| record.last_words = Some(words.clone()));
+                add("last_words", json!(words));
+            }
             add("stragglers", json!(status.stragglers));
         }
         if let Some(cause) = status.cause {
@@ -329,7 +227,22 @@ impl Desk {
         }
     }
 
-    fn said(&mut self, event: Event) {
+    /// The last lines of this run's standard error.
+    fn last_words(&self) -> Option<String> {
+        let page = self.agent.as_ref()?.log().last(LOOKED_AT);
+        let is_meant = |line: &&LogLine| line.stream == Stream::Stderr && line.seq > self.first_line;
+        let lines: Vec<_> = page.lines.iter().filter(is_meant).collect();
+        let last = &lines[lines.len().saturating_sub(LAST_WORDS)..];
+        let texts: Vec<_> = last.iter().map(|line| String::from_utf8_lossy(&line.text)).collect();
+        let text = texts.join("\n");
+        let mut begin = text.len().saturating_sub(LAST_BYTES);
+        while !text.is_char_boundary(begin) {
+            begin += 1;
+        }
+        Some(text[begin..].to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn said(&mut self, event: Event, at: Option<u64>) {
         match event {
             Event::Ready | Event::Log { .. } => {}
             Event::Session { id, model } => {
@@ -371,6 +284,7 @@ impl Desk {
                     json!({
                         "turn": ended.turn,
                         "outcome": ended.outcome.as_str(),
+                        "offset": at,
                         "text": ended.text.as_deref().map(|text| self.shared.cut(text)),
                         "usage": {
                             "input_tokens": ended.usage.input_tokens,
@@ -392,11 +306,13 @@ impl Desk {
                         "summary": tool.summary,
                         "parent": tool.parent,
                         "background": tool.background,
+                        "turn": self.turn,
+                        "offset": at,
                     }),
                 );
             }
-            Event::ToolFinished(tool) => self.tool_finished(tool),
-            Event::Settled { calls, barrier } => self.settled(calls, barrier),
+            Event::ToolFinished(tool) => self.tool_finished(tool, at),
+            Event::Settled { calls, barrier } => self.settled(calls, barrier, at),
             Event::Said {
                 text,
                 partial,
@@ -469,7 +385,7 @@ impl Desk {
         questions.push(question);
     }
 
-    fn tool_finished(&mut self, mut tool: ToolFinished) {
+    fn tool_finished(&mut self, mut tool: ToolFinished, at: Option<u64>) {
         self.shared.events.push(
             "tool_finished",
             json!({
@@ -486,6 +402,8 @@ impl Desk {
                 "paths": tool.paths,
                 "barrier": tool.barrier.is_some(),
                 "source": tool.source.as_str(),
+                "turn": self.turn,
+                "offset": at,
             }),
         );
         if !tool.outcome.may_have_changed() {
@@ -502,7 +420,11 @@ impl Desk {
         }
         tool.with.append(&mut self.late);
         let gate = self.gate(tool.barrier.take(), vec![tool.call.clone()]);
-        if let Err(Job::Tool(tool, _, gate)) = self.trail.give(Job::Tool(Box::new(tool), self.turn, gate)) {
+        let heard = Heard {
+            turn: self.turn,
+            offset: at,
+        };
+        if let Err(Job::Tool(tool, _, gate)) = self.trail.give(Job::Tool(Box::new(tool), heard, gate)) {
             let text = "checkpoints fall behind: the next one stands for this call too";
             self.shared
                 .events
@@ -514,9 +436,13 @@ impl Desk {
         }
     }
 
-    fn settled(&mut self, calls: Vec<String>, barrier: Option<String>) {
+    fn settled(&mut self, calls: Vec<String>, barrier: Option<String>, at: Option<u64>) {
         let gate = self.gate(barrier, calls);
-        if let Err(Job::Settled(_, gate)) = self.trail.give(Job::Settled(self.turn, gate)) {
+        let heard = Heard {
+            turn: self.turn,
+            offset: at,
+        };
+        if let Err(Job::Settled(_, gate)) = self.trail.give(Job::Settled(heard, gate)) {
             open(gate);
         }
     }
@@ -556,18 +482,6 @@ fn open(gate: Option<Arc<Gate>>) {
     }
 }
 
-/// Bytes as an event may hold them.
-pub(super) fn cut(text: &str) -> String {
-    let mut end = text.len().min(TEXT_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    match end < text.len() {
-        true => format!("{}…", &text[..end]),
-        false => text.to_owned(),
-    }
-}
-
 /// What has to be there before an agent starts.
 struct Preparation {
     spec: Arc<AgentSpec>,
@@ -576,6 +490,7 @@ struct Preparation {
     run: String,
     number: u32,
     shared: Arc<Shared>,
+    logs: PathBuf,
     record: PathBuf,
     /// A directory for its temporary files, if it cannot reach that of all.
     temporary: PathBuf,
@@ -742,6 +657,7 @@ impl Preparation {
             dialect: kind.speaker(options),
             redactor,
             web: login.map(|login| login.authorization()),
+            spooled: spooled_end(&self.logs),
         }))
     }
 }

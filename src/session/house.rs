@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
     AgentName, AgentRecord, AgentSpec, Entry, EventLog, EventPage, Fences, SessionError, Veil, Weighed, Workspaces,
-    host::{Desk, Shared},
+    host::Desk,
+    shared::Shared,
     tally::Tally,
     trail::{self, Trail},
 };
@@ -22,13 +23,19 @@ use crate::{
         self, Cause, Command, ExitRecord, LogRing, Orphan, RUN_MARK, RestartMode, RingBounds, Settings, SpoolBounds,
         State,
     },
-    base::{Clock, Limits},
+    base::{Clock, Limits, RepoName},
+    dialect::{Outcome, Source, ToolFinished},
     ledger::{Ledger, Shelf},
     worker::{Lane, Workers},
 };
 
 /// How often it is looked whether a process of an earlier Gitstead is gone.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Events that are read at a time.
+const PAGE: usize = 1_000;
+/// Calls that one agent can have open, as far as they are remembered.
+const OPEN: usize = 1_000;
 
 /// How long whoever starts a new agent waits to be told that it runs.
 const SPAWNED: Duration = Duration::from_secs(10);
@@ -178,6 +185,7 @@ impl Agents {
             veil,
             questions: Mutex::default(),
             answer: Mutex::default(),
+            cut_off: Mutex::default(),
         });
         let (of_made, of_session) = (Arc::clone(&shared), Arc::clone(&shared));
         let trail = Trail::start(trail::Desk {
@@ -204,10 +212,12 @@ impl Agents {
             limits: context.limits.clone(),
             workspaces: Arc::clone(&context.workspaces),
             runs: context.runs.clone(),
+            logs: logs.clone(),
             fences: context.fences.clone(),
             answer_within: spec.answer_within.unwrap_or(context.answer_within),
             agent: None,
             turn: 0,
+            first_line: 0,
             tells_turns: spec.nature().tells_turns,
             late: Vec::new(),
             orders: None,
@@ -219,7 +229,7 @@ impl Agents {
             spool: logs.clone(),
             spool_bounds: SpoolBounds::default(),
             line_bytes: context.limits.agent_line_bytes,
-            log: Arc::new(LogRing::new(RingBounds::default())),
+            log: Arc::new(LogRing::new(RingBounds::default(), context.clock.now())),
             meter: Arc::clone(&self.inner.tally.meter),
             state,
             orphan,
@@ -264,7 +274,54 @@ impl Agents {
             })
             .await;
         let (exit, killed) = found.unwrap_or((None, 0));
+        if let Some(cut_off) = self.cut_off(entry).await {
+            *entry.shared.cut_off() = Some(cut_off);
+        }
         entry.agent.send(Command::Adopted(exit.map(Box::new), killed)).await;
+    }
+
+    /// The calls that were open when an earlier Gitstead ended, as one that was interrupted, and their turn.
+    async fn cut_off(&self, entry: &Entry) -> Option<(ToolFinished, u64)> {
+        let mut open: Vec<(String, ToolFinished, u64)> = Vec::new();
+        let mut after = 0;
+        loop {
+            let page = self.events_after(entry, after, PAGE).await.ok()?;
+            if page.events.is_empty() {
+                break;
+            }
+            after = page.cursor;
+            for (_, event) in &page.events {
+                let event: Value = serde_json::from_str(event).unwrap_or_default();
+                let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+                let call = text("call");
+                match event["type"].as_str() {
+                    Some("started") => open.clear(),
+                    Some("tool_started") if open.len() < OPEN => {
+                        let tool = ToolFinished {
+                            call: call.clone(),
+                            tool: text("tool"),
+                            summary: text("summary"),
+                            parent: event["parent"].as_str().map(str::to_owned),
+                            outcome: Outcome::Interrupted,
+                            source: Source::End,
+                            ..ToolFinished::default()
+                        };
+                        open.push((call, tool, event["turn"].as_u64().unwrap_or_default()));
+                    }
+                    // One that goes on in the background ends twice.
+                    Some("tool_finished") if event["outcome"] != "background-started" => {
+                        let with = event["with"].as_array().into_iter().flatten();
+                        let ended: Vec<_> = with.filter_map(Value::as_str).collect();
+                        open.retain(|(one, ..)| *one != call && !ended.contains(&one.as_str()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let mut open = open.into_iter();
+        let (_, mut first, turn) = open.next()?;
+        first.with = open.map(|(call, ..)| call).collect();
+        Some((first, turn))
     }
 
     /// Makes an agent; it does not run yet. Without a name it is called after its program. When this returns, the ledger has it on disk.
@@ -448,6 +505,17 @@ impl Agents {
             .call(Lane::Short, None, move || events.read(after, most))
             .await?;
         Ok(read?)
+    }
+
+    /// Tells the agents that work in a workspace that its files are others now: somebody has pushed.
+    pub fn push_applied(&self, repository: &RepoName, workspace: &str, data: &Value) {
+        let works_there = |entry: &&Arc<Entry>| {
+            let spec = &entry.shared.spec;
+            spec.repository == repository.canonical() && spec.workspace == workspace && !entry.state().is_over()
+        };
+        for entry in self.list().iter().filter(works_there) {
+            entry.events().push("push_applied", data.clone());
+        }
     }
 
     pub(super) fn weighed(&self) -> &Mutex<Option<(Instant, Weighed)>> {

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{AgentSpec, Fences, env, host::Shared, start::Program};
+use super::{AgentSpec, Fences, env, shared::Shared, start::Program};
 use crate::{
     agent::{Sandbox, SpawnFailure, SpawnFault, find_program, probe},
     dialect::{

@@ -19,6 +19,7 @@ mod letta;
 mod metrics;
 mod pieces;
 mod record;
+mod shared;
 mod spec;
 mod start;
 mod tally;
@@ -26,8 +27,8 @@ mod trail;
 mod transcript;
 
 pub use crate::agent::{
-    Bounds, Cause, CgroupChoice, Cgroups, Exit, Isolation, LogLine, LogPage, NotTaken, Reaction, Restart, RestartMode,
-    State, Stream, Watchdog, Watchdogs, spooled_tail,
+    Bounds, Cause, CgroupChoice, Cgroups, Exit, Isolation, LogLine, LogPage, LogRing, NotTaken, Reaction, Restart,
+    RestartMode, State, Stream, Watchdog, Watchdogs, spooled_from, spooled_tail,
 };
 pub use ask::{
     Answered, AskDesk, AskError, AskRules, Asker, Asking, HistoryEntry, HistorySlice, MOST_HISTORY, QUESTION,

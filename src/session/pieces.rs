@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::host::{Desk, cut};
+use super::{host::Desk, shared::cut};
 use crate::agent::{Redactor, Sieve};
 
 /// Speakers at a time: the agent, its thoughts, and its subagents.

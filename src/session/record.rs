@@ -33,6 +33,12 @@ pub struct AgentRecord {
     pub cause: Option<Cause>,
     /// How many processes it had left behind.
     pub swept: usize,
+    /// How many of its processes the system has ended for want of memory.
+    #[serde(default)]
+    pub out_of_memory: u64,
+    /// The last lines of its standard error, if it has failed.
+    #[serde(default)]
+    pub last_words: Option<String>,
     /// What could not be killed.
     pub stragglers: Vec<String>,
     /// What it is held in, or was the last time, if that is known.
@@ -80,6 +86,8 @@ impl AgentRecord {
             failure: None,
             cause: None,
             swept: 0,
+            out_of_memory: 0,
+            last_words: None,
             stragglers: Vec::new(),
             isolation: None,
             created: now,
@@ -108,6 +116,7 @@ impl AgentRecord {
         if status.state == State::Starting {
             self.started = Some(now);
             self.ended = None;
+            self.last_words = None;
         }
         if status.state.is_over() || status.state == State::Restarting {
             self.ended = Some(now);
@@ -120,6 +129,7 @@ impl AgentRecord {
         self.failure.clone_from(&status.failure);
         self.cause = status.cause;
         self.swept = status.swept;
+        self.out_of_memory = status.out_of_memory;
         self.stragglers.clone_from(&status.stragglers);
         if status.isolation.is_some() || status.state == State::Starting {
             self.isolation.clone_from(&status.isolation);

@@ -471,6 +471,7 @@ mod tests {
             failure,
             cause,
             swept: 0,
+            out_of_memory: 0,
             stragglers: Vec::new(),
             isolation: None,
         };

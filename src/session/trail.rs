@@ -73,15 +73,24 @@ pub trait Workspaces: Send + Sync + 'static {
     fn turn(&self, place: &Place) -> Turn;
 }
 
+/// Where an agent was when it told of something.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Heard {
+    /// Its turn; 0 for none.
+    pub(super) turn: u64,
+    /// The position in its output on disk behind what it said.
+    pub(super) offset: Option<u64>,
+}
+
 /// What is to be recorded, and who is told when it is.
 #[derive(Debug)]
 pub(super) enum Job {
     /// What was there before the agent began.
     Before(oneshot::Sender<()>),
-    /// A tool has finished, in this turn.
-    Tool(Box<ToolFinished>, u64, Option<Arc<Gate>>),
+    /// A tool has finished.
+    Tool(Box<ToolFinished>, Heard, Option<Arc<Gate>>),
     /// Several have, and perhaps nothing has changed since the checkpoints of each.
-    Settled(u64, Option<Arc<Gate>>),
+    Settled(Heard, Option<Arc<Gate>>),
     /// Nothing of this run of the agent is left.
     Last(u32, Agent),
 }
@@ -218,22 +227,22 @@ impl Desk {
                         let say: Say = Box::new(move |changes| {
                             Checkpoint::message(format!("Before {program} began: {}", summary(changes)))
                         });
-                        self.note(due, self.if_changed(say).await, &[], false);
+                        self.note(due, self.if_changed(say).await, &[], None, false);
                         if !self.spec.nature().tells_tools && watched.is_none() {
                             watched = self.listen(&bell).await;
                         }
                         let _ = done.send(());
                     }
-                    Some((due, Job::Tool(tool, turn, gate))) => self.tool(due, *tool, turn, gate).await,
-                    Some((due, Job::Settled(turn, gate))) => {
-                        let made = self.if_changed(self.say(turn)).await;
-                        self.let_go(due, made, gate, &[]).await;
+                    Some((due, Job::Tool(tool, heard, gate))) => self.tool(due, *tool, heard, gate).await,
+                    Some((due, Job::Settled(heard, gate))) => {
+                        let made = self.if_changed(self.say(heard.turn)).await;
+                        self.let_go(due, made, gate, &[], heard.offset).await;
                     }
                     Some((due, Job::Last(run, agent))) => {
                         quiet = None;
                         watched = None;
                         let say = self.say(0);
-                        self.note(due, self.if_changed(say).await, &[], false);
+                        self.note(due, self.if_changed(say).await, &[], None, false);
                         agent.send(Command::Recorded(run)).await;
                     }
                 },
@@ -245,7 +254,7 @@ impl Desk {
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     quiet = None;
                     let (due, say) = (Instant::now(), self.say(0));
-                    self.note(due, self.if_changed(say).await, &[], false);
+                    self.note(due, self.if_changed(say).await, &[], None, false);
                 }
             }
         }
@@ -293,13 +302,13 @@ impl Desk {
         })
     }
 
-    async fn tool(&self, due: Instant, tool: ToolFinished, turn: u64, gate: Option<Arc<Gate>>) {
+    async fn tool(&self, due: Instant, tool: ToolFinished, heard: Heard, gate: Option<Arc<Gate>>) {
         let mut calls = vec![tool.call.clone()];
         calls.extend(tool.with.iter().cloned());
         calls.retain(|call| !call.is_empty());
-        let checkpoint = self.checkpoint_of(&tool, &calls, turn);
+        let checkpoint = self.checkpoint_of(&tool, &calls, heard.turn);
         let made = self.record(Arc::new(move |_| Ok(Some(checkpoint.clone())))).await;
-        self.let_go(due, made, gate, &calls).await;
+        self.let_go(due, made, gate, &calls, heard.offset).await;
     }
 
     fn checkpoint_of(&self, tool: &ToolFinished, calls: &[String], turn: u64) -> Checkpoint {
@@ -349,16 +358,24 @@ impl Desk {
         made: Result<Option<Made>, Trouble>,
         gate: Option<Arc<Gate>>,
         calls: &[String],
+        offset: Option<u64>,
     ) {
         let late = match gate {
             Some(gate) => !gate.open().await,
             None => false,
         };
-        self.note(due, made, calls, late);
+        self.note(due, made, calls, offset, late);
     }
 
     /// Tells what became of a checkpoint.
-    fn note(&self, due: Instant, result: Result<Option<Made>, Trouble>, calls: &[String], late: bool) {
+    fn note(
+        &self,
+        due: Instant,
+        result: Result<Option<Made>, Trouble>,
+        calls: &[String],
+        offset: Option<u64>,
+        late: bool,
+    ) {
         match result {
             Ok(None) => {}
             Ok(Some(Made { outcome, subject })) => {
@@ -384,6 +401,7 @@ impl Desk {
                         "changed": outcome.changed,
                         "skipped": skipped,
                         "calls": calls,
+                        "offset": offset,
                         "took_ms": took,
                         "late": late,
                     }),

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     hands::{Doors, Failure, Hands, Served},
-    live::Workspaces,
+    live::{OnPushApplied, Workspaces},
 };
 use crate::{
     base::{RepoName, Version},
@@ -31,6 +31,7 @@ struct Beside {
     upkeep: Option<Arc<Upkeep>>,
     workspaces: WorkspaceOptions,
     layout: Layout,
+    applied: Option<OnPushApplied>,
 }
 
 impl DepotHands {
@@ -59,15 +60,21 @@ impl DepotHands {
         self
     }
 
-    fn leased(&self, lease: Lease) -> Arc<dyn Served> {
-        Arc::new(Open::Lease(lease, Arc::clone(&self.beside)))
+    /// Has somebody told of pushes that have changed the files of a workspace.
+    pub fn with_push_applied(mut self, whom: OnPushApplied) -> Self {
+        Arc::make_mut(&mut self.beside).applied = Some(whom);
+        self
+    }
+
+    fn leased(&self, name: &RepoName, lease: Lease) -> Arc<dyn Served> {
+        Arc::new(Open::Lease(name.clone(), lease, Arc::clone(&self.beside)))
     }
 }
 
 impl Hands for DepotHands {
     fn find(&self, name: &RepoName) -> Result<Option<Arc<dyn Served>>, Failure> {
         match self.depot.lease(name) {
-            Ok(lease) => Ok(Some(self.leased(lease))),
+            Ok(lease) => Ok(Some(self.leased(name, lease))),
             Err(DepotError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -85,7 +92,7 @@ impl Hands for DepotHands {
                 Err(error) => return Err(error.into()),
             };
             match self.depot.lease(name) {
-                Ok(lease) => return Ok((self.leased(lease), made)),
+                Ok(lease) => return Ok((self.leased(name, lease), made)),
                 // The other push has failed meanwhile, and taken it away again.
                 Err(DepotError::NotFound { .. }) if !made && attempt < ATTEMPTS => {}
                 Err(error) => {
@@ -124,14 +131,14 @@ impl Hands for DepotHands {
 
 #[derive(Debug)]
 enum Open {
-    Lease(Lease, Arc<Beside>),
+    Lease(RepoName, Lease, Arc<Beside>),
     Blank(Arc<Repository>),
 }
 
 impl Open {
     fn repository(&self) -> &Repository {
         match self {
-            Open::Lease(lease, _) => lease,
+            Open::Lease(_, lease, _) => lease,
             Open::Blank(repository) => repository,
         }
     }
@@ -142,7 +149,7 @@ impl Served for Open {
         let settings = self.repository().settings();
         let http = &settings.http;
         // All of Letta's repositories say that anyone may push, and none that files may be fetched one by one.
-        let is_lettas = matches!(self, Open::Lease(_, beside) if beside.layout != Layout::Names);
+        let is_lettas = matches!(self, Open::Lease(_, _, beside) if beside.layout != Layout::Names);
         Doors {
             upload_pack: http.upload_pack,
             receive_pack: http.receive_pack.filter(|open| !(is_lettas && *open)),
@@ -173,11 +180,12 @@ impl Served for Open {
     }
 
     fn receive_pack(&self, context: &Context<'_>, body: &mut dyn Read, out: &mut dyn Write) -> Result<(), Failure> {
-        let options = match self {
-            Open::Lease(_, beside) => beside.workspaces.clone(),
-            Open::Blank(_) => WorkspaceOptions::default(),
+        let workspaces = match self {
+            Open::Lease(name, _, beside) => {
+                Workspaces::new(context.limits, beside.workspaces.clone()).tell(name, beside.applied.clone())
+            }
+            Open::Blank(_) => Workspaces::new(context.limits, WorkspaceOptions::default()),
         };
-        let workspaces = Workspaces::new(context.limits, options);
         let context = Context {
             worktrees: Some(&workspaces),
             ..*context
@@ -190,7 +198,7 @@ impl Served for Open {
             bytes = summary.bytes,
             "push"
         );
-        if let Open::Lease(lease, beside) = self
+        if let Open::Lease(_, lease, beside) = self
             && let Some(upkeep) = &beside.upkeep
         {
             upkeep.consider(lease.repository());

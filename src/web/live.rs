@@ -1,17 +1,46 @@
 //! The workspaces of the house, as a push sees them.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use bstr::BStr;
-use gix::hash::oid;
+use gix::hash::{ObjectId, oid};
 
 use crate::{
-    base::{Fault, Limits},
+    base::{Fault, Limits, RepoName},
     checkpoint::{LandError, Landing, Unclean, landing_options},
     repo::Repository,
     service::{LiveError, LiveOutcome, LiveState, LiveWorktree, LiveWorktrees, TakenWorktree},
     workspace::{Workspace, WorkspaceOptions, worktrees_on},
 };
+
+/// A push that has changed the files of a workspace.
+#[derive(Debug, Clone)]
+pub struct PushApplied {
+    /// The repository.
+    pub repository: RepoName,
+    /// The workspace.
+    pub workspace: String,
+    /// Its branch, by its full name.
+    pub branch: bstr::BString,
+    /// What the branch was at, with what was unsaved before.
+    pub old: Option<ObjectId>,
+    /// What it is at.
+    pub new: ObjectId,
+    /// Files that are as the commit has them now.
+    pub updated: usize,
+    /// Files that are not, and why.
+    pub left: Vec<(bstr::BString, &'static str)>,
+}
+
+/// Whoever wants to be told of that. Called by the thread that serves the push.
+#[derive(Clone)]
+pub struct OnPushApplied(pub Arc<dyn Fn(&PushApplied) + Send + Sync>);
+
+impl fmt::Debug for OnPushApplied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnPushApplied").finish_non_exhaustive()
+    }
+}
 
 /// Finds the working tree that a push goes to.
 #[derive(Debug)]
@@ -19,6 +48,7 @@ pub(super) struct Workspaces {
     wait: Duration,
     limits: Limits,
     options: WorkspaceOptions,
+    told: Option<(RepoName, OnPushApplied)>,
 }
 
 impl Workspaces {
@@ -27,7 +57,14 @@ impl Workspaces {
             wait: limits.workspace_wait,
             limits: limits.clone(),
             options,
+            told: None,
         }
+    }
+
+    /// Has somebody told of pushes to this repository.
+    pub(super) fn tell(mut self, name: &RepoName, whom: Option<OnPushApplied>) -> Self {
+        self.told = whom.map(|whom| (name.clone(), whom));
+        self
     }
 }
 
@@ -53,6 +90,7 @@ impl LiveWorktrees for Workspaces {
             managed: only.managed,
             workspace,
             branch: branch.to_owned(),
+            told: self.told.clone(),
         })))
     }
 }
@@ -62,6 +100,7 @@ struct Found {
     managed: bool,
     workspace: Workspace,
     branch: bstr::BString,
+    told: Option<(RepoName, OnPushApplied)>,
 }
 
 impl LiveWorktree for Found {
@@ -78,6 +117,9 @@ impl LiveWorktree for Found {
         Ok(Box::new(Taken {
             landing,
             clean_only: false,
+            found: self,
+            old: None,
+            new: None,
         }))
     }
 }
@@ -86,11 +128,15 @@ struct Taken<'w> {
     landing: Landing<'w>,
     /// By git's own rule.
     clean_only: bool,
+    found: &'w Found,
+    old: Option<ObjectId>,
+    new: Option<ObjectId>,
 }
 
 impl TakenWorktree for Taken<'_> {
     fn save(&mut self) -> Result<LiveState, LiveError> {
         let saved = self.landing.save().map_err(failed)?;
+        self.old = saved.tip;
         Ok(LiveState {
             tip: saved.tip,
             saved: saved.made,
@@ -100,6 +146,7 @@ impl TakenWorktree for Taken<'_> {
     fn require_clean(&mut self) -> Result<LiveState, LiveError> {
         self.clean_only = true;
         let (tip, unclean) = self.landing.unclean().map_err(failed)?;
+        self.old = tip;
         let reason = match unclean {
             None => return Ok(LiveState { tip, saved: None }),
             Some(Unclean::Unstaged) => "Working directory has unstaged changes",
@@ -113,6 +160,7 @@ impl TakenWorktree for Taken<'_> {
     }
 
     fn prepare(&mut self, commit: &oid) -> Result<(), LiveError> {
+        self.new = Some(commit.to_owned());
         self.landing.prepare(commit).map_err(|err| {
             if self.clean_only {
                 LiveError {
@@ -134,6 +182,17 @@ impl TakenWorktree for Taken<'_> {
 
     fn finish(self: Box<Self>) -> Result<LiveOutcome, LiveError> {
         let landed = self.landing.finish().map_err(failed)?;
+        if let (Some((repository, whom)), Some(new)) = (&self.found.told, self.new) {
+            (whom.0)(&PushApplied {
+                repository: repository.clone(),
+                workspace: self.found.name.clone(),
+                branch: self.found.branch.clone(),
+                old: self.old,
+                new,
+                updated: landed.updated.len(),
+                left: landed.left.clone(),
+            });
+        }
         Ok(LiveOutcome {
             updated: landed.updated.len(),
             left: landed.left,

@@ -32,6 +32,7 @@ pub use hands::{Doors, Failure, Hands, Served};
 pub use hooks::{HOOK_FRAME, HOOK_SOCKET, HookAsk, HookDoor, HookReply};
 pub use house::{Caller, House, Options, Peer, RequestId, router};
 pub use listen::{Drain, serve};
+pub use live::{OnPushApplied, PushApplied};
 pub use reply::Refusal;
 pub use residents::Residents;
 pub use views::{

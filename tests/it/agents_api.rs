@@ -5,7 +5,7 @@ use std::process::Command;
 use gitstead::base::TokenHash;
 use serde_json::{Value, json};
 
-use crate::support::{ServerOptions, agents::House, wire::eventually};
+use crate::support::{Git, ServerOptions, agents::House, wire::eventually};
 
 #[test]
 fn agents_are_made_listed_shown_and_removed() {
@@ -161,6 +161,111 @@ fn events_have_numbers_and_come_again_from_any_of_them() {
 }
 
 #[test]
+fn output_comes_between_events_for_whoever_wants_it_and_goes_on_where_one_left_off() {
+    let house = House::start();
+    house.run("it", "echo one; read x; echo two; echo 1 > a; exit 0", json!({}));
+    let path = "/it/events?output=true&until_ended=true";
+    let live = std::thread::scope(|scope| {
+        let follower = scope.spawn(|| house.follow_from(path, None, |_| false));
+        house.ask("POST", "/it/input", Some(&json!({ "text": "go\n" }))).is(204);
+        follower.join().unwrap()
+    });
+    let shown = |events: &[(Option<String>, String, Value)]| {
+        let text = |(_, kind, data): &(_, String, Value)| match kind.as_str() {
+            "output" => format!(
+                "{}: {}",
+                data["stream"].as_str().unwrap(),
+                data["text"].as_str().unwrap()
+            ),
+            kind => kind.to_owned(),
+        };
+        events.iter().map(text).collect::<Vec<_>>()
+    };
+    let all = shown(&live);
+    let place = |what: &str| {
+        all.iter()
+            .position(|one| one == what)
+            .unwrap_or_else(|| panic!("{what} {all:?}"))
+    };
+    assert!(place("stdout: one") < place("stdout: two"));
+    assert!(place("ready") < place("checkpoint") && place("checkpoint") < place("exited"));
+    assert_eq!(all.len(), 7, "{all:?}");
+    for at in 0..live.len() {
+        let id = live[at].0.as_deref().unwrap();
+        let rest = house.follow_from(path, Some(id), |_| false);
+        let mut wanted = shown(&live[at + 1..]);
+        let mut rest = shown(&rest);
+        // What is there already comes as it is found.
+        wanted.sort();
+        rest.sort();
+        assert_eq!(rest, wanted, "after {id}");
+    }
+    // By events alone, as browsers ask again.
+    let id = live
+        .iter()
+        .find(|(_, kind, _)| kind == "ready")
+        .unwrap()
+        .0
+        .clone()
+        .unwrap();
+    let id = id.split('.').next().unwrap().to_owned();
+    let rest = house.follow_from("/it/events?until_ended=true", Some(&id), |_| false);
+    assert_eq!(shown(&rest), ["checkpoint", "exited"]);
+    let bad = house.follow_from("/it/events", Some("x.y"), |_| true);
+    assert!(bad.is_empty(), "it is refused");
+}
+
+#[test]
+fn an_agent_is_told_of_pushes_into_its_workspace() {
+    let house = House::start();
+    house.run("it", "echo 1 > a; touch ../there; read x", json!({}));
+    house.run("elsewhere", "read x", json!({ "workspace": "other" }));
+    eventually("there is a checkpoint", || {
+        house.kinds("it").contains(&"checkpoint".to_owned())
+    });
+    let git = Git::new();
+    git.ok(git.dir(), &format!("clone -q {} copy", house.server.repo_url("demo")));
+    let copy = git.path("copy");
+    let old = git.ok(&copy, "rev-parse HEAD");
+    let new = git.commit(&copy, "b", "2\n", "From outside");
+    git.ok(&copy, "push -q origin HEAD");
+    let told = house
+        .events("it")
+        .into_iter()
+        .find(|event| event["type"] == "push_applied")
+        .unwrap();
+    assert_eq!(
+        (&told["old"], &told["new"], &told["updated"]),
+        (&json!(old), &json!(new), &json!(1))
+    );
+    assert_eq!(
+        (&told["branch"], &told["left"]),
+        (&json!("refs/heads/main"), &json!([]))
+    );
+    assert_eq!(std::fs::read_to_string(house.files().join("b")).unwrap(), "2\n");
+    assert!(!house.kinds("elsewhere").contains(&"push_applied".to_owned()));
+}
+
+#[test]
+fn one_that_fails_leaves_its_last_words() {
+    let house = House::start();
+    house.run(
+        "it",
+        "echo out; echo 'no such model' >&2; echo 'giving up' >&2; exit 3",
+        json!({}),
+    );
+    let agent = house.ended("it");
+    assert_eq!(agent["last_words"], "no such model\ngiving up");
+    let failed = house.events("it").into_iter().next_back().unwrap();
+    assert_eq!(
+        (&failed["type"], &failed["last_words"]),
+        (&json!("failed"), &agent["last_words"])
+    );
+    house.run("well", "echo warning >&2", json!({ "workspace": "other" }));
+    assert_eq!(house.ended("well")["last_words"], Value::Null);
+}
+
+#[test]
 fn logs_are_followed_to_the_end() {
     let house = House::start();
     house.run("it", "echo one; read x; echo two; echo three >&2", json!({}));
@@ -190,6 +295,17 @@ fn logs_are_followed_to_the_end() {
     let data = house.kill();
     let house = House::on(data, ServerOptions::default());
     assert_eq!(house.get("/it/logs")["lines"].as_array().unwrap().len(), 3);
+    // Its numbers go on: a cursor of before misses nothing that is new, and is told.
+    house.post("/it/start");
+    let newer = || house.get(&format!("/it/logs?after={cursor}"));
+    eventually("it writes", || !newer()["lines"].as_array().unwrap().is_empty());
+    let page = newer();
+    assert_eq!(
+        (&page["lines"][0]["text"], &page["restarted"]),
+        (&json!("one"), &json!(true))
+    );
+    let (_, bytes) = house.raw("/it/output");
+    assert!(bytes.starts_with(b"one\ntwo\n"), "and the disk has all of it");
 }
 
 fn cli(house: &House, args: &[&str]) -> (bool, String, String) {

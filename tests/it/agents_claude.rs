@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::{Git, agents::House, wire::eventually};
+use crate::support::{Git, ServerOptions, agents::House, wire::eventually};
 
 /// The beginning of every part: the protocol, as far as it is needed. `turn` is called for each message.
 const PLAYER: &str = r#"
@@ -206,6 +206,21 @@ fn each_tool_is_a_commit_before_the_agent_goes_on() {
             .collect()
     };
     assert_eq!(of_call("b2"), ["tool_started", "tool_finished", "checkpoint"]);
+    // And where in its output that is: behind the line that told of it.
+    let (head, all) = house.raw("/it/output");
+    assert!(head.contains("gitstead-offset: 0"), "{head}");
+    for (kind, line) in [
+        ("tool_started", r#""type":"tool_use","id":"b2""#),
+        ("checkpoint", r#""request_id":"hb2""#),
+    ] {
+        let told = |event: &&Value| event["type"] == kind && event.to_string().contains("\"b2\"");
+        let offset = events.iter().find(told).unwrap()["offset"].as_u64().unwrap();
+        let before = String::from_utf8_lossy(&all[..offset as usize]);
+        let last = before.strip_suffix('\n').unwrap().rsplit('\n').next().unwrap();
+        assert!(last.contains(line), "{kind} {last}");
+        let (_, rest) = house.raw(&format!("/it/output?offset={offset}&limit=40"));
+        assert_eq!(rest, all[offset as usize..][..40]);
+    }
     // The end of its input is the end of it.
     house.post("/it/stop");
     let agent = house.ended("it");
@@ -273,6 +288,46 @@ play
     let kinds = house.kinds("it");
     assert_eq!(kinds.last().map(String::as_str), Some("failed"), "{kinds:?}");
     assert!(kinds.contains(&"turn_ended".to_owned()), "{kinds:?}");
+}
+
+#[test]
+fn a_tool_that_the_server_did_not_outlast_is_recorded_by_the_next_one() {
+    let house = House::start();
+    let part = r#"
+turn() {
+    init $n
+    use_tool r$n Read '{"file_path":"'$PWD'/x"}'
+    result r$n false
+    use_tool b$n Bash '{"command":"make","description":"Build it"}'
+    use_tool w$n Write '{"file_path":"'$PWD'/built","content":"x"}'
+    echo half > built
+    sleep 1000
+}
+play
+"#;
+    claude(&house, part, json!({ "message": "go" }));
+    eventually("it is at work", || house.files().join("built").exists());
+    eventually("that is told", || {
+        house.kinds("it").iter().filter(|kind| *kind == "tool_started").count() == 3
+    });
+    // Until the ledger has that on the disk: it is what the next server goes by.
+    let (_, _) = house.raw("/it/events");
+    house.run("other", "true", json!({ "workspace": "other" }));
+    house.ended("other");
+    let house = House::on(house.kill(), ServerOptions::default());
+    assert_eq!(house.ended("it")["ended"], true);
+    let log = Git::new().ok(house.files(), "log -1 --format=%s%n%b");
+    for part in [
+        "[Bash] Build it",
+        "Tool-Use-Id: b1",
+        "Tool-Use-Id: w1",
+        "Turn: 1",
+        "Outcome: interrupted",
+        "Source: end",
+    ] {
+        assert!(log.lines().any(|line| line == part), "{part}\n{log}");
+    }
+    assert!(!log.contains("r1"), "{log}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{io, sync::atomic::Ordering};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::{CHUNK, Driver, INPUT_BYTES, ORDER_BYTES, READS, Run, UNREAD_BYTES};
+use super::{CHUNK, Driver, INPUT_BYTES, ORDER_BYTES, Piece, READS, Run, UNREAD_BYTES};
 use crate::{
     agent::{
         handle::{Host, News, NotTaken},
@@ -93,6 +93,7 @@ impl<H: Host> Driver<H> {
         run.close_input |= step.close_input;
         for event in step.events {
             let Some(run) = &mut self.run else { return };
+            let run_at = run.line_end;
             match &event {
                 dialect::Event::Ready => self.events.push_back(Event::SessionReady),
                 dialect::Event::SessionGone { ends: true, .. } => self.events.push_back(Event::Again),
@@ -123,7 +124,7 @@ impl<H: Host> Driver<H> {
                 }
                 _ => {}
             }
-            self.host.told(News::Said(Box::new(event)));
+            self.host.told(News::Said(Box::new(event), run_at));
         }
         self.write();
     }
@@ -289,16 +290,26 @@ impl<H: Host> Driver<H> {
     /// Puts bytes on their way to the disk, without secrets.
     fn keep(&mut self, stream: Stream, bytes: &[u8]) {
         self.meter.output.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let before = self.spool.end(stream);
+        let mut begins = before;
         match self.run.as_deref_mut() {
             Some(Run {
                 redactor: Some(redactor),
                 sieves,
                 ..
             }) => {
-                let shown = sieves[stream as usize].push(redactor, bytes);
+                let sieve = &mut sieves[stream as usize];
+                let held = sieve.held();
+                let shown = sieve.push(redactor, bytes);
+                let is_whole = shown.len() + sieve.held() == held + bytes.len();
+                begins = before.map(|at| at + held as u64).filter(|_| is_whole);
                 self.spool.push(stream, &shown);
             }
             _ => self.spool.push(stream, bytes),
+        }
+        let ends = self.spool.end(stream);
+        if let Some(run) = self.run.as_deref_mut().filter(|_| stream == Stream::Stdout) {
+            run.piece = Piece { begins, ends };
         }
     }
 
@@ -331,6 +342,10 @@ impl<H: Host> Driver<H> {
     /// A last line without an end.
     pub(super) fn flush_tail(&mut self, stream: Stream) {
         self.keep_rest(stream);
+        let end = self.spool.end(stream);
+        if let Some(run) = self.run.as_deref_mut().filter(|_| stream == Stream::Stdout) {
+            (run.piece.begins, run.piece.ends) = (end, end);
+        }
         self.with_splitter(stream, |splitter, take| splitter.finish(take));
     }
 
@@ -355,10 +370,17 @@ impl<H: Host> Driver<H> {
                 let text = format!("a line of {bytes} bytes was too long to be understood");
                 self.host.told(News::Trouble(text));
             } else {
+                if let Some(run) = &mut self.run {
+                    let Piece { begins, ends } = run.piece;
+                    run.line_end = begins.map(|at| at + found.end as u64).or(ends);
+                }
                 at_ease(found.line.len(), || match has_server {
                     true => self.printed(found.line),
                     false => self.speak(|dialect, step| dialect.line(found.line, step)),
                 });
+                if let Some(run) = &mut self.run {
+                    run.line_end = None;
+                }
             }
         });
         if let Some(run) = &mut self.run {

@@ -56,7 +56,7 @@ fn driven(state: State, orphan: Option<Orphan>) -> (Agent, Asked, tempfile::Temp
         spool: dir.path().join("logs"),
         spool_bounds: SpoolBounds::default(),
         line_bytes: 1 << 20,
-        log: Arc::new(LogRing::new(RingBounds::default())),
+        log: Arc::new(LogRing::new(RingBounds::default(), Duration::ZERO)),
         meter: Arc::default(),
         state,
         orphan,

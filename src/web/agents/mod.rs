@@ -82,6 +82,7 @@ pub(in crate::web) fn agent_routes() -> Router<Arc<Api>> {
         .route("/agent/ask", post(ask::ask))
         .route("/agent/sessions/{session}/history", get(ask::history))
         .route(&of_one("/logs"), get(stream::logs).fallback(wrong_method))
+        .route(&of_one("/output"), get(stream::output).fallback(wrong_method))
         .route(&of_one("/events"), get(stream::events).fallback(wrong_method))
 }
 
@@ -95,7 +96,7 @@ pub(in crate::web) fn methods_of(path: &str) -> &'static str {
     match (parts.next(), parts.next(), parts.next()) {
         (None, ..) => "GET, HEAD, POST",
         (_, None, _) => "GET, HEAD, DELETE",
-        (_, Some("attach" | "logs" | "events" | "wait"), _) | (_, Some("permissions"), None) => "GET, HEAD",
+        (_, Some("attach" | "logs" | "output" | "events" | "wait"), _) | (_, Some("permissions"), None) => "GET, HEAD",
         _ => "POST",
     }
 }

@@ -307,12 +307,16 @@ async fn tell(
         None => ended.await,
     };
     let last = match result {
-        Ok(Ok(answered)) => told(None, "answer", value!(answered).to_string()),
+        Ok(Ok(answered)) => told(None::<u64>, "answer", value!(answered).to_string()),
         Ok(Err(error)) => {
             let error = ApiError::from(error);
             let text = value!({ "code": error.code(), "message": error.message() });
             let status = error.status().as_u16();
-            told(None, "error", value!({ "error": text, "status": status }).to_string())
+            told(
+                None::<u64>,
+                "error",
+                value!({ "error": text, "status": status }).to_string(),
+            )
         }
         Err(_) => return,
     };

@@ -1,5 +1,6 @@
 use std::{
     convert::Infallible,
+    path::Path,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -21,12 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{At, Deed, Who, doors, entry};
 use crate::{
-    session::{Entry, LogLine, Stream, spooled_tail},
+    session::{Entry, LogLine, LogPage, LogRing, Stream, spooled_from, spooled_tail},
     web::api::{Answer, Api, ApiError, json},
 };
 
 /// Lines or events in one answer.
 const PAGE: usize = 1_000;
+/// Bytes of output in one answer.
+const PIECE: usize = 1 << 20;
 /// Lines of a log when nobody says how many.
 const LINES: usize = 200;
 /// Events that wait for a client who follows. What comes then stays where it is until there is room.
@@ -76,13 +79,13 @@ pub(super) async fn logs(
         None => log.last(wanted),
     };
     if !asked.follow {
-        if first.lines.is_empty() && first.cursor == 0 {
+        if log.is_empty() && after.is_none_or(|after| after == 0) {
             return earlier(&api, &entry, wanted).await;
         }
         let lines: Vec<_> = first.lines.iter().map(line).collect();
         return Ok(json(
             StatusCode::OK,
-            &value!({ "lines": lines, "missed": first.missed, "cursor": first.cursor }),
+            &value!({ "lines": lines, "missed": first.missed, "restarted": first.restarted, "cursor": first.cursor }),
         ));
     }
     let (agents, closed) = (doors(&api)?.agents.clone(), doors(&api)?.closed.clone());
@@ -91,10 +94,10 @@ pub(super) async fn logs(
         let mut bell = log.follow();
         let mut page = first;
         loop {
-            if page.missed > 0 {
+            if page.missed > 0 || page.restarted {
                 agents.count_missed(page.missed);
-                let text = value!({ "lines": page.missed }).to_string();
-                if send.send(told(None, "missed", text)).await.is_err() {
+                let text = value!({ "lines": page.missed, "restarted": page.restarted }).to_string();
+                if send.send(told(None::<u64>, "missed", text)).await.is_err() {
                     return;
                 }
             }
@@ -112,7 +115,7 @@ pub(super) async fn logs(
                     // There may be more by now.
                     page = log.after(cursor, PAGE);
                     if page.lines.is_empty() {
-                        let _ = send.send(told(None, "end", "{}")).await;
+                        let _ = send.send(told(None::<u64>, "end", "{}")).await;
                         return;
                     }
                     continue;
@@ -134,14 +137,7 @@ async fn earlier(api: &Arc<Api>, entry: &Entry, wanted: usize) -> Answer {
         .work(move |_| {
             let mut all = Vec::new();
             for stream in [Stream::Stdout, Stream::Stderr] {
-                let found = spooled_tail(&dir, stream, wanted, TAIL).map_err(|error| {
-                    tracing::error!(path = %dir.display(), %error, "the output of an agent cannot be read");
-                    ApiError::new(
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        "internal",
-                        "internal error; the log says why",
-                    )
-                })?;
+                let found = spooled_tail(&dir, stream, wanted, TAIL).map_err(|error| unread(&dir, &error))?;
                 all.extend(found.into_iter().map(|text| {
                     value!({ "seq": null, "at_ms": null, "stream": stream, "text": String::from_utf8_lossy(&text), "dropped": 0 })
                 }));
@@ -157,15 +153,103 @@ async fn earlier(api: &Arc<Api>, entry: &Entry, wanted: usize) -> Answer {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct OutputAsked {
+    /// Whose bytes.
+    #[serde(default)]
+    stream: WhichStream,
+    /// The position of the first one.
+    #[serde(default)]
+    offset: u64,
+    /// How many at most.
+    limit: Option<usize>,
+}
+
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum WhichStream {
+    #[default]
+    Stdout,
+    Stderr,
+}
+
+/// What an agent has written, byte for byte but for secrets, from a position on: events tell positions. `Gitstead-Offset` is that of the first byte, later than asked for where that is not
+/// kept any more, and `Gitstead-End` the one behind the last byte there is.
+pub(super) async fn output(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    at: At,
+    asked: Result<Query<OutputAsked>, QueryRejection>,
+) -> Answer {
+    let Query(asked) = asked?;
+    let entry = entry(&api, &who, at, Deed::Talk).await?;
+    let most = asked.limit.unwrap_or(PIECE).min(PIECE);
+    let stream = match asked.stream {
+        WhichStream::Stdout => Stream::Stdout,
+        WhichStream::Stderr => Stream::Stderr,
+    };
+    let dir = entry.logs().clone();
+    let piece = api
+        .work(move |_| spooled_from(&dir, stream, asked.offset, most).map_err(|error| unread(&dir, &error)))
+        .await?;
+    let mut response = (StatusCode::OK, piece.bytes).into_response();
+    let headers = response.headers_mut();
+    headers.insert("gitstead-offset", HeaderValue::from(piece.begins));
+    headers.insert("gitstead-end", HeaderValue::from(piece.end));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    Ok(response)
+}
+
+fn unread(dir: &Path, error: &std::io::Error) -> ApiError {
+    tracing::error!(path = %dir.display(), %error, "the output of an agent cannot be read");
+    let text = "internal error; the log says why";
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct EventsAsked {
     after: Option<u64>,
     limit: Option<usize>,
+    /// Whether the stream has lines of output between the events.
+    #[serde(default)]
+    output: bool,
     /// Whether the stream ends when the agent has.
     #[serde(default)]
     until_ended: bool,
 }
 
-/// What happens with an agent: a page of events, or to those who accept `text/event-stream` all of them as they come, from the one after `Last-Event-ID` on.
+/// How far somebody is who is told of events and, where wanted, of lines of output: `EVENT` or `EVENT.LINE`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Cursor {
+    event: u64,
+    line: Option<u64>,
+}
+
+impl Cursor {
+    fn parse(text: &str) -> Option<Self> {
+        let (event, line) = match text.split_once('.') {
+            Some((event, line)) => (event, Some(line.parse().ok()?)),
+            None => (text, None),
+        };
+        let event = event.parse().ok()?;
+        Some(Cursor { event, line })
+    }
+
+    fn id(self) -> String {
+        match self.line {
+            Some(line) => format!("{}.{line}", self.event),
+            None => self.event.to_string(),
+        }
+    }
+}
+
+/// What happens with an agent: a page of events, or to those who accept `text/event-stream` all of them as they come, from the one after `Last-Event-ID` on; with `output` also what it
+/// writes.
 pub(super) async fn events(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -176,11 +260,21 @@ pub(super) async fn events(
     let Query(asked) = asked?;
     let entry = entry(&api, &who, at, Deed::Talk).await?;
     let follows = wants_stream(&headers);
-    let after = last_event_id(&headers)?.or(asked.after).unwrap_or(0);
+    let told_before = match headers.get("last-event-id") {
+        None => None,
+        Some(text) => {
+            let cursor = text.to_str().ok().and_then(|text| Cursor::parse(text.trim()));
+            Some(cursor.ok_or_else(|| ApiError::bad_request("Last-Event-ID is a number, or two with a dot between"))?)
+        }
+    };
+    let mut cursor = told_before.unwrap_or(Cursor {
+        event: asked.after.unwrap_or(0),
+        line: None,
+    });
     let most = asked.limit.unwrap_or(PAGE).clamp(1, PAGE);
     let agents = doors(&api)?.agents.clone();
     if !follows {
-        let page = agents.events_after(&entry, after, most).await?;
+        let page = agents.events_after(&entry, cursor.event, most).await?;
         let mut text = String::from("{\"events\":[");
         for (n, (_, event)) in page.events.iter().enumerate() {
             if n > 0 {
@@ -196,34 +290,80 @@ pub(super) async fn events(
         return Ok(response);
     }
     let closed = doors(&api)?.closed.clone();
+    let log = asked.output.then(|| Arc::clone(entry.log()));
+    if log.is_some() {
+        // Whoever has seen no line yet is told of all that are remembered.
+        cursor.line.get_or_insert(0);
+    } else {
+        cursor.line = None;
+    }
     let (send, body) = channel();
     tokio::spawn(async move {
         let mut bell = entry.events().follow();
-        let mut cursor = after;
+        let mut lines_bell = log.as_ref().map(|log| log.follow());
         loop {
             bell.borrow_and_update();
+            if let Some(bell) = &mut lines_bell {
+                bell.borrow_and_update();
+            }
             let over = entry.state().is_over();
-            let Ok(page) = agents.events_after(&entry, cursor, PAGE).await else {
+            let Ok(page) = agents.events_after(&entry, cursor.event, PAGE).await else {
                 return;
             };
             for (seq, event) in &page.events {
-                if send.send(event_of(*seq, event)).await.is_err() {
+                cursor.event = *seq;
+                if send.send(event_of(cursor.id(), event)).await.is_err() {
                     return;
                 }
             }
-            cursor = page.cursor;
-            if !page.events.is_empty() {
-                continue;
+            cursor.event = page.cursor;
+            let lines = match &log {
+                Some(log) => lines_after(log, &mut cursor, &send).await,
+                None => Some(0),
+            };
+            match lines {
+                None => return,
+                Some(0) if page.events.is_empty() => {}
+                Some(_) => continue,
             }
             if over && asked.until_ended {
                 return;
             }
-            if !more(&mut bell, &send, &closed, asked.until_ended.then_some(&*entry)).await {
+            let until = asked.until_ended.then_some(&*entry);
+            let goes_on = match &mut lines_bell {
+                None => more(&mut bell, &send, &closed, until).await,
+                Some(lines) => tokio::select! {
+                    goes_on = more(&mut bell, &send, &closed, until) => goes_on,
+                    changed = lines.changed() => changed.is_ok(),
+                },
+            };
+            if !goes_on {
                 return;
             }
         }
     });
     Ok(events_response(body))
+}
+
+/// Tells of the next lines. Says how many; `None` when nobody listens any more.
+async fn lines_after(log: &LogRing, cursor: &mut Cursor, send: &mpsc::Sender<Event>) -> Option<usize> {
+    let page: LogPage = log.after(cursor.line.unwrap_or(0), PAGE);
+    if page.missed > 0 || page.restarted {
+        let text = value!({ "type": "output_missed", "lines": page.missed, "restarted": page.restarted });
+        send.send(told(None::<u64>, "output_missed", text.to_string()))
+            .await
+            .ok()?;
+    }
+    for found in &page.lines {
+        cursor.line = Some(found.seq);
+        let mut text = line(found);
+        text["type"] = "output".into();
+        send.send(told(Some(cursor.id()), "output", text.to_string()))
+            .await
+            .ok()?;
+    }
+    cursor.line = Some(page.cursor);
+    Some(page.lines.len())
 }
 
 /// Waits until there is more. Says whether to go on.
@@ -261,11 +401,11 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 }
 
 /// An event of an agent's, in a stream.
-pub(super) fn event_of(seq: u64, event: &str) -> Event {
+pub(super) fn event_of(id: impl ToString, event: &str) -> Event {
     let kind = serde_json::from_str::<Value>(event)
         .ok()
         .and_then(|event| event["type"].as_str().map(str::to_owned));
-    told(Some(seq), kind.as_deref().unwrap_or("event"), event)
+    told(Some(id), kind.as_deref().unwrap_or("event"), event)
 }
 
 /// Whether somebody wants to be told of things as they come.
@@ -277,7 +417,7 @@ pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
 }
 
 /// One event of a stream. JSON has no line ends of its own.
-pub(super) fn told(id: Option<u64>, kind: &str, data: impl AsRef<str>) -> Event {
+pub(super) fn told(id: Option<impl ToString>, kind: &str, data: impl AsRef<str>) -> Event {
     let event = match id {
         Some(id) => Event::default().id(id.to_string()),
         None => Event::default(),

@@ -44,6 +44,12 @@ pub struct AgentView {
     pub cause: Option<String>,
     /// Processes it had left behind, which were killed.
     pub swept: usize,
+    /// Processes of it that the system has ended for want of memory.
+    pub out_of_memory: u64,
+    /// Whether it left a core.
+    pub core: bool,
+    /// The last lines of its standard error, if it has failed.
+    pub last_words: Option<String>,
     /// Processes that could not be killed.
     pub stragglers: Vec<String>,
     /// Whether the files that it can reach are to be bounded.
@@ -72,6 +78,7 @@ impl AgentView {
         self.session = None;
         self.failure = self.failure.map(|_| "it could not be started".to_owned());
         self.stragglers = Vec::new();
+        self.last_words = None;
         self.label = None;
         self
     }
@@ -113,6 +120,9 @@ impl From<&AgentRecord> for AgentView {
                 .to_owned()
             }),
             swept: record.swept,
+            out_of_memory: record.out_of_memory,
+            core: record.exit.is_some_and(|exit| exit.core),
+            last_words: record.last_words.clone(),
             stragglers: record.stragglers.clone(),
             sandbox: spec.sandbox.mode,
             container: spec.container.as_ref().map(|container| container.name.clone()),

@@ -94,6 +94,16 @@ impl House {
         }
     }
 
+    /// The head and the bytes of an answer.
+    pub fn raw(&self, path: &str) -> (String, Vec<u8>) {
+        let mut answer = Vec::new();
+        let mut stream = self.send(None, "GET", path, None, "*/*");
+        stream.read_to_end(&mut answer).expect("an answer");
+        let at = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8_lossy(&answer[..at]).to_lowercase();
+        (head, answer.split_off(at + 4))
+    }
+
     fn send(&self, token: Option<&str>, method: &str, path: &str, body: Option<&Value>, accept: &str) -> TcpStream {
         let address = self.server.address();
         let mut stream = TcpStream::connect(address).expect("the server listens");
@@ -188,7 +198,26 @@ impl House {
         path: &str,
         mut until: impl FnMut(&(Option<u64>, String, Value)) -> bool,
     ) -> Vec<(Option<u64>, String, Value)> {
-        let stream = self.send(None, "GET", path, None, "text/event-stream");
+        let number = |(id, kind, data): &(Option<String>, String, Value)| {
+            let id = id.as_ref().and_then(|id| id.parse().ok());
+            (id, kind.clone(), data.clone())
+        };
+        let found = self.follow_from(path, None, |one| until(&number(one)));
+        found.iter().map(number).collect()
+    }
+
+    /// The same, after the event of this id.
+    pub fn follow_from(
+        &self,
+        path: &str,
+        last: Option<&str>,
+        mut until: impl FnMut(&(Option<String>, String, Value)) -> bool,
+    ) -> Vec<(Option<String>, String, Value)> {
+        let mut accept = "text/event-stream".to_owned();
+        if let Some(last) = last {
+            accept.push_str(&format!("\r\nLast-Event-ID: {last}"));
+        }
+        let stream = self.send(None, "GET", path, None, &accept);
         let mut lines = BufReader::new(stream);
         let mut found = Vec::new();
         let (mut id, mut kind) = (None, String::new());
@@ -200,7 +229,7 @@ impl House {
             }
             let text = line.trim_end();
             if let Some(number) = text.strip_prefix("id: ") {
-                id = number.parse().ok();
+                id = Some(number.to_owned());
             } else if let Some(word) = text.strip_prefix("event: ") {
                 kind = word.to_owned();
             } else if let Some(data) = text.strip_prefix("data: ") {
