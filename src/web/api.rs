@@ -15,19 +15,20 @@ use axum::{
         Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{any, get},
+    routing::any,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    agents::{self, AgentDoors, agent_routes},
+    agents::{AgentDoors, agent_routes},
     house::{Caller, House, Peer},
-    metrics, observe,
+    metrics, observe, openapi,
     residents::Residents,
-    workspaces::{methods_of, workspace_routes},
+    routes::Routes,
+    workspaces::workspace_routes,
 };
 use crate::{
     base::{Ask, Decision, Fault, NameError, Presence, Principal, RepoName, Route},
@@ -58,17 +59,24 @@ pub struct Api {
     pub ask: Option<AskDesk>,
 }
 
-/// The routes, with paths from the root.
-pub fn api_routes(api: Arc<Api>) -> Router {
-    Router::new()
-        .route("/api/v1/repos", get(list).post(create).fallback(wrong_method))
-        .route(
-            "/api/v1/repos/{*name}",
-            get(show).patch(change).delete(remove).fallback(wrong_method),
-        )
+/// All that is served here, but for what there is nothing at.
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .get("/api/v1/repos", list)
+        .post("/api/v1/repos", create)
+        .get("/api/v1/repos/{*name}", show)
+        .patch("/api/v1/repos/{*name}", change)
+        .delete("/api/v1/repos/{*name}", remove)
+        .get("/api/v1/openapi.json", openapi::document_of_all)
+        .get("/metrics", metrics::metrics)
         .merge(workspace_routes())
         .merge(agent_routes())
-        .route("/metrics", get(metrics::metrics).fallback(wrong_method))
+}
+
+/// The routes, with paths from the root.
+pub fn api_routes(api: Arc<Api>) -> Router {
+    routes()
+        .into_router()
         .route("/api", any(no_such_path))
         .route("/api/{*rest}", any(no_such_path))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), introduce))
@@ -593,23 +601,6 @@ async fn remove(State(api): State<Arc<Api>>, Extension(who): Extension<Caller>, 
     })
     .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
-    let message = format!("{method} is not for this path");
-    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
-    let mut response = error.into_response();
-    let allow = match uri.path() {
-        "/api/v1/repos" => "GET, HEAD, POST",
-        "/api/v1/workspaces" | "/metrics" => "GET, HEAD",
-        path if path.starts_with("/api/v1/workspaces/") => methods_of(path),
-        path if path.starts_with("/api/v1/agents") => agents::methods_of(path),
-        _ => "GET, HEAD, PATCH, DELETE",
-    };
-    response
-        .headers_mut()
-        .insert(header::ALLOW, HeaderValue::from_static(allow));
-    response
 }
 
 async fn no_such_path() -> ApiError {

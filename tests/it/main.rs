@@ -44,6 +44,7 @@ mod maintain;
 mod memfs;
 mod metrics;
 mod no_exec;
+mod openapi;
 mod push;
 mod refs;
 mod repack;

@@ -17,19 +17,20 @@ mod views;
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    Extension, Router,
+    Extension,
     extract::{
         FromRequestParts, Path,
         rejection::{ExtensionRejection, PathRejection},
     },
     http::{StatusCode, request::Parts},
-    routing::{get, post},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    api::{Api, ApiError, chain, wrong_method},
+    api::{Api, ApiError, chain},
     house::{Caller, Peer, RequestId},
+    openapi,
+    routes::Routes,
 };
 use crate::{
     base::{Fault, Principal, RepoName, Route},
@@ -50,55 +51,34 @@ pub struct AgentDoors {
     pub closed: CancellationToken,
 }
 
-pub(in crate::web) fn agent_routes() -> Router<Arc<Api>> {
+pub(in crate::web) fn agent_routes() -> Routes {
     let of_one = |rest: &str| format!("/api/v1/agents/{{agent}}{rest}");
-    Router::new()
-        .route(
-            "/api/v1/agents",
-            get(manage::list).post(manage::create).fallback(wrong_method),
-        )
-        .route(
-            &of_one(""),
-            get(manage::show).delete(manage::remove).fallback(wrong_method),
-        )
-        .route(&of_one("/start"), post(manage::start).fallback(wrong_method))
-        .route(&of_one("/stop"), post(manage::stop).fallback(wrong_method))
-        .route(&of_one("/kill"), post(manage::kill).fallback(wrong_method))
-        .route(&of_one("/restart"), post(manage::restart).fallback(wrong_method))
-        .route(&of_one("/attach"), get(attach::attach).fallback(wrong_method))
-        .route(&of_one("/wait"), get(manage::wait).fallback(wrong_method))
-        .route(&of_one("/input"), post(talk::input).fallback(wrong_method))
-        .route(&of_one("/ask"), post(talk::ask).fallback(wrong_method))
-        .route(&of_one("/change"), post(talk::change).fallback(wrong_method))
-        .route(&of_one("/interrupt"), post(talk::interrupt).fallback(wrong_method))
-        .route(&of_one("/permissions"), get(talk::permissions).fallback(wrong_method))
-        .route(
-            &of_one("/permissions/{request}"),
-            post(talk::permit).fallback(wrong_method),
-        )
+    Routes::new()
+        .get("/api/v1/agents", manage::list)
+        .post("/api/v1/agents", manage::create)
+        .get(&of_one(""), manage::show)
+        .delete(&of_one(""), manage::remove)
+        .post(&of_one("/start"), manage::start)
+        .post(&of_one("/stop"), manage::stop)
+        .post(&of_one("/kill"), manage::kill)
+        .post(&of_one("/restart"), manage::restart)
+        .get(&of_one("/attach"), attach::attach)
+        .get(&of_one("/wait"), manage::wait)
+        .post(&of_one("/input"), talk::input)
+        .post(&of_one("/ask"), talk::ask)
+        .post(&of_one("/change"), talk::change)
+        .post(&of_one("/interrupt"), talk::interrupt)
+        .get(&of_one("/permissions"), talk::permissions)
+        .post(&of_one("/permissions/{request}"), talk::permit)
+        .get("/agent/health", ask::health)
+        .get("/agent/openapi.json", openapi::document_of_asking)
+        .post("/agent/sessions/new", ask::new_session)
+        .post("/agent/ask", ask::ask)
+        .get("/agent/sessions/{session}/history", ask::history)
+        .get(&of_one("/logs"), stream::logs)
+        .get(&of_one("/output"), stream::output)
+        .get(&of_one("/events"), stream::events)
         .merge(sessions::session_routes())
-        .route("/agent/health", get(ask::health))
-        .route("/agent/sessions/new", post(ask::new_session))
-        .route("/agent/ask", post(ask::ask))
-        .route("/agent/sessions/{session}/history", get(ask::history))
-        .route(&of_one("/logs"), get(stream::logs).fallback(wrong_method))
-        .route(&of_one("/output"), get(stream::output).fallback(wrong_method))
-        .route(&of_one("/events"), get(stream::events).fallback(wrong_method))
-}
-
-/// The methods of a path below `/api/v1/agents`, for `Allow`.
-pub(in crate::web) fn methods_of(path: &str) -> &'static str {
-    // "", "api", "v1", "agents", agent, what
-    let mut parts = path.split('/').skip(4);
-    if path.split('/').nth(5) == Some("sessions") {
-        return sessions::methods_of(path);
-    }
-    match (parts.next(), parts.next(), parts.next()) {
-        (None, ..) => "GET, HEAD, POST",
-        (_, None, _) => "GET, HEAD, DELETE",
-        (_, Some("attach" | "logs" | "output" | "events" | "wait"), _) | (_, Some("permissions"), None) => "GET, HEAD",
-        _ => "POST",
-    }
 }
 
 type At = Result<Path<String>, PathRejection>;

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{
         Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
     http::{HeaderValue, StatusCode, header},
     response::IntoResponse as _,
-    routing::{get, post},
 };
 use serde::Deserialize;
 use serde_json::{Value, json as value};
@@ -26,7 +24,10 @@ use super::{
 use crate::{
     base::rfc3339,
     session::{Agents, Answered, AskDesk, AskError, Asker, Entry, MOST_HISTORY, QUESTION, SessionView},
-    web::api::{Answer, Api, ApiError, json, wrong_method},
+    web::{
+        api::{Answer, Api, ApiError, json},
+        routes::Routes,
+    },
 };
 
 /// Sessions or entries in one answer.
@@ -34,29 +35,19 @@ const PAGE: usize = 100;
 /// Events read at a time.
 const EVENTS: usize = 200;
 
-pub(super) fn session_routes() -> Router<Arc<Api>> {
+pub(super) fn session_routes() -> Routes {
     let all = "/api/v1/agents/{agent}/sessions";
     let of_one = |rest: &str| format!("{all}/{{session}}{rest}");
-    Router::new()
-        .route(all, get(list).post(create).fallback(wrong_method))
-        .route(&of_one(""), get(show).delete(close).fallback(wrong_method))
-        .route(&of_one("/ask"), post(ask).fallback(wrong_method))
-        .route(&of_one("/interrupt"), post(interrupt).fallback(wrong_method))
-        .route(&of_one("/permissions"), get(permissions).fallback(wrong_method))
-        .route(&of_one("/permissions/{request}"), post(permit).fallback(wrong_method))
-        .route(&of_one("/history"), get(history).fallback(wrong_method))
-}
-
-/// The methods of a path of these, for `Allow`.
-pub(super) fn methods_of(path: &str) -> &'static str {
-    // "", "api", "v1", "agents", agent, "sessions", session, what, request
-    let mut parts = path.split('/').skip(6);
-    match (parts.next(), parts.next(), parts.next()) {
-        (None, ..) => "GET, HEAD, POST",
-        (_, None, _) => "GET, HEAD, DELETE",
-        (_, Some("history"), _) | (_, Some("permissions"), None) => "GET, HEAD",
-        _ => "POST",
-    }
+    Routes::new()
+        .get(all, list)
+        .post(all, create)
+        .get(&of_one(""), show)
+        .delete(&of_one(""), close)
+        .post(&of_one("/ask"), ask)
+        .post(&of_one("/interrupt"), interrupt)
+        .get(&of_one("/permissions"), permissions)
+        .post(&of_one("/permissions/{request}"), permit)
+        .get(&of_one("/history"), history)
 }
 
 impl From<AskError> for ApiError {

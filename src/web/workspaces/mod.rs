@@ -11,23 +11,22 @@ mod trail;
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{
         Path, Query, Request,
         rejection::{PathRejection, QueryRejection},
     },
     http::{HeaderValue, StatusCode, header},
     response::Response,
-    routing::{get, post},
 };
 use gix::hash::ObjectId;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    api::{Api, ApiError, json, wrong_method},
+    api::{Api, ApiError, json},
     house::Caller,
     residents::Variant,
+    routes::Routes,
 };
 use crate::{
     base::{RepoName, Route, WorkspaceName},
@@ -39,47 +38,25 @@ use crate::{
 /// Entries of a page.
 const PAGE: usize = 1_000;
 
-pub(in crate::web) fn workspace_routes() -> Router<Arc<Api>> {
+pub(in crate::web) fn workspace_routes() -> Routes {
     let of_one = |rest: &str| format!("/api/v1/workspaces/{{repository}}/{{workspace}}{rest}");
-    Router::new()
-        .route("/api/v1/workspaces", get(manage::list_all).fallback(wrong_method))
-        .route(
-            "/api/v1/workspaces/{repository}",
-            get(manage::list).post(manage::create).fallback(wrong_method),
-        )
-        .route(
-            &of_one(""),
-            get(manage::show).delete(manage::remove).fallback(wrong_method),
-        )
-        .route(
-            &of_one("/checkpoints"),
-            get(trail::log).post(trail::record).fallback(wrong_method),
-        )
-        .route(
-            &of_one("/checkpoints/{checkpoint}"),
-            get(trail::show_checkpoint).fallback(wrong_method),
-        )
-        .route(&of_one("/diff"), get(trail::diff).fallback(wrong_method))
-        .route(&of_one("/files/{*path}"), get(files::file).fallback(wrong_method))
-        .route(&of_one("/tree"), get(files::tree).fallback(wrong_method))
-        .route(&of_one("/tree/{*path}"), get(files::tree).fallback(wrong_method))
-        .route(&of_one("/restore"), post(back::restore).fallback(wrong_method))
-        .route(&of_one("/undo"), post(back::undo).fallback(wrong_method))
-        .route(&of_one("/branches"), post(back::branch).fallback(wrong_method))
-        .route(&of_one("/squash"), post(back::squash).fallback(wrong_method))
-}
-
-/// The methods of a path below `/api/v1/workspaces`, for `Allow`.
-pub(in crate::web) fn methods_of(path: &str) -> &'static str {
-    // "", "api", "v1", "workspaces", repository, workspace, what
-    let mut parts = path.split('/').skip(5);
-    match (parts.next(), parts.next(), parts.next()) {
-        (None, ..) => "GET, HEAD, POST",
-        (_, None, _) => "GET, HEAD, DELETE",
-        (_, Some("checkpoints"), None) => "GET, HEAD, POST",
-        (_, Some("restore" | "undo" | "branches" | "squash"), _) => "POST",
-        _ => "GET, HEAD",
-    }
+    Routes::new()
+        .get("/api/v1/workspaces", manage::list_all)
+        .get("/api/v1/workspaces/{repository}", manage::list)
+        .post("/api/v1/workspaces/{repository}", manage::create)
+        .get(&of_one(""), manage::show)
+        .delete(&of_one(""), manage::remove)
+        .get(&of_one("/checkpoints"), trail::log)
+        .post(&of_one("/checkpoints"), trail::record)
+        .get(&of_one("/checkpoints/{checkpoint}"), trail::show_checkpoint)
+        .get(&of_one("/diff"), trail::diff)
+        .get(&of_one("/files/{*path}"), files::file)
+        .get(&of_one("/tree"), files::tree)
+        .get(&of_one("/tree/{*path}"), files::tree)
+        .post(&of_one("/restore"), back::restore)
+        .post(&of_one("/undo"), back::undo)
+        .post(&of_one("/branches"), back::branch)
+        .post(&of_one("/squash"), back::squash)
 }
 
 type At = Result<Path<(String, String)>, PathRejection>;

@@ -1,0 +1,434 @@
+use serde_json::{Value, json};
+
+use super::{object, schema};
+
+pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
+    let states = "created|starting|ready|busy|idle|waiting_permission|stopping|restarting|stopped|exited|failed|crash_looping|lost";
+    add("AgentState", schema(states));
+    add(
+        "Isolation",
+        object(
+            "What the system holds it in.",
+            &[
+                ("cgroup", "bool", "Whether it has one of its own."),
+                ("limits", "[string]", "Bounds of all of it together that hold."),
+                ("missing", "[string]", "Those that do not, with the reason."),
+                ("landlock", "int?", "The version that bounds which files it can reach."),
+                ("container", "string?", ""),
+            ],
+        ),
+    );
+    add(
+        "Agent",
+        object(
+            "Whoever may only look sees of `argv`, `env`, `secrets`, `session`, `stragglers`, `last_words` and `label` nothing.",
+            &[
+                ("name", "string", ""),
+                ("label", "string?", ""),
+                ("repository", "string", ""),
+                ("workspace", "string", ""),
+                ("dialect", "string", ""),
+                ("argv", "[string]", ""),
+                ("cwd", "string", ""),
+                ("env", "[string]", "Names only."),
+                ("secrets", "[string]", "Names only."),
+                ("owner", "string?", ""),
+                ("restart", "never|on-failure|always", ""),
+                ("state", "#AgentState", ""),
+                ("ended", "bool", ""),
+                ("run", "int", "How often it was started."),
+                ("pid", "int?", ""),
+                ("exit_code", "int?", ""),
+                ("signal", "int?", ""),
+                ("failure", "string?", "Why it could not be started."),
+                (
+                    "cause",
+                    "asked|restart|shutdown|orphaned|watchdog?",
+                    "Why it was stopped.",
+                ),
+                (
+                    "out_of_memory",
+                    "int",
+                    "Processes of it that the system has ended for want of memory.",
+                ),
+                ("core", "bool", "Whether it left a core."),
+                (
+                    "last_words",
+                    "string?",
+                    "The last lines of its standard error, if it has failed.",
+                ),
+                ("swept", "int", "Processes it had left behind, which were killed."),
+                ("stragglers", "[string]", "Processes that could not be killed."),
+                ("sandbox", "off|best-effort|required", ""),
+                ("container", "string?", ""),
+                ("isolation", "#Isolation?", ""),
+                ("program_version", "string?", "Where that was asked for."),
+                ("session", "string?", "Its own name of its conversation."),
+                ("checkpoint", "string?", "The last one."),
+                ("checkpoints", "int", ""),
+                ("created_at", "time", ""),
+                ("started_at", "time?", ""),
+                ("ended_at", "time?", ""),
+            ],
+        ),
+    );
+    add("Agents", object("", &[("agents", "[#Agent]", "")]));
+    add(
+        "NewAgent",
+        object(
+            "A command (`argv`), or a `preset`.",
+            &[
+                ("repository", "string", ""),
+                ("name?", "string", ""),
+                ("workspace?", "string", "`main` without it."),
+                ("argv?", "[string]", ""),
+                ("args?", "[string]", "Behind those of the preset."),
+                ("dialect?", "string", ""),
+                ("preset?", "string", ""),
+                ("model?", "string", ""),
+                ("permission_mode?", "string", ""),
+                (
+                    "pointers?",
+                    "any",
+                    "Where lines of JSON say what, for the dialect `ndjson`.",
+                ),
+                ("approval_policy?", "string", ""),
+                ("partial?", "bool", "Whether what it says is told in pieces, too."),
+                ("auth_method?", "string", "How an agent of ACP is logged in."),
+                ("letta?", "#Letta", ""),
+                ("env?", "{string}", ""),
+                (
+                    "secrets?",
+                    "{string}",
+                    "Names of variables, and the files that their values are in.",
+                ),
+                ("inherit?", "[string]", ""),
+                ("cwd?", "string", "In the workspace."),
+                ("task?", "string", ""),
+                ("message?", "string", "Its first one."),
+                ("label?", "string", ""),
+                ("restart?", "never|on-failure|always", ""),
+                ("restart_first_ms?", "int", ""),
+                ("restart_most_ms?", "int", ""),
+                ("restart_stable_ms?", "int", ""),
+                ("restart_window_ms?", "int", ""),
+                ("restart_burst?", "int", ""),
+                (
+                    "quiet_ms?",
+                    "int",
+                    "How long files are left alone before there is a checkpoint of a command that tells of no tools.",
+                ),
+                (
+                    "patience_ms?",
+                    "int",
+                    "How long an agent waits for its checkpoint at most.",
+                ),
+                (
+                    "answer_within_ms?",
+                    "int",
+                    "How long questions for permission wait; 0 for ever.",
+                ),
+                ("ladder?", "#Ladder", ""),
+                (
+                    "watchdogs?",
+                    "{#Watchdog}",
+                    "By name: start, silence, tool, permission, turn, linger, wall, turns, cost.",
+                ),
+                ("bounds?", "#Bounds", ""),
+                ("sandbox?", "#Sandbox", ""),
+                ("container?", "#Container", ""),
+                ("start?", "bool", "Whether it is started at once; true without it."),
+            ],
+        ),
+    );
+    add(
+        "Letta",
+        object(
+            "What only Letta Code can be told; also under the names of its SDK (`agentId`).",
+            &[
+                ("agent_id?", "string", ""),
+                ("conversation_id?", "string", ""),
+                ("new_conversation?", "bool", ""),
+                ("default_conversation?", "bool", ""),
+                ("create_only?", "bool", "A new agent."),
+                ("embedding?", "string", ""),
+                (
+                    "system_prompt?",
+                    "any",
+                    "A text, or an object with `preset` and `append`.",
+                ),
+                (
+                    "memory?",
+                    "[any]",
+                    "Names, objects with `label` and `value`, or objects with `block_id`.",
+                ),
+                ("persona?", "string", ""),
+                ("human?", "string", ""),
+                ("allowed_tools?", "[string]", ""),
+                ("disallowed_tools?", "[string]", ""),
+                ("tags?", "[string]", ""),
+                ("memfs?", "bool", ""),
+                ("memfs_startup?", "string", ""),
+                ("skill_sources?", "[string]", ""),
+                ("system_info_reminder?", "bool", ""),
+                ("sleeptime?", "#Sleeptime", ""),
+                (
+                    "version?",
+                    "string",
+                    "Of the one that is installed, instead of asking it.",
+                ),
+            ],
+        ),
+    );
+    add(
+        "Sleeptime",
+        object(
+            "When Letta reflects.",
+            &[
+                ("trigger?", "string", ""),
+                ("behavior?", "string", ""),
+                ("step_count?", "int", ""),
+            ],
+        ),
+    );
+    add(
+        "Ladder",
+        object(
+            "How long each step of stopping may take.",
+            &[
+                ("interrupt_ms?", "int", ""),
+                ("end_of_input_ms?", "int", ""),
+                ("terminate_ms?", "int", ""),
+                ("verify_ms?", "int", ""),
+            ],
+        ),
+    );
+    add(
+        "Watchdog",
+        object(
+            "",
+            &[
+                ("after_ms?", "int", ""),
+                ("most?", "int", "For `turns`."),
+                ("most_usd?", "number", "For `cost`."),
+                ("action", "warn|interrupt|stop", ""),
+            ],
+        ),
+    );
+    add(
+        "Bounds",
+        object(
+            "",
+            &[
+                ("open_files?", "int", "Of each process."),
+                ("address_space?", "int", "Of each process, in bytes."),
+                ("processes?", "int", "Of the user."),
+                ("new_privileges?", "bool", ""),
+                ("oom_score_adj?", "int", ""),
+                ("umask?", "int", ""),
+                ("memory?", "int", "Of all of it together, in bytes; needs a cgroup."),
+                ("tasks?", "int", "Of all of it together; needs a cgroup."),
+                ("cpu_percent?", "int", "Of all of it together; needs a cgroup."),
+            ],
+        ),
+    );
+    add(
+        "Sandbox",
+        object(
+            "",
+            &[
+                ("mode?", "off|best-effort|required", ""),
+                ("read?", "[string]", "What it can read and execute, too."),
+                ("write?", "[string]", "What it can write, too."),
+            ],
+        ),
+    );
+    add(
+        "Container",
+        object(
+            "",
+            &[
+                ("name", "string", ""),
+                ("home?", "string", "Its home directory there."),
+                ("user?", "string", ""),
+                ("workspace?", "string", "Where it has the workspace."),
+            ],
+        ),
+    );
+    add(
+        "LogLine",
+        object(
+            "",
+            &[
+                ("seq", "int?", "Null for those of an earlier server."),
+                ("at_ms", "int?", "Since 1970."),
+                ("stream", "stdout|stderr", ""),
+                ("text", "string", ""),
+                ("dropped", "int", "Bytes of a long line that are not kept."),
+            ],
+        ),
+    );
+    add(
+        "LogLines",
+        object(
+            "",
+            &[
+                ("lines", "[#LogLine]", ""),
+                ("missed", "int", "Lines that are not remembered any more."),
+                (
+                    "restarted?",
+                    "bool",
+                    "The numbers begin anew: those that were asked for are of an earlier server.",
+                ),
+                ("cursor", "int", "For `after`."),
+            ],
+        ),
+    );
+    let event = json!({
+        "type": "object",
+        "description": "Has more members, by its type.",
+        "properties": { "seq": schema("int"), "at_ms": schema("int"), "type": schema("string"), "agent": schema("string") },
+        "required": ["seq", "at_ms", "type", "agent"],
+    });
+    add("Event", event);
+    add(
+        "Events",
+        object("", &[("events", "[#Event]", ""), ("cursor", "int", "For `after`.")]),
+    );
+    add(
+        "Input",
+        object(
+            "`text` or `base64`, or only `close`.",
+            &[
+                ("text?", "string", ""),
+                ("base64?", "string", ""),
+                ("close?", "bool", "End its input afterwards."),
+            ],
+        ),
+    );
+    add("Message", object("", &[("message", "string", "")]));
+    add(
+        "AgentChange",
+        object(
+            "One of them at least.",
+            &[
+                ("model?", "string", ""),
+                ("permission_mode?", "string", "In the agent's own word."),
+            ],
+        ),
+    );
+    add(
+        "Asked",
+        object(
+            "",
+            &[(
+                "seq",
+                "int",
+                "The number of the event that has the message; what comes of it comes after that.",
+            )],
+        ),
+    );
+    add(
+        "Permission",
+        object(
+            "What it wants to be allowed.",
+            &[
+                ("request", "string", "Names it."),
+                ("call", "string?", ""),
+                ("tool", "string", ""),
+                ("summary", "string", ""),
+                ("input", "string", "As the agent tells it."),
+                ("remembers", "bool", "Whether `always` is remembered."),
+            ],
+        ),
+    );
+    add("Permissions", object("", &[("permissions", "[#Permission]", "")]));
+    add(
+        "Decision",
+        object(
+            "",
+            &[
+                ("decision", "allow|always|deny", ""),
+                ("message?", "string", "Why it is denied, for the agent."),
+                ("stop?", "bool", "Whether a refusal ends the turn."),
+            ],
+        ),
+    );
+    add(
+        "Process",
+        object(
+            "",
+            &[
+                ("pid", "int", ""),
+                ("started_at", "time?", ""),
+                ("start_ticks", "int", "Field 22 of `/proc/PID/stat`."),
+            ],
+        ),
+    );
+    add(
+        "Attachment",
+        object(
+            "Where an agent is on the server's machine.",
+            &[
+                ("name", "string", ""),
+                ("state", "#AgentState", ""),
+                ("run", "int", ""),
+                ("running", "bool", "Whether it has a process now."),
+                ("workspace", "#AttachedWorkspace", ""),
+                ("process", "#Process?", "In a container that of the engine's client."),
+                (
+                    "parent",
+                    "#Process?",
+                    "Below it are all processes of the agent, unless it is in a container.",
+                ),
+                ("cgroup", "string?", ""),
+                ("container", "#AttachedContainer?", ""),
+                ("output", "[#AttachedOutput]", ""),
+                ("commands", "[#AttachedCommand]", ""),
+            ],
+        ),
+    );
+    add(
+        "AttachedWorkspace",
+        object(
+            "",
+            &[
+                ("repository", "string", ""),
+                ("name", "string", ""),
+                ("branch", "string?", ""),
+                ("path", "string?", "Null when it is not there any more."),
+                ("cwd", "string?", "Where the agent begins."),
+                ("clone_url", "string?", ""),
+            ],
+        ),
+    );
+    add(
+        "AttachedContainer",
+        object(
+            "",
+            &[("name", "string", ""), ("user", "string?", ""), ("dir", "string", "")],
+        ),
+    );
+    add(
+        "AttachedOutput",
+        object(
+            "",
+            &[
+                ("stream", "stdout|stderr", ""),
+                ("files", "[string]", "The newest first."),
+            ],
+        ),
+    );
+    add(
+        "AttachedCommand",
+        object(
+            "",
+            &[
+                ("name", "string", ""),
+                ("does", "string", ""),
+                ("argv", "[string]", ""),
+                ("shell", "string", "The same, quoted for a POSIX shell."),
+            ],
+        ),
+    );
+}
