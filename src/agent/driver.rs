@@ -449,6 +449,7 @@ impl<H: Host> Driver<H> {
             .and_then(Process::of)
             .map(|process| (process.pid, process.started));
         // Before it has been told anything: whoever comes after us knows whom to look for.
+        self.publish();
         self.host.told(News::Fostered(&self.status));
         self.run = Some(Box::new(Run {
             mark: format!("{RUN_MARK}={}", launch.run),

@@ -201,6 +201,11 @@ impl Agent {
         self.status.borrow().clone()
     }
 
+    /// Its parent process and when the system started that, while there is one.
+    pub fn parent_process(&self) -> Option<(i32, u64)> {
+        self.status.borrow().parent
+    }
+
     /// Tells of every change.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()

@@ -42,3 +42,4 @@ pub use rules::{Bound, Reaction, Restart, RestartMode, Rules, State, Watchdog, W
 pub use spawn::{PARENT_COMMAND, find_program};
 pub use spool::{SpoolBounds, SpoolPiece, spooled, spooled_end, spooled_from, spooled_tail};
 pub use state::{Cause, Event, Machine, Order, Timer};
+pub use tree::is_held_outside;

@@ -88,19 +88,45 @@ pub(super) fn parent(pid: i32) -> Option<i32> {
     stat(pid).map(|stat| stat.parent)
 }
 
+/// All processes there are.
+fn all() -> impl Iterator<Item = (i32, Stat)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| Some((pid, stat(pid)?)))
+}
+
+/// Whether a process that is neither one of `roots` nor below one has a socket open, by its inode. One whose descriptors may not be looked at does not count. Blocks.
+pub fn is_held_outside(inodes: &[u64], roots: &[i32]) -> bool {
+    let parents: BTreeMap<i32, i32> = all().map(|(pid, stat)| (pid, stat.parent)).collect();
+    let names: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    let is_below = |pid: i32| {
+        let mut at = pid;
+        // Nobody has more ancestors than there are processes, however they change meanwhile.
+        for _ in 0..=parents.len() {
+            if roots.contains(&at) {
+                return true;
+            }
+            match parents.get(&at) {
+                Some(parent) if *parent > 0 => at = *parent,
+                _ => return false,
+            }
+        }
+        true
+    };
+    let holds = |pid: i32| {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.filter_map(|one| fs::read_link(one.path()).ok())
+            .any(|target| names.iter().any(|name| target.as_os_str() == name.as_str()))
+    };
+    // Whoever asks has mostly been started a moment ago.
+    parents.keys().rev().any(|pid| !is_below(*pid) && holds(*pid))
+}
+
 /// Everything below `root` that has not ended, nearest first.
 pub(super) fn below(root: i32) -> Vec<Process> {
     let mut children: BTreeMap<i32, Vec<(i32, Stat)>> = BTreeMap::new();
-    let Ok(all) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    for entry in all.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
-        if let Some(pid) = pid
-            && let Some(stat) = stat(pid)
-        {
-            children.entry(stat.parent).or_default().push((pid, stat));
-        }
+    for (pid, stat) in all() {
+        children.entry(stat.parent).or_default().push((pid, stat));
     }
     let mut found = Vec::new();
     let mut seen = HashSet::from([root]);

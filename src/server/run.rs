@@ -157,6 +157,9 @@ async fn serve(
         }),
         ask: agents.as_ref().and_then(|agents| open_desk(config, agents)),
     };
+    if let Some(doors) = &api.agents {
+        house.set_guard(Arc::new(doors.clone()));
+    }
     let api = Arc::new(api);
     let router = web::router(Arc::clone(&house)).merge(web::api_routes(Arc::clone(&api)));
 

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    AgentName, AgentRecord, AgentSpec, Entry, EventLog, EventPage, Fences, SessionError, Veil, Weighed, Workspaces,
+    AgentName, AgentRecord, AgentSpec, Entry, EventLog, EventPage, Fences, SandboxMode, SessionError, Veil, Weighed,
+    Workspaces,
     host::Desk,
     shared::Shared,
     tally::Tally,
@@ -505,6 +506,16 @@ impl Agents {
             .call(Lane::Short, None, move || events.read(after, most))
             .await?;
         Ok(read?)
+    }
+
+    /// The parent processes of agents that run in a sandbox: what is below them is not to be trusted as the user that it runs as.
+    pub fn confined(&self) -> Vec<i32> {
+        let all_are = self.inner.context.fences.sandbox.mode != SandboxMode::Off;
+        let agents = self.read();
+        let held = agents
+            .values()
+            .filter(|entry| all_are || entry.shared.spec.sandbox.mode != SandboxMode::Off);
+        held.filter_map(|entry| Some(entry.agent.parent_process()?.0)).collect()
     }
 
     /// Tells the agents that work in a workspace that its files are others now: somebody has pushed.

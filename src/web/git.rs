@@ -88,7 +88,8 @@ struct Job {
 pub(super) async fn route(State(house): State<Arc<House>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
-    let caller = house.caller(parts.version, &parts.headers, &parts.uri, peer);
+    let confined = house.is_confined(peer).await;
+    let caller = house.caller(parts.version, &parts.headers, &parts.uri, peer, confined);
     let mut response = match prepare(&house, &caller, &parts, body) {
         Ok(job) => run(&house, job).await.unwrap_or_else(Refusal::into_response),
         Err(refusal) => refusal.into_response(),

@@ -4,7 +4,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -24,7 +24,7 @@ use super::{git, hands::Hands, observe, reply::Refusal};
 use crate::{
     base::{Clock, Credential, Decision, Limits, Origin, Principal, Rules, speaks_locally, tells_of_a_proxy},
     service::AnswerCache,
-    worker::Workers,
+    worker::{Lane, Workers},
 };
 
 /// Fetch requests of up to 1 MiB each that are kept in memory at a time.
@@ -52,6 +52,7 @@ pub struct House {
     run: String,
     requests: AtomicU64,
     closing: AtomicBool,
+    guard: OnceLock<Arc<dyn Guard>>,
 }
 
 /// What the operator chose about the faces.
@@ -134,6 +135,7 @@ impl House {
             run: random.iter().map(|byte| format!("{byte:02x}")).collect(),
             requests: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            guard: OnceLock::new(),
         })
     }
 
@@ -149,9 +151,18 @@ impl House {
 
     /// Who makes a request. Looks at headers and address only; every route that executes something asks, and then decides with
     /// [`Rules::decide`].
-    pub fn caller(&self, version: HttpVersion, headers: &HeaderMap, uri: &Uri, peer: Option<SocketAddr>) -> Caller {
+    ///
+    /// One that is `confined` ([`is_confined`](Self::is_confined)) is nobody of this machine, and no proxy.
+    pub fn caller(
+        &self,
+        version: HttpVersion,
+        headers: &HeaderMap,
+        uri: &Uri,
+        peer: Option<SocketAddr>,
+        confined: bool,
+    ) -> Caller {
         let values = |name: &HeaderName| headers.get_all(name).into_iter().map(|value| value.as_bytes());
-        let from_loopback = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+        let from_loopback = !confined && peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
         let proxy = match &self.options.trusted_user_header {
             Some(name) if from_loopback => Credential::from_user_header(values(name)),
             _ => Credential::None,
@@ -169,20 +180,53 @@ impl House {
             Some(text.unwrap_or("said.badly"))
         };
         let host = uri.authority().map(|authority| authority.as_str());
-        let local = speaks_locally(&Origin {
-            peer: peer.map(|peer| peer.ip()),
-            host: host.or_else(|| single(header::HOST)),
-            origin: single(header::ORIGIN),
-            forwarded: headers.keys().any(|name| tells_of_a_proxy(name.as_str())),
-            http_1_0: matches!(version, HttpVersion::HTTP_09 | HttpVersion::HTTP_10),
-            own_hosts: &self.options.hosts,
-        });
+        let local = !confined
+            && speaks_locally(&Origin {
+                peer: peer.map(|peer| peer.ip()),
+                host: host.or_else(|| single(header::HOST)),
+                origin: single(header::ORIGIN),
+                forwarded: headers.keys().any(|name| tells_of_a_proxy(name.as_str())),
+                http_1_0: matches!(version, HttpVersion::HTTP_09 | HttpVersion::HTTP_10),
+                own_hosts: &self.options.hosts,
+            });
         Caller {
             principal: self.rules.identify(&proxy, &authorization),
             local,
             peer: peer.map(|peer| peer.ip()),
         }
     }
+}
+
+impl House {
+    /// Has `guard` say of whom on this machine is not to be trusted as its user. Once.
+    pub fn set_guard(&self, guard: Arc<dyn Guard>) {
+        let _ = self.guard.set(guard);
+    }
+
+    /// Whether a request comes from an agent in a sandbox: what it may not reach by itself it is not to have from us.
+    pub(super) async fn is_confined(&self, peer: Option<SocketAddr>) -> bool {
+        let Some(guard) = self.guard.get().filter(|guard| guard.watches()) else {
+            return false;
+        };
+        let Some(peer) = peer.filter(|peer| peer.ip().to_canonical().is_loopback()) else {
+            return false;
+        };
+        let guard = Arc::clone(guard);
+        let told = self
+            .workers
+            .call(Lane::Short, None, move || guard.is_confined(peer))
+            .await;
+        // Who cannot be looked at now is trusted another time.
+        told.unwrap_or(true)
+    }
+}
+
+/// Who tells agents in sandboxes from everybody else on this machine.
+pub trait Guard: Send + Sync + 'static {
+    /// Whether there are any. Asked with every request.
+    fn watches(&self) -> bool;
+    /// Whether the other end of a connection over loopback is one. Blocks.
+    fn is_confined(&self, peer: SocketAddr) -> bool;
 }
 
 impl fmt::Debug for House {

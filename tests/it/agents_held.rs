@@ -180,6 +180,51 @@ fn an_agent_in_a_sandbox_reaches_its_workspace_and_nothing_else_of_ours() {
     assert!(!data.join("run/it.tmp").exists());
 }
 
+/// Asks the server for things, as nobody, and writes down how it answers.
+const ASKS: &str = r##"
+ask() {
+    exec 3<>"/dev/tcp/127.0.0.1/$PORT"
+    printf '%s %s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nX-User: admin\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %s\r\n\r\n%s' "$1" "$2" "$PORT" "${#3}" "$3" >&3
+    read -r _ status _ <&3
+    cat <&3 > /dev/null
+    exec 3<&-
+    echo "$status" >> "$1-$OUT"
+}
+ask GET /repos/demo/info/refs?service=git-upload-pack ""
+ask GET /api/v1/repos ""
+ask POST /api/v1/agents '{"repository":"demo","argv":["true"]}'
+ask DELETE /api/v1/repos/nothing ""
+"##;
+
+#[test]
+fn an_agent_in_a_sandbox_is_nobody_to_the_server_and_everybody_else_is_who_he_is() {
+    let house = House::start();
+    house.run("first", "true", json!({}));
+    house.ended("first");
+    let port = house
+        .server
+        .address()
+        .to_string()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .to_owned();
+    let ask = |name: &str, sandbox: &str| {
+        let env = json!({ "PORT": port, "OUT": name });
+        let more = json!({ "argv": ["bash", "-c", ASKS], "env": env, "sandbox": { "mode": sandbox } });
+        house.run(name, "", more);
+        let agent = house.ended(name);
+        let told =
+            |method: &str| fs::read_to_string(house.files().join(format!("{method}-{name}"))).unwrap_or_default();
+        (agent, [told("GET"), told("POST"), told("DELETE")])
+    };
+    // While it runs, others are asked who they are, too: these requests are the test's own.
+    let (_, held) = ask("held", "best-effort");
+    assert_eq!(held, ["403\n403\n", "403\n", "403\n"]);
+    let (_, free) = ask("free", "off");
+    assert_eq!(free, ["200\n200\n", "201\n", "404\n"]);
+}
+
 #[test]
 fn a_sandbox_of_the_house_is_for_all_and_nobody_widens_it() {
     let house = House::with(ServerOptions {

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     api::{Api, ApiError, chain},
-    house::{Caller, Peer, RequestId},
+    house::{Caller, Guard, Peer, RequestId},
     openapi,
     routes::Routes,
 };
@@ -177,6 +177,16 @@ impl Deed {
             Deed::Look => Route::Inspect,
             Deed::Manage | Deed::Talk => Route::Manage,
         }
+    }
+}
+
+impl Guard for AgentDoors {
+    fn watches(&self) -> bool {
+        !self.agents.confined().is_empty()
+    }
+
+    fn is_confined(&self, peer: SocketAddr) -> bool {
+        peer::is_confined(peer, self.address.port(), &self.agents.confined())
     }
 }
 
