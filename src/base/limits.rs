@@ -92,8 +92,14 @@ pub struct Limits {
     pub agent_terminals: usize,
     /// Bytes of the output of such a command that are kept, the newest; at most 512 KiB.
     pub agent_terminal_bytes: usize,
-    /// Agents that are known at a time, running or not.
+    /// Agents that are known at a time, running or not. When there is no room for a new one, the one that ended first is forgotten.
     pub agents: usize,
+    /// Agents that run at a time.
+    pub agents_running: usize,
+    /// Agents of one user that have not ended.
+    pub agents_per_user: usize,
+    /// How long an agent that has ended is known; zero for as long as there is room.
+    pub agent_keep: Duration,
     /// Time that agents get to end after SIGTERM, all of them together, before they are killed.
     pub agent_drain: Duration,
 }
@@ -145,6 +151,9 @@ impl Default for Limits {
             agent_terminals: 64,
             agent_terminal_bytes: 512 << 10,
             agents: 2_000,
+            agents_running: 1_500,
+            agents_per_user: 1_000,
+            agent_keep: Duration::ZERO,
             agent_drain: Duration::from_secs(20),
         }
     }

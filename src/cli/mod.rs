@@ -1,5 +1,5 @@
 //! `cli`: the commands of the binary. Arguments in, text on standard output, one error with its causes on standard error, an exit code: 0 for done, 1 for
-//! could not, 2 for wrong arguments or configuration. Nothing is decided here that another face would have to decide too.
+//! could not, 2 for wrong arguments or configuration, 3 for a server that was told to end and had to cut something off. Nothing is decided here that another face would have to decide too.
 
 mod agent;
 mod args;
@@ -64,7 +64,14 @@ pub fn run() -> ExitCode {
             }
             let _ = writeln!(io::stderr(), "error: {error:#}");
             let ours_to_fix = error.chain().any(|cause| cause.is::<ConfigError>());
-            ExitCode::from(if ours_to_fix { 2 } else { 1 })
+            let unfinished = |cause: &(dyn std::error::Error + 'static)| {
+                matches!(cause.downcast_ref::<RunError>(), Some(RunError::Unfinished { .. }))
+            };
+            ExitCode::from(match () {
+                () if ours_to_fix => 2,
+                () if error.chain().any(unfinished) => 3,
+                () => 1,
+            })
         }
     }
 }

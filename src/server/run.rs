@@ -16,7 +16,7 @@ use crate::{
     base::SystemClock,
     depot::{Depot, DepotError, Layout, Upkeep},
     ledger::Ledger,
-    session::{Agents, AskDesk, CgroupChoice, Cgroups, Context, Fences},
+    session::{Agents, AskDesk, CgroupChoice, Cgroups, Closed, Context, Fences},
     web::{self, AgentDoors, Api, DepotHands, HookDoor, House, OnPushApplied, Options, ResidentWorkspaces, Residents},
     worker::{Lane, Workers},
 };
@@ -42,6 +42,18 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
+    /// It has ended when it was told to, and not everything was done by then.
+    #[error(
+        "not everything had ended in time: {cut} connections were cut, {killed} agents were killed, {left} of them are not known to have ended"
+    )]
+    Unfinished {
+        /// Connections with a request that was under way.
+        cut: usize,
+        /// Agents that were killed because their time was over.
+        killed: usize,
+        /// Those of them that had not ended even then.
+        left: usize,
+    },
     /// The system refused something else.
     #[error("{doing}")]
     Io {
@@ -61,7 +73,7 @@ fn io_error(doing: &'static str) -> impl Fn(io::Error) -> RunError {
 /// The first line on standard output is the URL it can be reached under, port included; everything else is said on standard error.
 ///
 /// # Errors
-/// When it cannot start. Once it serves, nothing but a signal ends it.
+/// When it cannot start. Once it serves, nothing but a signal ends it; then it is [`RunError::Unfinished`] when it could not end as it should.
 pub fn run(config: Config) -> Result<(), RunError> {
     let address = config.address()?;
     raise_open_files();
@@ -184,12 +196,14 @@ async fn serve(
     let patience = config.limits.agent_drain;
     let ending = tokio::spawn(async move {
         // Beside the requests that may finish: both have their own time.
+        let mut ends = Closed::default();
         if began.await.is_ok()
             && let Some(agents) = agents
         {
-            agents.close(patience).await;
+            ends = agents.close(patience).await;
         }
         closed.cancel();
+        ends
     });
     let shutdown = async move {
         let name = tokio::select! {
@@ -222,12 +236,16 @@ async fn serve(
     if let Some(alive) = alive {
         alive.abort();
     }
-    let _ = ending.await;
+    let ends = ending.await.unwrap_or_default();
     drop(note);
     // What is acknowledged is on the disk before we end.
     let _ = house.workers.call(Lane::Short, None, move || workspaces.clear()).await;
-    tracing::info!(finished = drain.finished, cut = drain.cut, "closed");
-    Ok(())
+    let (cut, Closed { stopped, killed, left }) = (drain.cut, ends);
+    tracing::info!(finished = drain.finished, cut, stopped, killed, left, "closed");
+    match cut + killed + left {
+        0 => Ok(()),
+        _ => Err(RunError::Unfinished { cut, killed, left }),
+    }
 }
 
 /// Tells agents of pushes into the workspaces where they work.

@@ -43,8 +43,24 @@ pub enum SessionError {
         name: AgentName,
     },
     /// There are as many as there may be.
-    #[error("there are {most} agents, and no more are allowed")]
+    #[error(
+        "there are {most} agents, and no more are allowed (limits.agents); none of them has ended that may be forgotten: remove some"
+    )]
     TooMany {
+        /// How many.
+        most: usize,
+    },
+    /// As many run as may.
+    #[error("{most} agents run, and no more may at a time (limits.agents_running): stop one, or try again later")]
+    TooManyRunning {
+        /// How many.
+        most: usize,
+    },
+    /// A user has as many that have not ended as one may have.
+    #[error(
+        "you have {most} agents that have not ended, and nobody may have more (limits.agents_per_user): stop or remove one"
+    )]
+    TooManyOfUser {
         /// How many.
         most: usize,
     },
@@ -79,7 +95,11 @@ impl SessionError {
             | SessionError::Stopping { .. }
             | SessionError::NotStarted(_)
             | SessionError::NotTaken(NotTaken::NotRunning | NotTaken::Closed | NotTaken::Refused(_)) => Fault::Client,
-            SessionError::TooMany { .. } | SessionError::Closing | SessionError::NotTaken(_) => Fault::Busy,
+            SessionError::TooMany { .. }
+            | SessionError::TooManyRunning { .. }
+            | SessionError::TooManyOfUser { .. }
+            | SessionError::Closing
+            | SessionError::NotTaken(_) => Fault::Busy,
             SessionError::Workspace(trouble) => trouble.fault,
             SessionError::Ledger(error) => error.fault(),
             SessionError::Call(error) => error.fault(),

@@ -2,7 +2,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -15,6 +15,7 @@ use super::{
     AgentName, AgentRecord, AgentSpec, Entry, EventLog, EventPage, Fences, SandboxMode, SessionError, Veil, Weighed,
     Workspaces,
     host::Desk,
+    room::Needed,
     shared::Shared,
     tally::Tally,
     trail::{self, Trail},
@@ -37,6 +38,9 @@ const LOOK: Duration = Duration::from_millis(50);
 const PAGE: usize = 1_000;
 /// Calls that one agent can have open, as far as they are remembered.
 const OPEN: usize = 1_000;
+
+/// How often room is made for one agent.
+const TRIES: usize = 16;
 
 /// How long whoever starts a new agent waits to be told that it runs.
 const SPAWNED: Duration = Duration::from_secs(10);
@@ -69,11 +73,15 @@ pub struct Agents {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     context: Context,
     agents: RwLock<BTreeMap<AgentName, Arc<Entry>>>,
     /// Held while the list changes, so that names are given once.
     changing: Mutex<()>,
+    /// Held while it is looked whether one may run, and it begins to.
+    starting: tokio::sync::Mutex<()>,
+    /// Who needs agents that have ended.
+    needed: OnceLock<Needed>,
     closing: AtomicBool,
     tally: Arc<Tally>,
     /// What was weighed last, and when.
@@ -102,6 +110,8 @@ impl Agents {
                 context,
                 agents: RwLock::default(),
                 changing: Mutex::default(),
+                starting: tokio::sync::Mutex::default(),
+                needed: OnceLock::new(),
                 closing: AtomicBool::new(false),
                 tally: Arc::default(),
                 weighed: Mutex::default(),
@@ -136,6 +146,7 @@ impl Agents {
                 });
             }
         }
+        agents.forget_in_time();
         Ok(agents)
     }
 
@@ -361,7 +372,14 @@ impl Agents {
         if self.inner.closing.load(Ordering::Relaxed) {
             return Err(SessionError::Closing);
         }
-        let entry = self.add(name, spec, owner, desk)?;
+        let mut tries = 0;
+        let entry = loop {
+            match self.add(name.clone(), &spec, &owner, &desk) {
+                // Others may take what room there is.
+                Err(SessionError::TooMany { .. }) if tries < TRIES && self.make_room().await => tries += 1,
+                added => break added?,
+            }
+        };
         let ledger = self.inner.context.ledger.clone();
         self.inner
             .context
@@ -382,7 +400,12 @@ impl Agents {
         owner: Option<String>,
     ) -> Result<Arc<Entry>, SessionError> {
         let entry = self.create(name, spec, owner).await?;
-        self.start(&entry).await?;
+        if let Err(refused) = self.start(&entry).await {
+            if let Err(error) = self.forget(&entry).await {
+                tracing::warn!(agent = %entry.record().name, %error, "an agent that may not run is still there");
+            }
+            return Err(refused);
+        }
         let soon = Instant::now() + SPAWNED;
         let status = entry
             .wait(soon, |status| status.pid.is_some() || status.state != State::Starting)
@@ -401,11 +424,12 @@ impl Agents {
     fn add(
         &self,
         name: Option<AgentName>,
-        spec: AgentSpec,
-        owner: Option<String>,
-        desk: Option<String>,
+        spec: &AgentSpec,
+        owner: &Option<String>,
+        desk: &Option<String>,
     ) -> Result<Arc<Entry>, SessionError> {
         let _one_at_a_time = self.changing();
+        self.check_user(owner.as_deref(), None)?;
         let most = self.inner.context.limits.agents;
         let name = {
             let agents = self.read();
@@ -419,8 +443,8 @@ impl Agents {
             }
         };
         let now = self.inner.context.clock.millis();
-        let mut record = AgentRecord::new(name.clone(), spec, owner, now);
-        record.desk = desk;
+        let mut record = AgentRecord::new(name.clone(), spec.clone(), owner.clone(), now);
+        record.desk.clone_from(desk);
         let entry = self.entry(record, false)?;
         entry.shared.change(|_| ());
         let record = entry.record();
@@ -435,7 +459,7 @@ impl Agents {
     /// Lets an agent run, unless it does.
     ///
     /// # Errors
-    /// When Gitstead is closing, or the agent is forgotten.
+    /// When Gitstead is closing, the agent is forgotten, or as many run as may, of all or of its user.
     pub async fn start(&self, entry: &Entry) -> Result<(), SessionError> {
         if self.inner.closing.load(Ordering::Relaxed) {
             return Err(SessionError::Closing);
@@ -443,6 +467,12 @@ impl Agents {
         if entry.state() == State::Stopping {
             let name = entry.record().name;
             return Err(SessionError::Stopping { name });
+        }
+        let _one_at_a_time = self.inner.starting.lock().await;
+        if entry.state() == State::Created || entry.state().is_over() {
+            self.check_running()?;
+            let record = entry.record();
+            self.check_user(record.owner.as_deref(), Some(&record.name))?;
         }
         // Whoever asks what it is after this is told that it starts.
         match entry.agent.start().await {
@@ -567,10 +597,31 @@ impl Agents {
     /// When it runs, or there is none.
     pub async fn remove(&self, name: &str) -> Result<(), SessionError> {
         let entry = self.get(name)?;
+        self.forget_whole(entry).await
+    }
+
+    pub(super) async fn forget_whole(&self, entry: Arc<Entry>) -> Result<(), SessionError> {
         let agents = self.clone();
         // Also when nobody waits for it any more: half forgotten it would be of use to nobody.
         let removed = tokio::spawn(async move { agents.forget(&entry).await });
         removed.await.unwrap_or(Err(SessionError::Closing))
+    }
+
+    /// Whom to ask whether an agent that has ended is needed. The first one who says so is asked.
+    pub(super) fn ask_before_forgetting(&self, needed: Needed) {
+        let _ = self.inner.needed.set(needed);
+    }
+
+    pub(super) fn is_needed(&self, name: &AgentName, created: u64) -> bool {
+        self.inner.needed.get().is_some_and(|needed| needed(name, created))
+    }
+
+    pub(super) fn weak(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.inner)
+    }
+
+    pub(super) fn of_weak(house: &Weak<Inner>) -> Option<Self> {
+        house.upgrade().map(|inner| Agents { inner })
     }
 
     async fn forget(&self, entry: &Entry) -> Result<(), SessionError> {
@@ -606,40 +657,9 @@ impl Agents {
         Ok(removed??)
     }
 
-    /// Stops all, side by side, and waits until they have ended and their last checkpoints are made, or until the time is over: then what is left is killed. Nothing is
-    /// started any more from now on.
-    pub async fn close(&self, patience: Duration) {
+    /// Nothing is started any more from now on.
+    pub(super) fn start_no_more(&self) {
         self.inner.closing.store(true, Ordering::Relaxed);
-        let running: Vec<_> = self
-            .list()
-            .into_iter()
-            .filter(|entry| !matches!(entry.state(), State::Created) && !entry.state().is_over())
-            .collect();
-        for entry in &running {
-            entry.stop(Cause::Shutdown).await;
-        }
-        let deadline = Instant::now() + patience;
-        for entry in &running {
-            let status = entry.wait(deadline, |status| status.state.is_over()).await;
-            if !status.state.is_over() {
-                tracing::warn!(agent = %entry.record().name, "did not stop in time, and is killed");
-                entry.agent.send(Command::Kill(Cause::Shutdown)).await;
-            }
-        }
-        let last = Instant::now() + Duration::from_secs(10);
-        for entry in &running {
-            entry.wait(last, |status| status.state.is_over()).await;
-        }
-        let ledger = self.inner.context.ledger.clone();
-        let flushed = self
-            .inner
-            .context
-            .workers
-            .call(Lane::Short, None, move || ledger.flush())
-            .await;
-        if let Ok(Err(error)) = flushed {
-            tracing::error!(%error, "the ledger was not written to its end");
-        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<AgentName, Arc<Entry>>> {

@@ -6,6 +6,7 @@
 
 mod ask;
 mod attach;
+mod close;
 mod container;
 mod entry;
 mod env;
@@ -19,6 +20,7 @@ mod letta;
 mod metrics;
 mod pieces;
 mod record;
+mod room;
 mod shared;
 mod spec;
 mod start;
@@ -35,6 +37,7 @@ pub use ask::{
     SessionList, SessionView,
 };
 pub use attach::{Attachment, Entrance, Located};
+pub use close::Closed;
 pub use container::ContainerSpec;
 pub use entry::Entry;
 pub use error::SessionError;

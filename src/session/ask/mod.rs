@@ -277,6 +277,16 @@ impl AskDesk {
             }),
         };
         desk.forget_orphans();
+        // Without one agent its sessions could not be gone on with.
+        let inner = Arc::downgrade(&desk.inner);
+        desk.inner.agents.ask_before_forgetting(Box::new(move |name, created| {
+            let is_of = |record: &SessionRecord| {
+                let of = record.of.as_ref();
+                of.is_some_and(|of| of.name == *name && of.created == created)
+            };
+            let inner = inner.upgrade();
+            inner.is_some_and(|inner| inner.book().sessions.values().any(is_of))
+        }));
         Ok(desk)
     }
 

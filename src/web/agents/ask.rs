@@ -45,7 +45,10 @@ fn failed(error: &AskError) -> Response {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
             response
         }
-        AskError::Busy | AskError::Full | AskError::TooManySessions => {
+        AskError::Busy
+        | AskError::Full
+        | AskError::TooManySessions
+        | AskError::Session(SessionError::TooManyRunning { .. } | SessionError::TooManyOfUser { .. }) => {
             let mut response = told(StatusCode::TOO_MANY_REQUESTS, &text);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
             response

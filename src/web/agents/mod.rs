@@ -96,6 +96,7 @@ impl From<SessionError> for ApiError {
             SessionError::NotTaken(NotTaken::Full) => ApiError::busy(text),
             SessionError::NotTaken(_) => ApiError::new(StatusCode::CONFLICT, "not_taken", text),
             SessionError::Call(error) => error.into(),
+            SessionError::TooManyOfUser { .. } => ApiError::too_many("too_many_agents", text, 10),
             other => match other.fault() {
                 Fault::Busy => ApiError::busy(text),
                 Fault::NotFound => ApiError::new(StatusCode::NOT_FOUND, "not_found", text),

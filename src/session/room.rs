@@ -1,0 +1,108 @@
+//! How many agents there may be, and which make room for others.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use super::{AgentName, AgentRecord, Agents, Entry, RestartMode, SessionError, State, house::Inner};
+
+/// How often it is looked which have been kept long enough, at least and at most.
+const OFTEN: Duration = Duration::from_millis(250);
+const SELDOM: Duration = Duration::from_secs(60);
+
+/// Whether somebody needs an agent that has ended, by its name and when it was made.
+pub(super) type Needed = Box<dyn Fn(&AgentName, u64) -> bool + Send + Sync>;
+
+/// One that nobody will go on with by himself: it has ended, is not one that always runs, and answers in no session that can be resumed.
+fn is_spent(record: &AgentRecord) -> bool {
+    record.state.is_over() && record.spec.restart.mode != RestartMode::Always && record.desk.is_none()
+}
+
+fn is_running(state: State) -> bool {
+    state != State::Created && !state.is_over()
+}
+
+impl Agents {
+    /// Forgets the one that ended first of those that nobody will go on with. Says whether there was one.
+    pub(super) async fn make_room(&self) -> bool {
+        let Some(entry) = self.spent(u64::MAX).into_iter().next() else {
+            return false;
+        };
+        self.let_go(entry, "forgotten, to make room for another one").await;
+        true
+    }
+
+    /// Those that nobody will go on with and that ended before `before` (milliseconds since 1970), in the order of their ends.
+    fn spent(&self, before: u64) -> Vec<Arc<Entry>> {
+        let mut found: Vec<_> = self
+            .list()
+            .into_iter()
+            .filter_map(|entry| {
+                let record = entry.shared.record();
+                let ended = record.ended.unwrap_or(record.created);
+                let is_meant = is_spent(&record) && ended < before && !self.is_needed(&record.name, record.created);
+                drop(record);
+                is_meant.then_some((ended, entry))
+            })
+            .collect();
+        found.sort_by_key(|(ended, _)| *ended);
+        found.into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    async fn let_go(&self, entry: Arc<Entry>, why: &str) {
+        let name = entry.record().name;
+        match self.forget_whole(entry).await {
+            Ok(()) => tracing::info!(agent = %name, "{why}"),
+            // Somebody was quicker, or has started it.
+            Err(SessionError::NotFound { .. } | SessionError::Running { .. }) => {}
+            Err(error) => tracing::warn!(agent = %name, %error, "an agent that has ended is still there"),
+        }
+    }
+
+    /// Refuses one more of a user who has as many as one may have. `but` is not counted.
+    pub(super) fn check_user(&self, owner: Option<&str>, but: Option<&AgentName>) -> Result<(), SessionError> {
+        // Where nobody is asked who he is, all would be the same one.
+        let Some(owner) = owner else { return Ok(()) };
+        let most = self.context().limits.agents_per_user;
+        let all = self.list();
+        let his = all.iter().filter(|entry| {
+            let record = entry.shared.record();
+            record.owner.as_deref() == Some(owner) && Some(&record.name) != but && !entry.state().is_over()
+        });
+        match his.count() < most {
+            true => Ok(()),
+            false => Err(SessionError::TooManyOfUser { most }),
+        }
+    }
+
+    /// Refuses to let one more run if as many do as may.
+    pub(super) fn check_running(&self) -> Result<(), SessionError> {
+        let most = self.context().limits.agents_running;
+        let running = self.list().iter().filter(|entry| is_running(entry.state())).count();
+        match running < most {
+            true => Ok(()),
+            false => Err(SessionError::TooManyRunning { most }),
+        }
+    }
+
+    /// Forgets those that ended long enough ago, for as long as there is this house.
+    pub(super) fn forget_in_time(&self) {
+        let keep = self.context().limits.agent_keep;
+        if keep.is_zero() {
+            return;
+        }
+        let house: Weak<Inner> = self.weak();
+        tokio::spawn(async move {
+            let mut often = tokio::time::interval((keep / 4).clamp(OFTEN, SELDOM));
+            loop {
+                often.tick().await;
+                let Some(agents) = Agents::of_weak(&house) else { return };
+                let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
+                for entry in agents.spent(agents.now().saturating_sub(keep)) {
+                    agents.let_go(entry, "forgotten, as it ended long ago").await;
+                }
+            }
+        });
+    }
+}
