@@ -75,6 +75,30 @@ impl Cgroups {
     pub fn of(&self, run: &str) -> PathBuf {
         self.base.join(run)
     }
+
+    /// Those that are there, and the names of their runs.
+    pub(super) fn runs(&self) -> Vec<(String, PathBuf)> {
+        let all = fs::read_dir(&self.base).into_iter().flatten().flatten();
+        all.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+            .collect()
+    }
+}
+
+/// Processes in a cgroup and in those that are in it.
+pub(super) fn within(dir: &Path) -> Vec<i32> {
+    fn inner(dir: &Path, depth: u32, found: &mut Vec<i32>) {
+        let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                inner(&entry.path(), depth - 1, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    inner(dir, DEPTH, &mut found);
+    found
 }
 
 /// Lets the cgroups below `dir` be bounded, as far as that is possible. What is not is said of each agent that wants it.

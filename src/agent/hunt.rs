@@ -5,8 +5,9 @@ use std::{path::Path, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    cgroup,
-    spawn::Ward,
+    cgroup::{self, Cgroups},
+    handle::RUN_MARK,
+    spawn::{PARENT_COMMAND, Ward},
     tree::{self, Process},
 };
 
@@ -35,6 +36,49 @@ pub fn hunt_down(mark: &str, cgroup: Option<&Path>) -> usize {
         );
     }
     if let Some(dir) = cgroup {
+        cgroup::remove(dir);
+    }
+    killed.len()
+}
+
+/// Kills what is left of runs that nobody looks after any more, `is_left` says of which, and removes their cgroups. Blocks. Says how many processes there were.
+///
+/// Three things have to be true of what is killed. It names such a run, in its environment or by the cgroup that it is in; what this user may not look at is none of it. Names of
+/// runs have the name of an agent and the millisecond when that was made, so those of other servers are others; `is_left` is asked for whole names and has to know both.
+/// And no parent process of an agent is above it: one that is still there, of whichever server, ends what is below it by itself.
+pub fn sweep_left(cgroups: Option<&Cgroups>, is_left: impl Fn(&str) -> bool) -> usize {
+    let mut killed = std::collections::BTreeSet::new();
+    let is_alone = |process: &Process| !tree::is_below(process.pid, PARENT_COMMAND);
+    let dirs = cgroups.map(Cgroups::runs).unwrap_or_default();
+    let dirs: Vec<_> = dirs
+        .into_iter()
+        .filter(|(run, _)| is_left(run))
+        .map(|(_, dir)| dir)
+        .collect();
+    for dir in &dirs {
+        let within: Vec<_> = cgroup::within(dir).into_iter().filter_map(Process::of).collect();
+        if within.iter().all(is_alone) {
+            cgroup::kill(dir);
+            killed.extend(within);
+        }
+    }
+    for _ in 0..100 {
+        let mut found: Vec<_> = tree::marks(RUN_MARK)
+            .into_iter()
+            .filter(|(process, run)| is_left(run) && is_alone(process))
+            .map(|(process, _)| process)
+            .collect();
+        if found.is_empty() {
+            break;
+        }
+        for process in &found {
+            process.signal(rustix::process::Signal::STOP);
+        }
+        found.retain(|process| process.signal(rustix::process::Signal::KILL));
+        killed.extend(found);
+    }
+    for dir in &dirs {
+        // Not if somebody is in it still.
         cgroup::remove(dir);
     }
     killed.len()

@@ -31,7 +31,7 @@ pub use driver::drive;
 pub use handle::{
     Agent, Command, Host, Newborn, News, NotTaken, Orphan, Prepared, RUN_MARK, Settings, Status, spawn_parent,
 };
-pub use hunt::{hunt_down, is_alive, start_time};
+pub use hunt::{hunt_down, is_alive, start_time, sweep_left};
 pub use launch::{Bounds, Exit, ExitRecord, Isolation, Ladder, Launch, Sandbox, SpawnFailure, SpawnFault};
 pub use meter::{Depths, Meter, Scale, Step, weigh};
 pub use output::{LogLine, LogPage, LogRing, RingBounds, Stream};

@@ -12,6 +12,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Passes over a tree that grows while it is stopped.
 const PASSES: usize = 64;
+/// Processes above one another that are looked at.
+const DEPTH: usize = 10_000;
 
 /// A process, told from later ones with its number by the time it was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -173,9 +175,7 @@ pub(super) fn marked(entry: &str) -> Vec<Process> {
         return Vec::new();
     };
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let pids = all
-        .flatten()
-        .filter_map(|found| found.file_name().to_str()?.parse::<i32>().ok());
+    let pids = all.flatten().filter_map(pid_of);
     let has_mark = |pid: &i32| {
         fs::read(format!("/proc/{pid}/environ"))
             .is_ok_and(|bytes| bytes.split(|&b| b == 0).any(|one| one == entry.as_bytes()))
@@ -185,6 +185,47 @@ pub(super) fn marked(entry: &str) -> Vec<Process> {
         .filter_map(Process::of)
         .filter(|process| process.is_alive())
         .collect()
+}
+
+fn pid_of(found: fs::DirEntry) -> Option<i32> {
+    found.file_name().to_str()?.parse().ok()
+}
+
+/// Processes in whose environment this variable is set, with what to.
+pub(super) fn marks(variable: &str) -> Vec<(Process, String)> {
+    let Ok(all) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let value = |pid: i32| {
+        let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let value = environ.split(|&b| b == 0).find_map(|one| {
+            let value = one.strip_prefix(variable.as_bytes())?;
+            value.strip_prefix(b"=")
+        });
+        String::from_utf8(value?.to_vec()).ok()
+    };
+    let pids = all.flatten().filter_map(pid_of).filter(|&pid| pid != own);
+    pids.filter_map(|pid| Some((Process::of(pid)?, value(pid)?)))
+        .filter(|(process, _)| process.is_alive())
+        .collect()
+}
+
+/// Whether something above a process was started with this as its first argument.
+pub(super) fn is_below(pid: i32, argument: &str) -> bool {
+    let mut above = parent(pid);
+    for _ in 0..DEPTH {
+        let Some(pid) = above.filter(|&pid| pid > 0) else {
+            return false;
+        };
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if words.split(|&b| b == 0).nth(1) == Some(argument.as_bytes()) {
+            return true;
+        }
+        above = parent(pid);
+    }
+    // Nobody can tell.
+    true
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{
     AgentName, AgentRecord, AgentSpec, Entry, EventLog, EventPage, Fences, SandboxMode, SessionError, Veil, Weighed,
     Workspaces,
     host::Desk,
-    room::Needed,
+    room::{Needed, run_of},
     shared::Shared,
     tally::Tally,
     trail::{self, Trail},
@@ -117,6 +117,7 @@ impl Agents {
                 weighed: Mutex::default(),
             }),
         };
+        agents.sweep_left(&known);
         for (key, record) in known {
             if record.version != AgentRecord::VERSION || record.name.as_str() != key {
                 tracing::error!(agent = key, "an agent of the ledger is not understood, and left alone");
@@ -633,6 +634,8 @@ impl Agents {
         }
         entry.shared.forget();
         let ledger = self.inner.context.ledger.clone();
+        let (cgroups, created) = (self.inner.context.fences.cgroups.clone(), entry.record().created);
+        let of = name.clone();
         let (logs, exit) = (entry.logs.clone(), self.inner.context.runs.join(format!("{name}.exit")));
         let temporary = self.inner.context.runs.join(format!("{name}.tmp"));
         ledger.remove(Shelf::Agents, name.as_str());
@@ -642,6 +645,9 @@ impl Agents {
             .context
             .workers
             .call(Lane::Short, None, move || {
+                // Nobody would know whose it is any more.
+                let is_of = |run: &str| run_of(run).is_some_and(|(name, at, _)| name == of.as_str() && at == created);
+                agent::sweep_left(cgroups.as_ref(), is_of);
                 let _ = std::fs::remove_file(exit);
                 let _ = std::fs::remove_dir_all(temporary);
                 if let Err(error) = std::fs::remove_dir_all(&logs)

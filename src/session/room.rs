@@ -1,11 +1,13 @@
 //! How many agents there may be, and which make room for others.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use super::{AgentName, AgentRecord, Agents, Entry, RestartMode, SessionError, State, house::Inner};
+use crate::agent;
 
 /// How often it is looked which have been kept long enough, at least and at most.
 const OFTEN: Duration = Duration::from_millis(250);
@@ -21,6 +23,14 @@ fn is_spent(record: &AgentRecord) -> bool {
 
 fn is_running(state: State) -> bool {
     state != State::Created && !state.is_over()
+}
+
+/// The agent that a run is of, when that was made, and the number of the run: what [`AgentRecord::run_name`] has put together.
+pub(super) fn run_of(run: &str) -> Option<(&str, u64, u32)> {
+    let mut parts = run.rsplitn(3, '-');
+    let number = parts.next()?.parse().ok()?;
+    let created = parts.next()?.parse().ok()?;
+    Some((parts.next()?, created, number))
 }
 
 impl Agents {
@@ -86,6 +96,34 @@ impl Agents {
         }
     }
 
+    /// Ends what is left of runs of these agents that are over as far as the ledger knows: their last steps may have been missed by a Gitstead that was killed. Blocks, and must
+    /// be called before any of them is started. Runs that are still to be taken up are left alone, and so are those of agents that this ledger does not have: they may be another
+    /// server's.
+    pub(super) fn sweep_left(&self, known: &[(String, AgentRecord)]) {
+        if known.is_empty() {
+            return;
+        }
+        let known: HashMap<_, _> = known
+            .iter()
+            .map(|(_, record)| {
+                let taken_up = is_running(record.state).then_some(record.run);
+                ((record.name.as_str(), record.created), taken_up)
+            })
+            .collect();
+        let is_left = |run: &str| {
+            let Some((name, created, number)) = run_of(run) else {
+                return false;
+            };
+            known
+                .get(&(name, created))
+                .is_some_and(|taken_up| *taken_up != Some(number))
+        };
+        let killed = agent::sweep_left(self.context().fences.cgroups.as_ref(), is_left);
+        if killed > 0 {
+            tracing::warn!(killed, "ended processes that agents of an earlier server had left");
+        }
+    }
+
     /// Forgets those that ended long enough ago, for as long as there is this house.
     pub(super) fn forget_in_time(&self) {
         let keep = self.context().limits.agent_keep;
@@ -104,5 +142,18 @@ impl Agents {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_run_says_whose_it_is() {
+        assert_eq!(run_of("sh-1-1700000000000-12"), Some(("sh-1", 1_700_000_000_000, 12)));
+        for none in ["", "sh", "sh-1", "sh-x-1", "sh-1-x", "1-2"] {
+            assert_eq!(run_of(none), None, "{none}");
+        }
     }
 }

@@ -164,3 +164,54 @@ fn one_user_has_no_more_agents_than_may_be_and_others_are_not_kept_from_theirs()
     ask("annemarie", "", Some(&body("two", json!({ "start": false })))).is(201);
     ask("annemarie", "/one/start", None).is(429);
 }
+
+/// A process that is in no agent's tree, with the mark of a run.
+struct Stray(std::process::Child);
+
+impl Stray {
+    fn of(run: &str) -> Self {
+        let mut command = std::process::Command::new("sleep");
+        Stray(command.arg("3600").env("GITSTEAD_RUN", run).spawn().unwrap())
+    }
+
+    fn is_there(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_earlier_runs_have_left_is_ended_by_the_next_server_and_what_is_anothers_is_not() {
+    let house = House::start();
+    house.run("it", "echo \"$GITSTEAD_RUN\" > run", json!({}));
+    house.ended("it");
+    let run = std::fs::read_to_string(house.files().join("run")).unwrap();
+    let run = run.trim().to_owned();
+    let stem = run.strip_suffix("-1").unwrap();
+    let (_, created) = stem.rsplit_once('-').unwrap();
+    let mut left = [Stray::of(&run), Stray::of(&format!("{stem}-7"))];
+    let mut others = [
+        Stray::of(&format!("other-{created}-1")),
+        Stray::of("it-1700000000000-1"),
+        Stray::of("it"),
+    ];
+    let data = house.kill();
+    let next = House::on(data, ServerOptions::default());
+    // They are gone when it listens.
+    next.get("/it");
+    for stray in &mut left {
+        eventually("it is ended", || !stray.is_there());
+    }
+    assert!(others.iter_mut().all(Stray::is_there), "nobody else's");
+    // With the agent everything goes by which it could be known.
+    let mut late = Stray::of(&run);
+    next.ask("DELETE", "/it", None).is(204);
+    eventually("it is ended", || !late.is_there());
+    assert!(others.iter_mut().all(Stray::is_there), "nobody else's");
+}
