@@ -5,10 +5,11 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, access, major, minor};
 
 use super::launch::{Bounds, Isolation};
 
@@ -17,7 +18,7 @@ const AGENTS: &str = "gitstead-agents";
 /// Where the daemon goes: a cgroup whose children are bounded may hold no process itself.
 const SERVER: &str = "gitstead-server";
 /// What bounds agents.
-const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
 /// Directories within one another that are removed; agents may have made some of their own.
 const DEPTH: u32 = 16;
 
@@ -158,15 +159,15 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// Makes it, with what bounds can be had.
-    pub(super) fn make(dir: &Path, bounds: &Bounds, isolation: &mut Isolation) -> io::Result<Self> {
+    /// Makes it, with what bounds can be had. What is read and written is bounded on the disk that has the directory `works_in`.
+    pub(super) fn make(dir: &Path, bounds: &Bounds, works_in: &Path, isolation: &mut Isolation) -> io::Result<Self> {
         let home = own_dir().ok_or_else(|| io::Error::other("this process is in no cgroup v2"))?;
         match fs::create_dir(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
         isolation.cgroup = true;
-        set_limits(dir, bounds, isolation);
+        set_limits(dir, bounds, &disk_of(works_in), isolation);
         let dir = dir.to_owned();
         Ok(Cell { dir, home })
     }
@@ -215,7 +216,27 @@ pub(super) fn remove(dir: &Path) {
     inner(dir, DEPTH);
 }
 
-fn set_limits(dir: &Path, bounds: &Bounds, isolation: &mut Isolation) {
+/// The whole disk that has a file, as `io.max` names it: bounds cannot be set on a part of one.
+fn disk_of(path: &Path) -> Result<String, String> {
+    let device = fs::metadata(path).map_err(|error| error.to_string())?.dev();
+    whole_disk(Path::new("/sys/dev/block"), major(device), minor(device))
+}
+
+/// The same, of a block device; `known` has a link to each (`Documentation/ABI/stable/sysfs-dev` of the kernel).
+fn whole_disk(known: &Path, major: u32, minor: u32) -> Result<String, String> {
+    let name = format!("{major}:{minor}");
+    // A file system that is on several, or on none (btrfs, overlayfs, tmpfs, NFS), has a number that is no device's.
+    let device = known.join(&name).canonicalize();
+    let device = device.map_err(|_| format!("its files are on no block device of their own ({name})"))?;
+    if !device.join("partition").exists() {
+        return Ok(name);
+    }
+    let disk = device.parent().map(|disk| disk.join("dev")).unwrap_or_default();
+    let whole = fs::read_to_string(disk).map_err(|error| format!("the disk of {name} is not known: {error}"))?;
+    Ok(whole.trim().to_owned())
+}
+
+fn set_limits(dir: &Path, bounds: &Bounds, disk: &Result<String, String>, isolation: &mut Isolation) {
     // Of each 100 ms; more than one processor is more than that.
     let cpu = bounds
         .cpu_percent
@@ -232,6 +253,18 @@ fn set_limits(dir: &Path, bounds: &Bounds, isolation: &mut Isolation) {
             Err(error) => isolation.missing.push(format!("{file}: {error}")),
         }
     }
+    if let Some(bytes) = bounds.io_bytes_per_second {
+        let set = match disk {
+            // It has to be at least 1.
+            Ok(disk) => write(&dir.join("io.max"), &format!("{disk} rbps={0} wbps={0}", bytes.max(1)))
+                .map_err(|error| error.to_string()),
+            Err(why) => Err(why.clone()),
+        };
+        match set {
+            Ok(()) => isolation.limits.push("io.max".to_owned()),
+            Err(why) => isolation.missing.push(format!("io.max: {why}")),
+        }
+    }
     if bounds.memory.is_some() {
         // Or it would have as much again on the disk. Not every system has any.
         let _ = write(&dir.join("memory.swap.max"), "0");
@@ -244,6 +277,7 @@ pub(super) fn without(bounds: &Bounds, isolation: &mut Isolation) {
         ("memory.max", bounds.memory.is_some()),
         ("pids.max", bounds.tasks.is_some()),
         ("cpu.max", bounds.cpu_percent.is_some()),
+        ("io.max", bounds.io_bytes_per_second.is_some()),
     ];
     for (file, _) in wanted.iter().filter(|(_, wanted)| *wanted) {
         isolation.missing.push(format!("{file}: there is no cgroup"));
@@ -274,7 +308,7 @@ mod tests {
     #[test]
     fn bounds_are_written_as_the_kernel_reads_them_and_what_cannot_be_had_is_said() {
         let dir = tempfile::tempdir().expect("a directory");
-        for file in ["memory.max", "memory.swap.max", "cpu.max"] {
+        for file in ["memory.max", "memory.swap.max", "cpu.max", "io.max"] {
             fs::write(dir.path().join(file), "").expect("written");
         }
         fs::write(
@@ -286,16 +320,18 @@ mod tests {
             memory: Some(64 << 20),
             tasks: Some(50),
             cpu_percent: Some(150),
+            io_bytes_per_second: Some(1 << 20),
             ..Bounds::default()
         };
         let mut isolation = Isolation::default();
-        set_limits(dir.path(), &bounds, &mut isolation);
+        set_limits(dir.path(), &bounds, &Ok("8:0".to_owned()), &mut isolation);
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).expect("there");
         assert_eq!(
             (read("memory.max"), read("memory.swap.max"), read("cpu.max")),
             ("67108864".to_owned(), "0".to_owned(), "150000 100000".to_owned())
         );
-        assert_eq!(isolation.limits, ["memory.max", "cpu.max"]);
+        assert_eq!(read("io.max"), "8:0 rbps=1048576 wbps=1048576");
+        assert_eq!(isolation.limits, ["memory.max", "cpu.max", "io.max"]);
         assert!(
             isolation.missing.len() == 1 && isolation.missing[0].starts_with("pids.max: "),
             "{isolation:?}"
@@ -307,7 +343,28 @@ mod tests {
         assert_eq!(cell.out_of_memory(), 3);
         let mut nothing = Isolation::default();
         without(&bounds, &mut nothing);
-        assert_eq!(nothing.missing.len(), 3);
+        assert_eq!(nothing.missing.len(), 4);
+        let mut nowhere = Isolation::default();
+        set_limits(dir.path(), &bounds, &Err("on no disk".to_owned()), &mut nowhere);
+        assert_eq!(nowhere.missing.last().map(String::as_str), Some("io.max: on no disk"));
+    }
+
+    #[test]
+    fn of_a_part_of_a_disk_the_whole_is_meant() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let known = dir.path().join("dev/block");
+        let disk = dir.path().join("devices/sda");
+        fs::create_dir_all(disk.join("sda1")).expect("made");
+        fs::create_dir_all(&known).expect("made");
+        fs::write(disk.join("dev"), "8:0\n").expect("written");
+        fs::write(disk.join("sda1/dev"), "8:1\n").expect("written");
+        fs::write(disk.join("sda1/partition"), "1\n").expect("written");
+        std::os::unix::fs::symlink("../../devices/sda", known.join("8:0")).expect("made");
+        std::os::unix::fs::symlink("../../devices/sda/sda1", known.join("8:1")).expect("made");
+        assert_eq!(whole_disk(&known, 8, 1).as_deref(), Ok("8:0"));
+        assert_eq!(whole_disk(&known, 8, 0).as_deref(), Ok("8:0"));
+        let none = whole_disk(&known, 0, 42).expect_err("it is no device");
+        assert!(none.contains("0:42"), "{none}");
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Sandbox {
 pub struct Isolation {
     /// Whether it has a cgroup of its own, by which it is killed; else it is by looking for its processes.
     pub cgroup: bool,
-    /// The bounds of all of it together that hold: `memory.max`, `pids.max`, `cpu.max`.
+    /// The bounds of all of it together that hold: `memory.max`, `pids.max`, `cpu.max`, `io.max`.
     pub limits: Vec<String>,
     /// Those that were asked for and do not hold, with the reason.
     pub missing: Vec<String>,
@@ -154,6 +154,12 @@ pub struct Bounds {
     /// Hundredths of a processor for all of it together; needs a cgroup.
     #[serde(default)]
     pub cpu_percent: Option<u32>,
+    /// Bytes of each file that it writes (`RLIMIT_FSIZE`).
+    #[serde(default)]
+    pub file_bytes: Option<u64>,
+    /// Bytes a second that all of it together reads from the disk on which its workspace is, and as many that it writes there; needs a cgroup.
+    #[serde(default)]
+    pub io_bytes_per_second: Option<u64>,
 }
 
 impl Default for Bounds {
@@ -168,6 +174,8 @@ impl Default for Bounds {
             memory: None,
             tasks: None,
             cpu_percent: None,
+            file_bytes: None,
+            io_bytes_per_second: None,
         }
     }
 }

@@ -431,7 +431,11 @@ fn start(
 ) -> Result<i32, SpawnFailure> {
     let bounds = launch.bounds;
     umask(Mode::from_raw_mode(bounds.umask & 0o777));
-    match launch.cgroup.as_deref().map(|dir| Cell::make(dir, &bounds, isolation)) {
+    match launch
+        .cgroup
+        .as_deref()
+        .map(|dir| Cell::make(dir, &bounds, &launch.cwd, isolation))
+    {
         Some(Ok(made)) => *cell = Some(made),
         // It was there when Gitstead looked; the agent can do without.
         Some(Err(error)) => isolation.missing.push(format!("cgroup: {error}")),
@@ -499,6 +503,7 @@ fn wanted(bounds: &Bounds) -> impl Iterator<Item = (Resource, u64, u64)> {
         // What the agent may have of it says nothing of what we need to start it.
         (Resource::As, bounds.address_space, u64::MAX),
         (Resource::Nproc, bounds.processes, 0),
+        (Resource::Fsize, bounds.file_bytes, 0),
     ];
     asked
         .into_iter()

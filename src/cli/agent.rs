@@ -223,6 +223,8 @@ struct Start {
     /// What it can write in its sandbox, too
     #[arg(long, value_name = "PATH")]
     allow_write: Vec<PathBuf>,
+    #[command(flatten)]
+    hold: super::hold::Hold,
     /// Wait until it has ended
     #[arg(long, conflicts_with = "follow")]
     wait: bool,
@@ -472,6 +474,7 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
     if !wanted.pointer.is_empty() {
         body["pointers"] = pointers(&wanted.pointer)?;
     }
+    wanted.hold.lay(&mut body)?;
     if let Some(told) = &wanted.letta {
         body["letta"] = letta_options(told)?;
     }

@@ -8,6 +8,7 @@ mod bench;
 mod client;
 mod debug;
 mod history;
+mod hold;
 mod maintain;
 mod remote;
 mod repo;

@@ -393,7 +393,8 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-fn size(text: &str) -> Option<u64> {
+/// A number of bytes: `64m`, with the unit k, m, g, or none.
+pub(crate) fn size(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor = match text.get(digits.len()..)?.to_ascii_lowercase().as_str() {
         "" => 1u64,
@@ -407,7 +408,7 @@ fn size(text: &str) -> Option<u64> {
 
 /// A span of time: `"30s"`, `"500ms"`, `"5m"`, `"1h"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span(pub Duration);
+pub(crate) struct Span(pub Duration);
 
 impl FromStr for Span {
     type Err = String;

@@ -10,6 +10,7 @@ mod telemetry;
 
 pub use config::{Config, ConfigError, Overrides, default_data_dir};
 pub use file::sign_with;
+pub(crate) use file::{Span, size};
 pub use note::noted_server;
 pub use run::{RunError, run};
 pub use telemetry::start_telemetry;

@@ -89,6 +89,8 @@ impl ContainerSpec {
             memory,
             tasks,
             cpu_percent,
+            file_bytes,
+            io_bytes_per_second,
             ..
         } = spec.bounds;
         let own = [
@@ -98,6 +100,8 @@ impl ContainerSpec {
             memory,
             tasks,
             cpu_percent.map(u64::from),
+            file_bytes,
+            io_bytes_per_second,
         ];
         if own.iter().any(Option::is_some) {
             return invalid("what is in a container is bounded by what bounds the container");

@@ -37,14 +37,14 @@ fn an_agent_has_a_cgroup_of_its_own_and_takes_it_along() {
     house.run(
         "it",
         script,
-        json!({ "bounds": { "memory": 1 << 30, "tasks": 100, "cpu_percent": 50 } }),
+        json!({ "bounds": { "memory": 1 << 30, "tasks": 100, "cpu_percent": 50, "io_bytes_per_second": 1 << 30 } }),
     );
     eventually("it runs", || house.files().join("main").exists());
     let agent = house.get("/it");
     let isolation = &agent["isolation"];
     // What is wanted holds, or is said not to.
     let named = |key: &str| isolation[key].as_array().unwrap().len();
-    assert_eq!(named("limits") + named("missing"), 3, "{isolation}");
+    assert_eq!(named("limits") + named("missing"), 4, "{isolation}");
     let troubles = house.kinds("it").iter().filter(|kind| *kind == "trouble").count();
     assert_eq!(troubles, named("missing"));
     if has_cgroup(&agent) {
@@ -59,6 +59,20 @@ fn an_agent_has_a_cgroup_of_its_own_and_takes_it_along() {
     }
     let agent = house.get("/it");
     assert!(agent["isolation"].is_object(), "also afterwards: {agent}");
+}
+
+#[test]
+fn no_file_of_an_agent_grows_beyond_its_bound() {
+    let house = House::start();
+    let script = "head -c 100000 /dev/zero > small; head -c 200000 /dev/zero > large; touch after";
+    house.run("it", script, json!({ "bounds": { "file_bytes": 131_072 } }));
+    house.ended("it");
+    let size = |name: &str| fs::metadata(house.files().join(name)).unwrap().len();
+    assert_eq!((size("small"), size("large")), (100_000, 131_072));
+    assert!(
+        house.files().join("after").exists(),
+        "what was too much is ended, and nothing else"
+    );
 }
 
 #[test]

@@ -232,6 +232,8 @@ pub(super) struct BoundsBody {
     memory: Option<u64>,
     tasks: Option<u64>,
     cpu_percent: Option<u32>,
+    file_bytes: Option<u64>,
+    io_bytes_per_second: Option<u64>,
 }
 
 impl CreateBody {
@@ -287,6 +289,7 @@ impl CreateBody {
         let bounds = &mut spec.bounds;
         (bounds.memory, bounds.tasks) = (self.bounds.memory, self.bounds.tasks);
         bounds.cpu_percent = self.bounds.cpu_percent;
+        (bounds.file_bytes, bounds.io_bytes_per_second) = (self.bounds.file_bytes, self.bounds.io_bytes_per_second);
         bounds.open_files = self.bounds.open_files;
         bounds.address_space = self.bounds.address_space;
         bounds.processes = self.bounds.processes;

@@ -77,6 +77,13 @@ impl House {
         self.server.kill()
     }
 
+    /// SIGTERM to the server: its exit code, what it said, and which processes of agents are there when it has ended.
+    pub fn terminate(self) -> (Option<i32>, String, Vec<i32>) {
+        let server = self.server.pid();
+        let (code, said) = self.server.terminate();
+        (code, said, marked(&self.mark, server))
+    }
+
     pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         self.ask_as(None, method, path, body)
     }

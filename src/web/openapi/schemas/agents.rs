@@ -229,6 +229,12 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                 ("memory?", "int", "Of all of it together, in bytes; needs a cgroup."),
                 ("tasks?", "int", "Of all of it together; needs a cgroup."),
                 ("cpu_percent?", "int", "Of all of it together; needs a cgroup."),
+                ("file_bytes?", "int", "Of each file that it writes."),
+                (
+                    "io_bytes_per_second?",
+                    "int",
+                    "Of the disk that has its workspace, each way, for all of it together; needs a cgroup.",
+                ),
             ],
         ),
     );
