@@ -23,6 +23,7 @@ mod agents_opencode;
 mod agents_played;
 mod agents_sessions;
 mod agents_sessions_cli;
+mod agents_stops;
 mod api;
 mod bench_serve;
 mod bitmaps;
