@@ -16,7 +16,7 @@ fn has_cgroup(agent: &Value) -> bool {
 }
 
 /// The directory of an agent's cgroup, by what it has seen of itself.
-fn cgroup_of(text: &str) -> std::path::PathBuf {
+pub fn cgroup_of(text: &str) -> std::path::PathBuf {
     let path = text
         .lines()
         .find_map(|line| line.strip_prefix("0::"))

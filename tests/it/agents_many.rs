@@ -165,6 +165,24 @@ fn one_user_has_no_more_agents_than_may_be_and_others_are_not_kept_from_theirs()
     ask("annemarie", "/one/start", None).is(429);
 }
 
+#[test]
+fn agents_that_begin_at_once_share_a_workspace_that_none_of_them_found() {
+    let house = House::start();
+    for repository in ["one", "two", "three"] {
+        std::thread::scope(|scope| {
+            for n in 0..6 {
+                let house = &house;
+                let body = body(&format!("{repository}-{n}"), json!({ "repository": repository }));
+                scope.spawn(move || house.ask("POST", "", Some(&body)).is(201));
+            }
+        });
+    }
+    for agent in house.get("")["agents"].as_array().unwrap() {
+        let agent = house.ended(agent["name"].as_str().unwrap());
+        assert_eq!(agent["state"], "exited", "{agent}");
+    }
+}
+
 /// A process that is in no agent's tree, with the mark of a run.
 struct Stray(std::process::Child);
 
@@ -189,8 +207,12 @@ impl Drop for Stray {
 #[test]
 fn what_earlier_runs_have_left_is_ended_by_the_next_server_and_what_is_anothers_is_not() {
     let house = House::start();
-    house.run("it", "echo \"$GITSTEAD_RUN\" > run", json!({}));
-    house.ended("it");
+    house.run(
+        "it",
+        "cat /proc/self/cgroup > cgroup; echo \"$GITSTEAD_RUN\" > run",
+        json!({}),
+    );
+    let has_cgroup = house.ended("it")["isolation"]["cgroup"] == true;
     let run = std::fs::read_to_string(house.files().join("run")).unwrap();
     let run = run.trim().to_owned();
     let stem = run.strip_suffix("-1").unwrap();
@@ -201,6 +223,14 @@ fn what_earlier_runs_have_left_is_ended_by_the_next_server_and_what_is_anothers_
         Stray::of("it-1700000000000-1"),
         Stray::of("it"),
     ];
+    let cgroups = has_cgroup.then(|| {
+        let own = std::fs::read_to_string(house.files().join("cgroup")).unwrap();
+        let base = crate::agents_held::cgroup_of(&own).parent().unwrap().to_owned();
+        let (ours, others) = (base.join(format!("{stem}-3")), base.join(format!("other-{created}-3")));
+        std::fs::create_dir(&ours).unwrap();
+        std::fs::create_dir(&others).unwrap();
+        (ours, others)
+    });
     let data = house.kill();
     let next = House::on(data, ServerOptions::default());
     // They are gone when it listens.
@@ -209,6 +239,10 @@ fn what_earlier_runs_have_left_is_ended_by_the_next_server_and_what_is_anothers_
         eventually("it is ended", || !stray.is_there());
     }
     assert!(others.iter_mut().all(Stray::is_there), "nobody else's");
+    if let Some((ours, others)) = cgroups {
+        assert!(!ours.exists(), "{}", ours.display());
+        std::fs::remove_dir(others).expect("it is nobody's of ours");
+    }
     // With the agent everything goes by which it could be known.
     let mut late = Stray::of(&run);
     next.ask("DELETE", "/it", None).is(204);

@@ -2,7 +2,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     base::Fault,
-    depot::{CreateOptions, Depot},
+    depot::{CreateOptions, Depot, DepotError},
     session::{Place, Trouble, Turn, Workspaces},
     web::{
         api::chain,
@@ -55,12 +55,17 @@ impl Workspaces for ResidentWorkspaces {
             self.depot.create_workspace(repository, workspace, &create)
         };
         let empty = || create(Start::Empty { task: task.to_owned() });
+        let in_it = || match create(Start::Default) {
+            Err(ManageError::NoHistory { .. }) => empty(),
+            other => other,
+        };
         let made = match there {
-            true => match create(Start::Default) {
-                Err(ManageError::NoHistory { .. }) => empty(),
+            true => in_it(),
+            false => match empty() {
+                // Somebody else has made the repository at this moment; its workspace may still be missing.
+                Err(ManageError::Depot(DepotError::Exists { .. })) => in_it(),
                 other => other,
             },
-            false => empty(),
         };
         match made {
             Ok(made) => {
