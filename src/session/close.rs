@@ -35,9 +35,9 @@ impl Agents {
     /// Stops all, side by side, and waits until they have ended and their last checkpoints are made, or until the time is over: then what is left is killed. Nothing is
     /// started any more from now on.
     pub async fn close(&self, patience: Duration) -> Closed {
-        self.start_no_more();
         // One for all: whoever is slow takes nothing of the others' time.
         let deadline = Instant::now() + patience;
+        let _ = timeout_at(deadline, self.start_no_more()).await;
         let mut ends = JoinSet::new();
         for entry in self.list() {
             if entry.state() != State::Created && !entry.state().is_over() {

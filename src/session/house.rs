@@ -470,6 +470,9 @@ impl Agents {
             return Err(SessionError::Stopping { name });
         }
         let _one_at_a_time = self.inner.starting.lock().await;
+        if self.inner.closing.load(Ordering::Relaxed) {
+            return Err(SessionError::Closing);
+        }
         if entry.state() == State::Created || entry.state().is_over() {
             self.check_running()?;
             let record = entry.record();
@@ -663,9 +666,10 @@ impl Agents {
         Ok(removed??)
     }
 
-    /// Nothing is started any more from now on.
-    pub(super) fn start_no_more(&self) {
+    /// Nothing is started any more from now on. What is being started at this moment is known to run when this returns.
+    pub(super) async fn start_no_more(&self) {
         self.inner.closing.store(true, Ordering::Relaxed);
+        drop(self.inner.starting.lock().await);
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<AgentName, Arc<Entry>>> {
