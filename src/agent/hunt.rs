@@ -44,7 +44,7 @@ pub fn hunt_down(mark: &str, cgroup: Option<&Path>) -> usize {
 /// Kills what is left of runs that nobody looks after any more, `is_left` says of which, and removes their cgroups. Blocks. Says how many processes there were.
 ///
 /// Three things have to be true of what is killed. It names such a run, in its environment or by the cgroup that it is in; what this user may not look at is none of it. Names of
-/// runs have the name of an agent and the millisecond when that was made, so those of other servers are others; `is_left` is asked for whole names and has to know both.
+/// runs have the name of an agent, the millisecond when that was made and a random number, so those of other servers are others; `is_left` is asked for whole names and has to know both.
 /// And no parent process of an agent is above it: one that is still there, of whichever server, ends what is below it by itself.
 pub fn sweep_left(cgroups: Option<&Cgroups>, is_left: impl Fn(&str) -> bool) -> usize {
     let mut killed = std::collections::BTreeSet::new();

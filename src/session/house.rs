@@ -637,7 +637,7 @@ impl Agents {
         }
         entry.shared.forget();
         let ledger = self.inner.context.ledger.clone();
-        let (cgroups, created) = (self.inner.context.fences.cgroups.clone(), entry.record().created);
+        let (cgroups, stamp) = (self.inner.context.fences.cgroups.clone(), entry.record().stamp());
         let of = name.clone();
         let (logs, exit) = (entry.logs.clone(), self.inner.context.runs.join(format!("{name}.exit")));
         let temporary = self.inner.context.runs.join(format!("{name}.tmp"));
@@ -649,7 +649,7 @@ impl Agents {
             .workers
             .call(Lane::Short, None, move || {
                 // Nobody would know whose it is any more.
-                let is_of = |run: &str| run_of(run).is_some_and(|(name, at, _)| name == of.as_str() && at == created);
+                let is_of = |run: &str| run_of(run).is_some_and(|(name, at, _)| name == of.as_str() && at == stamp);
                 agent::sweep_left(cgroups.as_ref(), is_of);
                 let _ = std::fs::remove_file(exit);
                 let _ = std::fs::remove_dir_all(temporary);

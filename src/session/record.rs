@@ -46,6 +46,9 @@ pub struct AgentRecord {
     pub isolation: Option<Isolation>,
     /// When it was made, in milliseconds since 1970.
     pub created: u64,
+    /// Tells it from one of the same name that another server has made in the same millisecond; 0 in records of before there was this.
+    #[serde(default)]
+    pub nonce: u32,
     /// When it was started the last time.
     pub started: Option<u64>,
     /// When it ended the last time.
@@ -91,6 +94,7 @@ impl AgentRecord {
             stragglers: Vec::new(),
             isolation: None,
             created: now,
+            nonce: nonce(),
             started: None,
             ended: None,
             session: None,
@@ -138,6 +142,21 @@ impl AgentRecord {
 
     /// The name of a run, in the environment of everything that it starts.
     pub(super) fn run_name(&self, run: u32) -> String {
-        format!("{}-{}-{run}", self.name, self.created)
+        format!("{}-{}-{run}", self.name, self.stamp())
     }
+
+    /// What tells it, in the names of its runs, from others of its name.
+    pub(super) fn stamp(&self) -> String {
+        match self.nonce {
+            0 => self.created.to_string(),
+            nonce => format!("{}x{nonce:08x}", self.created),
+        }
+    }
+}
+
+fn nonce() -> u32 {
+    let mut bytes = [0; 4];
+    // Without random bytes the time has to do.
+    let _ = getrandom::fill(&mut bytes);
+    u32::from_le_bytes(bytes)
 }

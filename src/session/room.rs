@@ -25,12 +25,12 @@ fn is_running(state: State) -> bool {
     state != State::Created && !state.is_over()
 }
 
-/// The agent that a run is of, when that was made, and the number of the run: what [`AgentRecord::run_name`] has put together.
-pub(super) fn run_of(run: &str) -> Option<(&str, u64, u32)> {
+/// The agent that a run is of, its stamp, and the number of the run: what [`AgentRecord::run_name`] has put together.
+pub(super) fn run_of(run: &str) -> Option<(&str, &str, u32)> {
     let mut parts = run.rsplitn(3, '-');
     let number = parts.next()?.parse().ok()?;
-    let created = parts.next()?.parse().ok()?;
-    Some((parts.next()?, created, number))
+    let stamp = parts.next()?;
+    Some((parts.next()?, stamp, number))
 }
 
 impl Agents {
@@ -103,19 +103,19 @@ impl Agents {
         if known.is_empty() {
             return;
         }
-        let known: HashMap<_, _> = known
+        let known: HashMap<(&str, String), _> = known
             .iter()
             .map(|(_, record)| {
                 let taken_up = is_running(record.state).then_some(record.run);
-                ((record.name.as_str(), record.created), taken_up)
+                ((record.name.as_str(), record.stamp()), taken_up)
             })
             .collect();
         let is_left = |run: &str| {
-            let Some((name, created, number)) = run_of(run) else {
+            let Some((name, stamp, number)) = run_of(run) else {
                 return false;
             };
             known
-                .get(&(name, created))
+                .get(&(name, stamp.to_owned()))
                 .is_some_and(|taken_up| *taken_up != Some(number))
         };
         let killed = agent::sweep_left(self.context().fences.cgroups.as_ref(), is_left);
@@ -151,9 +151,17 @@ mod tests {
 
     #[test]
     fn the_name_of_a_run_says_whose_it_is() {
-        assert_eq!(run_of("sh-1-1700000000000-12"), Some(("sh-1", 1_700_000_000_000, 12)));
-        for none in ["", "sh", "sh-1", "sh-x-1", "sh-1-x", "1-2"] {
+        assert_eq!(run_of("sh-1-17x0a-12"), Some(("sh-1", "17x0a", 12)));
+        for none in ["", "sh", "sh-1", "sh-1-x", "1-2"] {
             assert_eq!(run_of(none), None, "{none}");
         }
+        let place = crate::session::Place::parse("demo", "main").expect("names");
+        let spec = crate::session::AgentSpec::new(&place, vec!["sh".to_owned()]);
+        let name = AgentName::parse("sh-1").expect("a name");
+        // As two servers would at the same moment.
+        let [one, other] = [(); 2].map(|()| AgentRecord::new(name.clone(), spec.clone(), None, 17));
+        assert_ne!(one.run_name(1), other.run_name(1));
+        let (run, stamp) = (one.run_name(3), one.stamp());
+        assert_eq!(run_of(&run), Some(("sh-1", stamp.as_str(), 3)));
     }
 }
