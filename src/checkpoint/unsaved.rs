@@ -1,7 +1,28 @@
+use bstr::{BString, ByteSlice as _};
+use gix::hash::ObjectId;
+
 use super::{CheckpointError, DiffOptions, FileChange, changes, tree_of};
 use crate::workspace::Held;
 
 impl Held<'_> {
+    /// The commit on which the next checkpoint will be, and its message; `None` before the first one.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn last(&mut self) -> Result<Option<(ObjectId, BString)>, CheckpointError> {
+        let head = self.head()?;
+        let target = self.target(&head)?;
+        let Some(id) = target.parents.first().copied() else {
+            return Ok(None);
+        };
+        let odb = self.repository().odb()?;
+        let mut bytes = Vec::new();
+        odb.read(&id, &mut bytes)
+            .map_err(crate::workspace::WorkspaceError::from)?;
+        let message = bytes.find("\n\n").map_or(&[][..], |at| &bytes[at + 2..]);
+        Ok(Some((id, message.into())))
+    }
+
     /// What differs from the last checkpoint or commit, sorted by path, at most `most` files of it: what a checkpoint would record now. Objects are written as for one, and no
     /// ref moves.
     ///

@@ -78,11 +78,7 @@ impl Host for Desk {
         let preparation = Preparation {
             spec: Arc::clone(&self.shared.spec),
             place: self.place.clone(),
-            fixed: vec![
-                ("GITSTEAD_AGENT", name.to_string()),
-                (RUN_MARK, run_name.clone()),
-                ("GITSTEAD_WORKSPACE", self.place.to_string()),
-            ],
+            fixed: vec![("GITSTEAD_AGENT", name.to_string()), (RUN_MARK, run_name.clone())],
             run: run_name,
             number: run,
             shared: Arc::clone(&self.shared),
@@ -582,6 +578,15 @@ impl Preparation {
             _ => None,
         };
         self.fixed.extend(login.iter().flat_map(super::env::Login::variables));
+        // As commands of ours look for it: a hook is to find it from wherever it is called.
+        let seen = self
+            .spec
+            .container
+            .as_ref()
+            .map_or(root.as_path(), |inside| inside.root(&root));
+        let seen = std::path::absolute(seen).unwrap_or_else(|_| seen.to_owned());
+        self.fixed
+            .push(("GITSTEAD_WORKSPACE", seen.to_string_lossy().into_owned()));
         let env = super::env::build(
             &self.spec,
             &self.fixed,

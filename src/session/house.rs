@@ -214,6 +214,7 @@ impl Agents {
                     record.checkpoints += 1;
                 });
             }),
+            seen: Mutex::default(),
             session: Box::new(move || of_session.record().session.clone()),
         });
         let checkpoints = trail.queue();

@@ -5,13 +5,14 @@ use std::{
     path::PathBuf,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use bstr::ByteSlice as _;
+use gix::hash::ObjectId;
 
 use serde_json::json;
 use tokio::{
@@ -169,6 +170,8 @@ pub(super) struct Desk {
     pub(super) events: Arc<EventLog>,
     /// Told of every checkpoint: its commit.
     pub(super) made: Box<dyn Fn(&str) + Send + Sync>,
+    /// The last commit of a hook of the agent's own that a tool was found in.
+    pub(super) seen: Mutex<Option<ObjectId>>,
     /// The agent's own name of its session.
     pub(super) session: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }
@@ -302,12 +305,36 @@ impl Desk {
         })
     }
 
+    fn seen(&self) -> MutexGuard<'_, Option<ObjectId>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn tool(&self, due: Instant, tool: ToolFinished, heard: Heard, gate: Option<Arc<Gate>>) {
         let mut calls = vec![tool.call.clone()];
         calls.extend(tool.with.iter().cloned());
         calls.retain(|call| !call.is_empty());
         let checkpoint = self.checkpoint_of(&tool, &calls, heard.turn);
-        let made = self.record(Arc::new(move |_| Ok(Some(checkpoint.clone())))).await;
+        // Its own hooks may have had it recorded, while it waited for that.
+        let may_be_known = tool.source != dialect::Source::Barrier;
+        let (agent, seen) = (format!("Agent: {}", self.name), *self.seen());
+        let found: Arc<Mutex<Option<ObjectId>>> = Arc::default();
+        let finds = Arc::clone(&found);
+        let decide: Decide = Arc::new(move |held| {
+            let hooked = match may_be_known {
+                true => of_its_hook(held, &agent)?.filter(|id| Some(*id) != seen),
+                false => None,
+            };
+            *finds.lock().unwrap_or_else(PoisonError::into_inner) = hooked;
+            if hooked.is_none() {
+                return Ok(Some(checkpoint.clone()));
+            }
+            let changes = held.unsaved(1).map_err(|error| trouble(&error, error.fault()))?;
+            Ok((!changes.is_empty()).then(|| checkpoint.clone()))
+        });
+        let made = self.record(decide).await;
+        if let Some(id) = found.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            *self.seen() = Some(id);
+        }
         self.let_go(due, made, gate, &calls, heard.offset).await;
     }
 
@@ -469,6 +496,14 @@ impl Desk {
             .await;
         made.unwrap_or_else(|error| Err(trouble(&error, error.fault())))
     }
+}
+
+/// The last commit, if a hook of this agent has made it.
+fn of_its_hook(held: &mut Held<'_>, agent: &str) -> Result<Option<ObjectId>, Trouble> {
+    let last = held.last().map_err(|error| trouble(&error, error.fault()))?;
+    let says = |message: &[u8], text: &str| message.lines().any(|line| line == text.as_bytes());
+    let is_its = |message: &[u8]| says(message, "Source: hook") && says(message, agent);
+    Ok(last.filter(|(_, message)| is_its(message)).map(|(id, _)| id))
 }
 
 /// What is told of an error; the whole of it goes to the log.

@@ -590,7 +590,7 @@ fn an_agent_gets_a_clean_process() {
         "KEY=s3cret",
         "COLOR=blue",
         "GITSTEAD_AGENT=it",
-        "GITSTEAD_WORKSPACE=demo/main",
+        &format!("GITSTEAD_WORKSPACE={}", house.files().display()),
     ] {
         assert!(env.lines().any(|have| have == line), "{line}\n{env}");
     }

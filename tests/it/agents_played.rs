@@ -99,6 +99,47 @@ fn decide(house: &House, decisions: &[&str]) {
 }
 
 #[test]
+fn what_codex_has_recorded_by_its_hooks_is_recorded_once() {
+    let house = House::start();
+    // As its hook is called: it waits for that, and tells of the command in its stream afterwards.
+    let hook = |call: &str| -> &'static str {
+        let event = r#"{"session_id":"s","turn_id":"t","cwd":"'"$PWD"'","hook_event_name":"PostToolUse","tool_name":"Bash","tool_use_id":"CALL","tool_input":{"command":"make"},"tool_response":"x"}"#;
+        let event = event.replace("CALL", call);
+        let program = env!("CARGO_BIN_EXE_gitstead");
+        Box::leak(
+            format!("printf %s '{event}' | {program} hook codex > ../hooked 2>&1; git log -1 --format=%s >> ../seen; cat ../hooked >&2").into_boxed_str(),
+        )
+    };
+    let change: &'static str = Box::leak(format!("echo oops > log; {}", hook("call_1")).into_boxed_str());
+    let deeds = vec![
+        deed(r#"item.completed","item":{"id":"item_2""#, change, ""),
+        deed(r#"item.completed","item":{"id":"item_3""#, hook("call_2"), ""),
+    ];
+    let player = player(&house, "codex/x02-failure-and-changes", &[], deeds);
+    start(&house, &player, json!({ "preset": "codex", "message": "do it" }));
+    assert_eq!(house.ended("it")["state"], "exited", "{:#?}", house.events("it"));
+    let seen = fs::read_to_string(house.files().with_file_name("seen")).unwrap();
+    assert_eq!(
+        seen.lines().next(),
+        Some("[Bash] make"),
+        "it was there before the agent went on: {}",
+        fs::read_to_string(house.files().with_file_name("hooked")).unwrap()
+    );
+    let (log, bodies) = cloned(&house);
+    let of_bash: Vec<_> = log.iter().filter(|line| line.contains("[Bash]")).collect();
+    assert_eq!(of_bash, ["it:[Bash] make"], "{log:?}");
+    assert!(
+        bodies.contains("Source: hook") && bodies.contains("Tool-Use-Id: call_1"),
+        "{bodies}"
+    );
+    // What changed nothing is told of by the stream alone.
+    assert!(
+        !bodies.contains("call_2") && log.iter().any(|line| line.contains("[Patch]")),
+        "{log:?}"
+    );
+}
+
+#[test]
 fn what_codex_does_in_one_turn_is_recorded() {
     let house = House::start();
     let deeds = vec![

@@ -93,7 +93,7 @@ fn the_server_that_has_the_workspace_open_makes_the_checkpoint() {
     let message = git.ok(&root, "log -1 --format=%an%n%B");
     assert_eq!(
         message.trim_end(),
-        "claude-code\n[Write] Created b.md\n\nAgent: claude-code\nSession: 0835\nTool-Use-Id: toolu_01\nOutcome: ok\nSubagent: sub-1\n\
+        "claude-code\n[Write] Created b.md\n\nAgent: claude-code\nSession: 0835\nTool-Use-Id: toolu_01\nOutcome: ok\nSource: hook\nSubagent: sub-1\n\
          Gitstead-Checkpoint: 1"
     );
     // What a server decides for all of its workspaces is not decided by a hook: that one it makes itself.

@@ -552,7 +552,7 @@ fn the_hook_records_what_claude_code_did() {
     assert_eq!((said.out.as_str(), said.err.as_str()), ("", ""));
     assert_eq!(
         git.ok(&ws, "log -1 --format=%an%n%B").trim_end(),
-        "claude-code\n[Write] Created docs/report.md\n\nAgent: claude-code\nSession: 0835\nTool-Use-Id: toolu_00\nOutcome: ok\nDuration-Ms: 10\n\
+        "claude-code\n[Write] Created docs/report.md\n\nAgent: claude-code\nSession: 0835\nTool-Use-Id: toolu_00\nOutcome: ok\nDuration-Ms: 10\nSource: hook\n\
          Gitstead-Checkpoint: 1"
     );
     // What a tool was told does not get into the message.
@@ -646,7 +646,7 @@ fn the_hook_records_what_codex_and_letta_did() {
     });
     assert_eq!(
         tell("codex", codex),
-        "codex\n[Bash] touch a\n\nAgent: codex\nSession: 01a1\nTool-Use-Id: call_2_0\nTurn-Id: t-1\nGitstead-Checkpoint: 1"
+        "codex\n[Bash] touch a\n\nAgent: codex\nSession: 01a1\nTool-Use-Id: call_2_0\nSource: hook\nTurn-Id: t-1\nGitstead-Checkpoint: 1"
     );
     fs::write(ws.join("b"), "b\n").unwrap();
     let letta = |event: &str| {
@@ -658,7 +658,7 @@ fn the_hook_records_what_codex_and_letta_did() {
     let told = tell("letta", letta("PostToolUse"));
     assert_eq!(
         told,
-        "letta\n[Write] Wrote b\n\nAgent: letta\nSession: agent-1\nTool-Use-Id: call_0_0\nOutcome: failed\nGitstead-Checkpoint: 1"
+        "letta\n[Write] Wrote b\n\nAgent: letta\nSession: agent-1\nTool-Use-Id: call_0_0\nOutcome: failed\nSource: hook\nGitstead-Checkpoint: 1"
     );
     // A failure is told of twice.
     let before = git.ok(&ws, "rev-parse HEAD");

@@ -90,7 +90,10 @@ fn checkpoint(whose: Hooked, wanted: &HookOf) -> anyhow::Result<()> {
         return Ok(());
     };
     let here = event.cwd.clone().unwrap_or_else(|| PathBuf::from("."));
-    let agent = wanted.agent.as_deref().unwrap_or(match whose {
+    // One that a server of ours has started tells of its tools in another way, too, and this is a way to have it wait: what changed nothing is recorded there.
+    let started = std::env::var("GITSTEAD_AGENT").ok().filter(|name| !name.is_empty());
+    let is_ours = started.is_some();
+    let agent = wanted.agent.as_deref().or(started.as_deref()).unwrap_or(match whose {
         Hooked::ClaudeCode => "claude-code",
         Hooked::Codex => "codex",
         Hooked::Letta => "letta",
@@ -98,7 +101,7 @@ fn checkpoint(whose: Hooked, wanted: &HookOf) -> anyhow::Result<()> {
     let wish = |root: &Path| CheckpointWish {
         agent: Some(agent.to_owned()),
         shadow: wanted.how.shadow,
-        skip_unchanged: wanted.how.skip_unchanged || kind != Kind::Tool,
+        skip_unchanged: wanted.how.skip_unchanged || kind != Kind::Tool || is_ours,
         ..describe(whose, &event, kind, root, &here)
     };
     if let Some(root) = served(wanted, &here)
@@ -109,7 +112,7 @@ fn checkpoint(whose: Hooked, wanted: &HookOf) -> anyhow::Result<()> {
     }
     let opened = wanted.at.open_from(&here, |options| {
         wanted.how.lay_over(options)?;
-        if kind != Kind::Tool {
+        if kind != Kind::Tool || is_ours {
             options.unchanged = Unchanged::Skip;
         }
         Ok(())
@@ -188,6 +191,7 @@ fn describe(whose: Hooked, event: &Event, kind: Kind, root: &Path, cwd: &Path) -
         }
         Kind::Rest => (event.hook_event_name.clone(), "What was not recorded before".to_owned()),
     };
+    trailer("Source", &Some("hook".to_owned()));
     trailer("Turn-Id", &event.turn_id);
     if whose != Hooked::Letta {
         trailer("Subagent", &event.agent_id);
