@@ -128,6 +128,8 @@ fn nothing_is_left(script: &str, signs: &[&str], end: impl FnOnce(&House), state
     let house = House::start();
     house.run("it", script, json!({}));
     eventually("all of it runs", || {
+        let agent = house.get("/it");
+        assert_eq!(agent["ended"], false, "{agent} {:#?}", house.events("it"));
         signs.iter().all(|sign| house.files().join(sign).exists())
     });
     assert!(!house.processes().is_empty(), "the test sees its processes");
