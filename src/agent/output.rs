@@ -249,7 +249,11 @@ impl LogRing {
         let next = self.lock().next;
         let most_u64 = u64::try_from(most).unwrap_or(u64::MAX);
         let page = self.after(next.saturating_sub(most_u64), most);
-        LogPage { missed: 0, ..page }
+        LogPage {
+            missed: 0,
+            restarted: false,
+            ..page
+        }
     }
 
     /// Changes when there are more lines.
@@ -341,5 +345,6 @@ mod tests {
         assert_eq!((page.lines.len(), page.missed, page.restarted), (1, 0, true));
         assert!(page.lines[0].seq > 5 && page.lines[0].seq < 1 << 53 && !next.is_empty());
         assert!(!next.after(page.cursor, 2).restarted && !next.after(0, 2).restarted);
+        assert!(!next.last(9).restarted, "it is what was asked for");
     }
 }

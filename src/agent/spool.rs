@@ -293,6 +293,20 @@ pub struct SpoolPiece {
 /// # Errors
 /// When there are files that cannot be read.
 pub fn spooled_from(dir: &Path, stream: Stream, from: u64, most: usize) -> io::Result<SpoolPiece> {
+    let newest = || fs::metadata(dir.join(stream.file_name())).map(|meta| meta.ino()).ok();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let before = newest();
+        let piece = read_from(dir, stream, from, most);
+        // Where the next file was begun meanwhile, names are those of other files.
+        if before == newest() || tries >= 5 {
+            return piece;
+        }
+    }
+}
+
+fn read_from(dir: &Path, stream: Stream, from: u64, most: usize) -> io::Result<SpoolPiece> {
     let files = positions(dir, stream)?;
     let Some((_, last, length)) = files.last() else {
         return Ok(SpoolPiece::default());

@@ -42,6 +42,8 @@ pub enum Timer {
     Backoff,
     /// A watchdog.
     Dog(Watchdog),
+    /// What an agent gets to hear an interrupt by a watchdog.
+    Heed,
 }
 
 /// What happens to an agent.
@@ -171,6 +173,10 @@ pub struct Machine {
     /// Turns of this run, and what it has spent.
     turns: u64,
     spent: u64,
+    /// Why it is not to be started again, whatever it ends of: somebody has said so.
+    halted: Option<Cause>,
+    /// Whether it begins anew because of what it was started with; that is no wish of somebody's.
+    renewed: bool,
     /// The watchdog that has interrupted it; it is not asked nicely twice.
     warned: Option<Watchdog>,
     /// When it was started the last time.
@@ -198,6 +204,8 @@ impl Machine {
             tools: false,
             turns: 0,
             spent: 0,
+            halted: None,
+            renewed: false,
             warned: None,
             since: Duration::ZERO,
             ends: VecDeque::new(),
@@ -306,6 +314,7 @@ impl Machine {
                 }
             }
             Event::Again => {
+                self.renewed = true;
                 if self.rung < Rung::Killed {
                     self.stop(Cause::Restart, false, now, &mut out);
                 } else if self.rung != Rung::Adopting {
@@ -315,6 +324,12 @@ impl Machine {
             }
             Event::Due(Timer::Rung) => self.next_rung(now, &mut out),
             Event::Due(Timer::Dog(dog)) => self.bark(dog, now, &mut out),
+            // One that does not hear is stopped.
+            Event::Due(Timer::Heed) => {
+                if let Some(dog) = self.warned.take().filter(|_| self.rung == Rung::None) {
+                    self.stop(Cause::Watchdog(dog), false, now, &mut out);
+                }
+            }
             Event::LeaderEnded(exit) => {
                 self.exit.get_or_insert(exit);
                 if self.rung < Rung::Killed {
@@ -406,6 +421,7 @@ impl Machine {
         self.output_ended = false;
         self.lost = false;
         (self.tools, self.turns, self.spent, self.warned) = (false, 0, 0, None);
+        (self.halted, self.renewed) = (None, false);
         self.since = now;
         out.push(Order::Spawn);
         self.enter(State::Starting, out);
@@ -458,8 +474,8 @@ impl Machine {
             out,
         );
         // It has heard.
-        if let Some(dog) = self.warned.take() {
-            out.push(Order::Disarm(Timer::Dog(dog)));
+        if self.warned.take().is_some() {
+            out.push(Order::Disarm(Timer::Heed));
         }
         if self.state.is_up() {
             self.enter(State::Idle, out);
@@ -485,6 +501,9 @@ impl Machine {
             }
             _ => {
                 let first = self.rung == Rung::None;
+                if matches!(cause, Cause::Asked | Cause::Shutdown) {
+                    self.halted.get_or_insert(cause);
+                }
                 // A restart that becomes a stop is a stop.
                 if self.cause.is_none() || self.cause == Some(Cause::Restart) {
                     // Unless it has ended by itself already.
@@ -618,20 +637,16 @@ impl Machine {
         if !concerns || self.rung != Rung::None {
             return;
         }
-        let again = self.warned == Some(dog);
-        if !again {
-            out.push(Order::Warn(dog));
-        }
+        out.push(Order::Warn(dog));
         match reaction {
             Reaction::Warn => {}
-            // Another has, and waits for what comes of it.
-            Reaction::Interrupt if self.rules.interrupt && !again && self.warned.is_some() => {}
-            Reaction::Interrupt if self.rules.interrupt && !again => {
+            // One has, and what comes of it is waited for.
+            Reaction::Interrupt if self.rules.interrupt && self.warned.is_some() => {}
+            Reaction::Interrupt if self.rules.interrupt => {
                 out.push(Order::Interrupt);
-                // One that does not hear is stopped.
                 self.warned = Some(dog);
                 let patience = self.rules.ladder.interrupt.max(HEARS);
-                out.push(Order::Arm(Timer::Dog(dog), patience));
+                out.push(Order::Arm(Timer::Heed, patience));
             }
             Reaction::Interrupt | Reaction::Stop => self.stop(Cause::Watchdog(dog), false, now, out),
         }
@@ -641,8 +656,8 @@ impl Machine {
     fn end(&mut self, now: Duration, out: &mut Vec<Order>) {
         out.push(Order::Disarm(Timer::Rung));
         self.unwatch(&Watchdog::TIMED, out);
-        if let Some(dog) = self.warned.take() {
-            out.push(Order::Disarm(Timer::Dog(dog)));
+        if self.warned.take().is_some() {
+            out.push(Order::Disarm(Timer::Heed));
         }
         self.rung = Rung::None;
         let ended = match (self.cause, self.exit) {
@@ -653,9 +668,12 @@ impl Machine {
             (None, Some(_)) => State::Failed,
             (None, None) => State::Lost,
         };
-        if self.cause == Some(Cause::Restart) {
-            self.attempts = 0;
-            self.ends.clear();
+        if self.cause == Some(Cause::Restart) && self.halted.is_none() {
+            // One that begins anew by itself may do so for ever.
+            if !self.renewed {
+                self.attempts = 0;
+                self.ends.clear();
+            }
             self.enter(State::Restarting, out);
             self.spawn(now, out);
             return;
@@ -666,6 +684,12 @@ impl Machine {
             // That it was stopped because there was no Gitstead is nobody's wish.
             RestartMode::Always => ended != State::Stopped || self.cause == Some(Cause::Orphaned),
         };
+        if again && let Some(halted) = self.halted {
+            // It had ended already, or was being stopped for another reason: it is not started again all the same.
+            self.cause = Some(halted);
+            self.enter(State::Stopped, out);
+            return;
+        }
         if !again || self.spawn_failed == Some(false) {
             self.enter(ended, out);
             return;

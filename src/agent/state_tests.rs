@@ -327,18 +327,29 @@ fn one_that_does_not_hear_an_interrupt_is_stopped_and_one_that_does_is_not() {
     let mut machine = at_work(dogs);
     let orders = machine.on(due(Watchdog::Turn), SECOND);
     let patience = Ladder::default().interrupt;
-    let again = Order::Arm(Timer::Dog(Watchdog::Turn), patience);
-    assert_eq!(orders, [Order::Warn(Watchdog::Turn), Order::Interrupt, again]);
+    let heed = Order::Arm(Timer::Heed, patience);
+    assert_eq!(orders, [Order::Warn(Watchdog::Turn), Order::Interrupt, heed]);
     // What another one wants has been asked for.
     assert_eq!(after(&mut machine, &[due(Watchdog::Silence)]), ["Warn(Silence)"]);
-    let orders = after(&mut machine, &[due(Watchdog::Turn)]);
+    // That it says something does not give it more time, and neither does a tool that ends.
+    let talk = [
+        Event::Output,
+        Event::Tools { under_way: true },
+        Event::Tools { under_way: false },
+    ];
+    for event in talk {
+        let orders = machine.on(event, SECOND);
+        let is_about = |order: &Order| matches!(order, Order::Arm(Timer::Heed, _) | Order::Disarm(Timer::Heed));
+        assert!(!orders.iter().any(is_about), "{orders:?}");
+    }
+    let orders = after(&mut machine, &[Event::Due(Timer::Heed)]);
     assert_eq!(orders, ["Enter(Stopping)", "Interrupt"]);
     assert_eq!(machine.cause(), Some(Cause::Watchdog(Watchdog::Turn)));
 
     let mut machine = at_work(dogs);
     after(&mut machine, &[due(Watchdog::Turn)]);
     let orders = machine.on(Event::TurnEnded, SECOND);
-    let off = Order::Disarm(Timer::Dog(Watchdog::Turn));
+    let off = Order::Disarm(Timer::Heed);
     assert!(
         orders.contains(&off) && orders.contains(&Order::Enter(State::Idle)),
         "{orders:?}"
@@ -441,6 +452,51 @@ fn turns_and_money_have_bounds() {
     );
 }
 
+#[test]
+fn a_stop_that_comes_after_the_end_or_beside_a_watchdog_is_one() {
+    for cause in [Cause::Asked, Cause::Shutdown] {
+        let mut rules = rules();
+        rules.restart.mode = RestartMode::Always;
+        rules.watchdogs.turn = Some((SECOND, Reaction::Stop));
+        // Its last checkpoint is being made.
+        let mut machine = Machine::new(rules, 1);
+        let end = [Event::Start, Event::Up, ENDED, Event::TreeGone, Event::OutputEnded];
+        after(&mut machine, &end);
+        after(&mut machine, &[Event::Stop(cause), Event::Recorded]);
+        assert_eq!((machine.state(), machine.cause()), (State::Stopped, Some(cause)));
+        // Another reason came first.
+        let mut machine = Machine::new(rules, 1);
+        let begin = [Event::Start, Event::Up, Event::SessionReady, Event::TurnStarted];
+        after(&mut machine, &begin);
+        let end = [ENDED, Event::TreeGone, Event::OutputEnded, Event::Recorded];
+        after(&mut machine, &[due(Watchdog::Turn), Event::Stop(cause)]);
+        after(&mut machine, &end);
+        assert_eq!((machine.state(), machine.cause()), (State::Stopped, Some(cause)));
+        // Whoever starts it again begins anew.
+        after(&mut machine, &[Event::Start, Event::Up]);
+        after(&mut machine, &end);
+        assert_eq!(machine.state(), State::Restarting);
+    }
+}
+
+#[test]
+fn one_that_begins_anew_again_and_again_is_given_up_all_the_same() {
+    let mut rules = rules();
+    (rules.restart.mode, rules.restart.burst) = (RestartMode::OnFailure, 3);
+    let mut machine = Machine::new(rules, 1);
+    after(&mut machine, &[Event::Start]);
+    let failed = Event::LeaderEnded(Exit::of_code(1));
+    let end = [failed, Event::TreeGone, Event::OutputEnded, Event::Recorded];
+    for _ in 0..3 {
+        // It fails; and what it is gone on with then is of no use.
+        after(&mut machine, &[Event::Up]);
+        after(&mut machine, &end);
+        after(&mut machine, &[Event::Due(Timer::Backoff), Event::Up, Event::Again]);
+        after(&mut machine, &end);
+    }
+    assert_eq!(machine.state(), State::CrashLooping);
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let cause = prop_oneof![
         Just(Cause::Asked),
@@ -465,6 +521,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         cause.prop_map(Event::Kill),
         Just(Event::Due(Timer::Rung)),
         Just(Event::Due(Timer::Backoff)),
+        Just(Event::Due(Timer::Heed)),
         dog.prop_map(|dog| Event::Due(Timer::Dog(dog))),
         exit.clone().prop_map(Event::LeaderEnded),
         Just(Event::TreeGone),
@@ -592,7 +649,7 @@ proptest! {
                 prop_assert!(armed.contains(&Timer::Backoff));
             }
             if machine.state().is_over() || machine.state() == State::Restarting {
-                let dogs = armed.iter().any(|timer| matches!(timer, Timer::Dog(_)));
+                let dogs = armed.iter().any(|timer| matches!(timer, Timer::Dog(_) | Timer::Heed));
                 prop_assert!(!dogs, "a watchdog of nobody: {armed:?}");
             }
             Ok(())

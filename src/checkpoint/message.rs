@@ -38,6 +38,8 @@ pub enum ToolOutcome {
     Failed,
     /// Somebody stopped it before its end.
     Interrupted,
+    /// It goes on in the background; there is another checkpoint when it has ended.
+    Started,
 }
 
 impl ToolOutcome {
@@ -47,14 +49,20 @@ impl ToolOutcome {
             ToolOutcome::Ok => "ok",
             ToolOutcome::Failed => "failed",
             ToolOutcome::Interrupted => "interrupted",
+            ToolOutcome::Started => "background-started",
         }
     }
 
     /// The outcome of that word.
     pub fn from_word(word: &str) -> Option<Self> {
-        [ToolOutcome::Ok, ToolOutcome::Failed, ToolOutcome::Interrupted]
-            .into_iter()
-            .find(|outcome| outcome.as_str() == word)
+        [
+            ToolOutcome::Ok,
+            ToolOutcome::Failed,
+            ToolOutcome::Interrupted,
+            ToolOutcome::Started,
+        ]
+        .into_iter()
+        .find(|outcome| outcome.as_str() == word)
     }
 }
 

@@ -414,7 +414,14 @@ fn begin(client: &Client, wanted: &Start, as_json: bool) -> anyhow::Result<()> {
     // Who has waited for it wants to know in a script, too.
     match agent["state"].as_str() {
         Some(state @ ("failed" | "lost" | "crash_looping")) if wanted.wait || wanted.follow => {
-            bail!("the agent is {}", state.replace('_', " "))
+            bail!(
+                "{}",
+                match state {
+                    "lost" => "nobody knows how the agent ended",
+                    "crash_looping" => "the agent has failed again and again",
+                    _ => "the agent has failed",
+                }
+            )
         }
         _ => Ok(()),
     }
@@ -541,7 +548,13 @@ fn logs(client: &Client, name: &str, follow: bool, lines: usize, as_json: bool) 
             "line" if as_json => super::print(&format!("{data}\n"))?,
             "line" => print_line(data)?,
             "missed" => {
-                let _ = writeln!(io::stderr(), "({} lines were missed)", data["lines"]);
+                let _ = match data["restarted"] == true {
+                    true => writeln!(
+                        io::stderr(),
+                        "(the server was started anew: what came before is on its disk)"
+                    ),
+                    false => writeln!(io::stderr(), "({} lines were missed)", data["lines"]),
+                };
             }
             "end" => return Ok(false),
             _ => {}
@@ -669,6 +682,9 @@ fn told(agent: &Value) -> String {
         line.push_str(&more.join(", "));
     }
     line.push('\n');
+    for words in agent["last_words"].as_str().into_iter().flat_map(str::lines) {
+        line.push_str(&format!("  {}\n", harmless(words)));
+    }
     line
 }
 
@@ -724,7 +740,7 @@ pub(super) fn shown(agent: &Value) -> String {
             other => other.to_string(),
         };
         text.push_str(&format!(
-            "{:<14}{}\n",
+            "{:<15}{}\n",
             format!("{}:", key.replace('_', " ")),
             harmless(&value)
         ));

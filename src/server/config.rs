@@ -258,7 +258,10 @@ impl Config {
         let container_program = file.agents.container_program.clone();
         let letta_cli = file.agents.letta_cli.as_ref().map(|path| base.join(path));
         let (cgroups, sandbox) = file.agents.fences(base)?;
-        let ask = file.ask.map(|ask| ask.rules(base)).transpose()?;
+        let ask = file
+            .ask
+            .map(|ask| ask.rules(base, |name| std::env::var(name).ok()))
+            .transpose()?;
         let namespace = over
             .namespace
             .clone()

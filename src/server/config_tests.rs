@@ -296,3 +296,35 @@ fn the_agent_that_answers_is_told_what_it_understands() {
         assert!(told.contains(why), "{text}: {told}");
     }
 }
+
+#[test]
+fn the_variables_of_the_service_before_are_heard() {
+    let env = |name: &str| {
+        let value = match name {
+            "AGENT_RATE_MAX" => "7",
+            "AGENT_RATE_WINDOW_S" => "90",
+            "AGENT_CONCURRENCY_PER_USER" => "2",
+            "AGENT_AUDIT_LOG" => "/var/log/audit.jsonl",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    };
+    let ask = |text: &str| toml::from_str::<crate::server::file::FileAsk>(text).expect("TOML");
+    let base = Path::new("/base");
+    let rules = ask("per_user = 3").rules(base, env).expect("sound");
+    assert_eq!(
+        (rules.rate_max, rules.per_user),
+        (7, 2),
+        "as the environment always wins"
+    );
+    assert_eq!(rules.rate_window, std::time::Duration::from_secs(90));
+    assert_eq!(rules.audit.as_deref(), Some(Path::new("/var/log/audit.jsonl")));
+    let own = ask("audit = 'a.jsonl'\nper_user = 3")
+        .rules(base, |_| None)
+        .expect("sound");
+    assert_eq!(own.audit.as_deref(), Some(Path::new("/base/a.jsonl")));
+    assert_eq!((own.rate_max, own.per_user), (60, 3));
+    let wrong = |name: &str| (name == "AGENT_RATE_MAX").then(|| "many".to_owned());
+    let error = ask("").rules(base, wrong).expect_err("it is no number");
+    assert!(error.to_string().contains("AGENT_RATE_MAX"), "{error}");
+}

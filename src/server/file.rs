@@ -273,8 +273,8 @@ pub(super) struct FileAsk {
 }
 
 impl FileAsk {
-    /// What it says, with what is usual for the rest: Claude Code, in `ask/main`.
-    pub fn rules(self, base: &Path) -> Result<AskRules, ConfigError> {
+    /// What the variables say that the service before this one had, then what the file says, then what is usual: Claude Code, in `ask/main`.
+    pub fn rules(self, base: &Path, env: impl Fn(&str) -> Option<String>) -> Result<AskRules, ConfigError> {
         let wrong = |key: &str, why: String| ConfigError::Value {
             key: format!("ask.{key}"),
             why,
@@ -312,11 +312,21 @@ impl FileAsk {
                 Ok(())
             }
         };
-        number("rate_max", self.rate_max, &mut rules.rate_max)?;
-        number("per_user", self.per_user, &mut rules.per_user)?;
+        let told_by_env = |name: &str| match env(name).filter(|told| !told.is_empty()) {
+            None => Ok(None),
+            Some(told) => told.parse::<u64>().map(Some).map_err(|_| ConfigError::Value {
+                key: name.to_owned(),
+                why: "is no number".to_owned(),
+            }),
+        };
+        let rate_max = told_by_env("AGENT_RATE_MAX")?.map(Number);
+        let per_user = told_by_env("AGENT_CONCURRENCY_PER_USER")?.map(Number);
+        let rate_window = told_by_env("AGENT_RATE_WINDOW_S")?.map(|seconds| Span(Duration::from_secs(seconds)));
+        number("rate_max", rate_max.or(self.rate_max), &mut rules.rate_max)?;
+        number("per_user", per_user.or(self.per_user), &mut rules.per_user)?;
         number("total", self.total, &mut rules.total)?;
         for (told, slot) in [
-            (self.rate_window, &mut rules.rate_window),
+            (rate_window.or(self.rate_window), &mut rules.rate_window),
             (self.deadline, &mut rules.deadline),
             (self.idle, &mut rules.idle),
         ] {
@@ -324,7 +334,10 @@ impl FileAsk {
                 *slot = told;
             }
         }
-        rules.audit = self.audit.map(|path| base.join(path));
+        let audit = env("AGENT_AUDIT_LOG")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
+        rules.audit = audit.or(self.audit).map(|path| base.join(path));
         Ok(rules)
     }
 }

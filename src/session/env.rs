@@ -70,7 +70,11 @@ pub(super) fn is_secret(name: &str, value: &str) -> bool {
     let says_so = name
         .split('_')
         .any(|word| WORDS.iter().any(|secret| word.eq_ignore_ascii_case(secret)));
-    says_so && value.len() >= Redactor::SHORTEST && !value.starts_with('/')
+    // A key may begin with a slash as well.
+    let names_a_file = ["CREDENTIALS", "FILE", "PATH", "DIR"]
+        .iter()
+        .any(|word| name.to_ascii_uppercase().ends_with(word));
+    says_so && value.len() >= Redactor::SHORTEST && !(names_a_file && value.starts_with('/'))
 }
 
 /// The value of a secret. Blocks.
@@ -129,7 +133,7 @@ impl Login {
 pub(super) fn redactor(spec: &AgentSpec) -> Option<Redactor> {
     let read = spec.secrets.iter().filter_map(|(name, path)| secret(name, path).ok());
     let mut values: Vec<String> = read.collect();
-    let preset = spec.preset().ok().flatten();
+    let preset = spec.known();
     let passed = preset.map_or(&[][..], |preset| preset.passes()).iter().copied();
     for name in passed.chain(spec.inherit.iter().map(String::as_str)) {
         let value = value(spec, name, |name| std::env::var_os(name));
@@ -217,12 +221,14 @@ mod tests {
         ] {
             assert!(is_secret(name, key), "{name}");
         }
+        assert!(is_secret("AWS_SECRET_ACCESS_KEY", "/0123456789abcdef"));
         for (name, value) in [
             ("TOKENIZERS_PARALLELISM", key),
             ("KEYBOARD", key),
             ("SSH_AUTH_SOCK", key),
             ("MOCK_KEY", "mock"),
             ("GOOGLE_APPLICATION_CREDENTIALS", "/home/me/key.json"),
+            ("API_KEY_FILE", "/home/me/key"),
         ] {
             assert!(!is_secret(name, value), "{name}");
         }

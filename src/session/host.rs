@@ -70,6 +70,8 @@ impl Host for Desk {
         self.agent = Some(agent.clone());
         self.turn = 0;
         self.first_line = agent.log().last(0).cursor;
+        // Of a run before, which has come to its end without that.
+        self.shared.cut_off().take();
         let agent = agent.clone();
         let name = self.shared.record().name.clone();
         let run_name = self.shared.record().run_name(run);
@@ -288,6 +290,7 @@ impl Desk {
                             "output_tokens": ended.usage.output_tokens,
                             "cost_microusd": ended.usage.cost_microusd,
                             "model_turns": ended.usage.model_turns,
+                            "duration_ms": ended.usage.duration.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
                         },
                     }),
                 );

@@ -279,7 +279,9 @@ pub(super) fn find(
     };
     let version = match told {
         Some(version) => Some(version),
-        None => version_of(&command, &path.to_string_lossy(), versions, sandbox, &own),
+        // It could be the agent's own file by now, and would be asked outside everything that holds agents.
+        None if sandbox.is_some() => None,
+        None => version_of(&command, &path.to_string_lossy(), versions, &own),
     };
     let program = Program {
         letta: version.as_deref().map_or_else(LettaCli::default, LettaCli::of),
@@ -293,7 +295,6 @@ fn version_of(
     command: &[String],
     path: &str,
     versions: &Versions,
-    sandbox: Option<&Sandbox>,
     own: &impl Fn(&str) -> Option<OsString>,
 ) -> Option<String> {
     let first = find_program(command.first()?, Some(path), Path::new("/")).ok()?;
@@ -313,8 +314,9 @@ fn version_of(
             env.push((name.to_owned(), value));
         }
     }
-    let said = probe(command, &env, sandbox);
-    let version = said.ok().and_then(|said| version_in(&String::from_utf8_lossy(&said)));
+    // What did not answer now may answer another time.
+    let said = probe(command, &env, None).ok()?;
+    let version = version_in(&String::from_utf8_lossy(&said));
     versions.put(asked, version.clone());
     version
 }

@@ -315,7 +315,8 @@ impl Desk {
         calls.retain(|call| !call.is_empty());
         let checkpoint = self.checkpoint_of(&tool, &calls, heard.turn);
         // Its own hooks may have had it recorded, while it waited for that.
-        let may_be_known = tool.source != dialect::Source::Barrier;
+        let may_be_known =
+            !matches!(tool.source, dialect::Source::Barrier | dialect::Source::End) && tool.with.is_empty();
         let (agent, seen) = (format!("Agent: {}", self.name), *self.seen());
         let found: Arc<Mutex<Option<ObjectId>>> = Arc::default();
         let finds = Arc::clone(&found);
@@ -332,10 +333,22 @@ impl Desk {
             Ok((!changes.is_empty()).then(|| checkpoint.clone()))
         });
         let made = self.record(decide).await;
-        if let Some(id) = found.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let hooked = found.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(id) = hooked {
             *self.seen() = Some(id);
         }
+        // Its hook's commit is that of this call.
+        let of_hook = hooked.filter(|_| matches!(made, Ok(None)));
         self.let_go(due, made, gate, &calls, heard.offset).await;
+        if let Some(id) = of_hook {
+            let commit = id.to_string();
+            (self.made)(&commit);
+            let data = json!({
+                "commit": commit, "subject": null, "changed": true, "skipped": [], "calls": calls, "offset": heard.offset,
+                "took_ms": 0, "late": false, "by": "hook",
+            });
+            self.events.push("checkpoint", data);
+        }
     }
 
     fn checkpoint_of(&self, tool: &ToolFinished, calls: &[String], turn: u64) -> Checkpoint {
@@ -352,7 +365,7 @@ impl Desk {
         checkpoint = match tool.outcome {
             dialect::Outcome::Ok => checkpoint.outcome(ToolOutcome::Ok),
             dialect::Outcome::Interrupted => checkpoint.outcome(ToolOutcome::Interrupted),
-            dialect::Outcome::BackgroundStarted => checkpoint.trailer("Background", "started"),
+            dialect::Outcome::BackgroundStarted => checkpoint.outcome(ToolOutcome::Started),
             _ => checkpoint.outcome(ToolOutcome::Failed),
         };
         if tool.background {

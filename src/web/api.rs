@@ -87,7 +87,10 @@ pub fn api_routes(api: Arc<Api>) -> Router {
 /// Finds out who makes the request. What they may do is decided where it is done.
 async fn introduce(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let confined = api.house.is_confined(peer).await;
+    let confined = match api.house.is_confined(peer).await {
+        Ok(confined) => confined,
+        Err(error) => return ApiError::from(error).into_response(),
+    };
     let caller = api
         .house
         .caller(request.version(), request.headers(), request.uri(), peer, confined);

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     base::{Ask, Decision, Presence, RepoName, Route, Version},
     service::{Context, DumbFile, Service},
-    worker::{Answer, BodyReader, Busy, CHUNK_BYTES, Lane, Pace, Reply},
+    worker::{Answer, BodyReader, Busy, CHUNK_BYTES, CallError, Lane, Pace, Reply},
 };
 
 /// So much of a body is collected before a worker is asked for, so that slow senders of small requests hold no thread.
@@ -88,7 +88,13 @@ struct Job {
 pub(super) async fn route(State(house): State<Arc<House>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
-    let confined = house.is_confined(peer).await;
+    let confined = match house.is_confined(peer).await {
+        Ok(confined) => confined,
+        Err(CallError::Busy(busy)) => return Refusal::from(busy).into_response(),
+        Err(CallError::Panicked) => {
+            return Refusal::of_fault(crate::base::Fault::Ours, "internal server error").into_response();
+        }
+    };
     let caller = house.caller(parts.version, &parts.headers, &parts.uri, peer, confined);
     let mut response = match prepare(&house, &caller, &parts, body) {
         Ok(job) => run(&house, job).await.unwrap_or_else(Refusal::into_response),

@@ -24,7 +24,7 @@ use super::{git, hands::Hands, observe, reply::Refusal};
 use crate::{
     base::{Clock, Credential, Decision, Limits, Origin, Principal, Rules, speaks_locally, tells_of_a_proxy},
     service::AnswerCache,
-    worker::{Lane, Workers},
+    worker::{CallError, Lane, Workers},
 };
 
 /// Fetch requests of up to 1 MiB each that are kept in memory at a time.
@@ -204,20 +204,20 @@ impl House {
     }
 
     /// Whether a request comes from an agent in a sandbox: what it may not reach by itself it is not to have from us.
-    pub(super) async fn is_confined(&self, peer: Option<SocketAddr>) -> bool {
+    ///
+    /// # Errors
+    /// When nobody has the time to look.
+    pub(super) async fn is_confined(&self, peer: Option<SocketAddr>) -> Result<bool, CallError> {
         let Some(guard) = self.guard.get().filter(|guard| guard.watches()) else {
-            return false;
+            return Ok(false);
         };
         let Some(peer) = peer.filter(|peer| peer.ip().to_canonical().is_loopback()) else {
-            return false;
+            return Ok(false);
         };
         let guard = Arc::clone(guard);
-        let told = self
-            .workers
+        self.workers
             .call(Lane::Short, None, move || guard.is_confined(peer))
-            .await;
-        // Who cannot be looked at now is trusted another time.
-        told.unwrap_or(true)
+            .await
     }
 }
 

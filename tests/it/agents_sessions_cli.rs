@@ -97,7 +97,7 @@ fn a_conversation_is_had_read_and_closed_from_the_command_line() {
     assert_eq!(ok(&play, &["list", "it", "-n", "1"]).lines().count(), 1);
     let shown = ok(&play, &["show", "it", &id]);
     assert!(
-        shown.contains(&format!("id:           {id}\n")) && shown.contains("questions:    2\n"),
+        shown.contains(&format!("id:            {id}\n")) && shown.contains("questions:     2\n"),
         "{shown}"
     );
     let said = ok(&play, &["history", "it", &id]);

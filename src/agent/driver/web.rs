@@ -203,15 +203,17 @@ impl<H: Host> Driver<H> {
 
     /// What was told before its end and not heard yet.
     pub(super) fn hear_out(&mut self) {
+        // Whoever listens there now may be another one, and talk for ever.
+        if let Some(web) = self.run.as_deref_mut().and_then(|run| run.web.as_mut()) {
+            web.tasks.abort_all();
+            web.heard.close();
+        }
         while let Some(heard) = self
             .run
             .as_deref_mut()
             .and_then(|run| run.web.as_mut()?.heard.try_recv().ok())
         {
             self.heard(heard);
-        }
-        if let Some(web) = self.run.as_deref_mut().and_then(|run| run.web.as_mut()) {
-            web.tasks.abort_all();
         }
     }
 }

@@ -331,6 +331,8 @@ impl Asking {
                 data["result_len"] = json!(answered.result.chars().count());
                 data["turns"] = json!(answered.num_turns);
                 data["is_error"] = json!(answered.is_error);
+                // By the agent's own account; the rest of the time is ours.
+                data["subprocess_ms"] = answered.usage["duration_ms"].clone();
                 data["commits"] = answered.checkpoints.iter().map(|one| one["commit"].clone()).collect();
                 self.inner.note("ask_ok", data).await;
                 Ok(answered)
@@ -375,7 +377,7 @@ impl Asking {
                 }
                 Err(error) => return Err(error.into()),
             };
-            if let Some(ticket) = &mut running.ticket {
+            if let Some(ticket) = running.ticket.as_mut().filter(|ticket| !ticket.put) {
                 ticket.put = true;
                 inner.book().usage.put();
             }

@@ -30,6 +30,8 @@ use crate::{
 const PAGE: usize = 1_000;
 /// Bytes of output in one answer.
 const PIECE: usize = 1 << 20;
+/// Lines of a log that are remembered.
+const MOST_LINES: usize = 5_000;
 /// Lines of a log when nobody says how many.
 const LINES: usize = 200;
 /// Events that wait for a client who follows. What comes then stays where it is until there is room.
@@ -71,7 +73,7 @@ pub(super) async fn logs(
 ) -> Answer {
     let Query(asked) = asked?;
     let entry = entry(&api, &who, at, Deed::Talk).await?;
-    let wanted = asked.lines.unwrap_or(LINES).min(PAGE);
+    let wanted = asked.lines.unwrap_or(LINES).min(MOST_LINES);
     let log = Arc::clone(entry.log());
     let after = last_event_id(&headers)?.or(asked.after);
     let first = match after {
