@@ -412,17 +412,11 @@ fn begin(client: &Client, wanted: &Start, as_json: bool) -> anyhow::Result<()> {
         bail!("{}", harmless(failure));
     }
     // Who has waited for it wants to know in a script, too.
+    let waited = wanted.wait || wanted.follow;
     match agent["state"].as_str() {
-        Some(state @ ("failed" | "lost" | "crash_looping")) if wanted.wait || wanted.follow => {
-            bail!(
-                "{}",
-                match state {
-                    "lost" => "nobody knows how the agent ended",
-                    "crash_looping" => "the agent has failed again and again",
-                    _ => "the agent has failed",
-                }
-            )
-        }
+        Some("lost") if waited => bail!("nobody knows how the agent ended"),
+        Some("crash_looping") if waited => bail!("the agent has failed again and again"),
+        Some("failed") if waited => bail!("the agent has failed"),
         _ => Ok(()),
     }
 }
@@ -682,6 +676,10 @@ fn told(agent: &Value) -> String {
         line.push_str(&more.join(", "));
     }
     line.push('\n');
+    for missing in agent["isolation"]["missing"].as_array().into_iter().flatten() {
+        let why = harmless(missing.as_str().unwrap_or_default());
+        line.push_str(&format!("  not bounded: {why}\n"));
+    }
     for words in agent["last_words"].as_str().into_iter().flat_map(str::lines) {
         line.push_str(&format!("  {}\n", harmless(words)));
     }
