@@ -4,43 +4,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    launch::Sandbox,
-    sandbox,
-    spawn::{find_program, prober},
-};
+use super::spawn::{find_program, prober};
 
 /// How long a program may take to say which version it is.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of what it says that are read.
 const SAID: u64 = 4 << 10;
 
-/// What a program says when it is asked for its version (`--version`), within ten seconds and 4 KiB; with a sandbox from in there. Blocks.
+/// What a program says when it is asked for its version (`--version`), within ten seconds and 4 KiB. Blocks. Nothing holds it in: it is for programs that no agent may have changed.
 ///
 /// # Errors
 /// When it is not there, cannot be started, or says nothing in time.
-pub fn probe(command: &[String], env: &[(String, String)], sandbox: Option<&Sandbox>) -> io::Result<Vec<u8>> {
+pub fn probe(command: &[String], env: &[(String, String)]) -> io::Result<Vec<u8>> {
     let name = command.first().map_or("", String::as_str);
     let search = env
         .iter()
         .find(|(key, _)| key == "PATH")
         .map(|(_, value)| value.as_str());
     let program = find_program(name, search, Path::new("/")).map_err(|failure| io::Error::other(failure.text))?;
-    // What a thread may not reach, what it starts may not, either.
-    let start = || {
-        if let Some(sandbox) = sandbox {
-            sandbox::restrict(sandbox, None).map_err(|failure| io::Error::other(failure.text))?;
-        }
-        prober(&program, &command[1..], env)
-    };
-    let started = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("agent-probe".to_owned());
-        thread
-            .spawn_scoped(scope, start)?
-            .join()
-            .map_err(|_| io::Error::other("it could not be started"))?
-    });
-    let (mut child, said) = started?;
+    let (mut child, said) = prober(&program, &command[1..], env)?;
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::Builder::new()
         .name("agent-probe".to_owned())
@@ -72,7 +54,7 @@ mod tests {
 
     fn ask(script: &str) -> io::Result<Vec<u8>> {
         let command = ["sh", "-c", script].map(str::to_owned);
-        probe(&command, &[("PATH".to_owned(), "/usr/bin:/bin".to_owned())], None)
+        probe(&command, &[("PATH".to_owned(), "/usr/bin:/bin".to_owned())])
     }
 
     #[test]
@@ -80,7 +62,7 @@ mod tests {
         assert_eq!(ask("echo 1.2; echo no >&2; exit 3").expect("it ran"), b"1.2\n");
         // Nobody reads on: it ends by that, or is killed.
         assert_eq!(ask("exec yes").expect("it ran").len(), SAID as usize);
-        assert!(probe(&["/nowhere/x".to_owned()], &[], None).is_err());
-        assert!(probe(&[], &[], None).is_err());
+        assert!(probe(&["/nowhere/x".to_owned()], &[]).is_err());
+        assert!(probe(&[], &[]).is_err());
     }
 }

@@ -315,7 +315,7 @@ fn version_of(
         }
     }
     // What did not answer now may answer another time.
-    let said = probe(command, &env, None).ok()?;
+    let said = probe(command, &env).ok()?;
     let version = version_in(&String::from_utf8_lossy(&said));
     versions.put(asked, version.clone());
     version
