@@ -9,9 +9,6 @@ use std::{
 
 use super::tree;
 
-/// Processes that are looked at to find those of agents.
-const PROCESSES: usize = 65_536;
-
 /// A step of stopping an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -112,22 +109,15 @@ pub fn weigh(scales: &[Scale]) -> Vec<Option<u64>> {
     if found.iter().all(Option::is_some) {
         return found;
     }
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    for pid in pids.take(PROCESSES) {
-        if let Some(parent) = tree::parent(pid) {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
+    let mut children = tree::children();
     for (scale, bytes) in scales.iter().zip(&mut found).filter(|(_, bytes)| bytes.is_none()) {
         *bytes = below(&mut children, scale.parent, resident);
     }
     found
 }
 
-/// Bytes of resident memory of a process (`VmRSS`, `proc_pid_status(5)`).
-fn resident(pid: i32) -> Option<u64> {
+/// Bytes of resident memory of a process (`VmRSS`, `proc_pid_status(5)`). Blocks.
+pub fn resident(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;

@@ -33,7 +33,7 @@ pub use handle::{
 };
 pub use hunt::{hunt_down, is_alive, start_time, sweep_left};
 pub use launch::{Bounds, Exit, ExitRecord, Isolation, Ladder, Launch, Sandbox, SpawnFailure, SpawnFault};
-pub use meter::{Depths, Meter, Scale, Step, weigh};
+pub use meter::{Depths, Meter, Scale, Step, resident, weigh};
 pub use output::{LogLine, LogPage, LogRing, RingBounds, Stream};
 pub use parent::run_parent;
 pub use probe::probe;

@@ -90,11 +90,23 @@ pub(super) fn parent(pid: i32) -> Option<i32> {
     stat(pid).map(|stat| stat.parent)
 }
 
-/// All processes there are.
-fn all() -> impl Iterator<Item = (i32, Stat)> {
+/// The numbers of all processes there are.
+fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter_map(|pid| Some((pid, stat(pid)?)))
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn all() -> impl Iterator<Item = (i32, Stat)> {
+    pids().filter_map(|pid| Some((pid, stat(pid)?)))
+}
+
+/// All processes there are, by their parents.
+pub(super) fn children() -> BTreeMap<i32, Vec<i32>> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for (pid, stat) in all() {
+        children.entry(stat.parent).or_default().push(pid);
+    }
+    children
 }
 
 /// Whether a process that is neither one of `roots` nor below one has a socket open, by its inode. One whose descriptors may not be looked at does not count. Blocks.
@@ -171,31 +183,13 @@ pub(super) fn kill_below(root: i32) -> Vec<Process> {
 
 /// Processes whose environment has this entry: those of an incarnation whose parent process is gone. What belongs to other users cannot be read and is none of ours.
 pub(super) fn marked(entry: &str) -> Vec<Process> {
-    let Ok(all) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let pids = all.flatten().filter_map(pid_of);
-    let has_mark = |pid: &i32| {
-        fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|bytes| bytes.split(|&b| b == 0).any(|one| one == entry.as_bytes()))
-    };
-    pids.filter(|&pid| pid != own)
-        .filter(has_mark)
-        .filter_map(Process::of)
-        .filter(|process| process.is_alive())
-        .collect()
-}
-
-fn pid_of(found: fs::DirEntry) -> Option<i32> {
-    found.file_name().to_str()?.parse().ok()
+    let (variable, wanted) = entry.split_once('=').unwrap_or((entry, ""));
+    let found = marks(variable).into_iter().filter(|(_, value)| value == wanted);
+    found.map(|(process, _)| process).collect()
 }
 
 /// Processes in whose environment this variable is set, with what to.
 pub(super) fn marks(variable: &str) -> Vec<(Process, String)> {
-    let Ok(all) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let value = |pid: i32| {
         let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
@@ -205,8 +199,12 @@ pub(super) fn marks(variable: &str) -> Vec<(Process, String)> {
         });
         String::from_utf8(value?.to_vec()).ok()
     };
-    let pids = all.flatten().filter_map(pid_of).filter(|&pid| pid != own);
-    pids.filter_map(|pid| Some((Process::of(pid)?, value(pid)?)))
+    // In this order: most have none, and one that has is to be the same one still.
+    let found = pids()
+        .filter(|&pid| pid != own)
+        .filter_map(|pid| Some((pid, value(pid)?)));
+    found
+        .filter_map(|(pid, value)| Some((Process::of(pid)?, value)))
         .filter(|(process, _)| process.is_alive())
         .collect()
 }

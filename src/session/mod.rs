@@ -30,7 +30,7 @@ mod transcript;
 
 pub use crate::agent::{
     Bounds, Cause, CgroupChoice, Cgroups, Exit, Isolation, LogLine, LogPage, LogRing, NotTaken, Reaction, Restart,
-    RestartMode, State, Stream, Watchdog, Watchdogs, is_held_outside, spooled_from, spooled_tail,
+    RestartMode, State, Stream, Watchdog, Watchdogs, is_held_outside, resident, spooled_from, spooled_tail,
 };
 pub use ask::{
     Answered, AskDesk, AskError, AskRules, Asker, Asking, HistoryEntry, HistorySlice, MOST_HISTORY, QUESTION,

@@ -1,6 +1,6 @@
 //! `/metrics`: what is counted and what waits, as Prometheus reads it (text format 0.0.4), for this machine and for whoever has a token or a name.
 
-use std::{fmt::Write as _, fs, sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use axum::{Extension, extract::State, http::header, response::IntoResponse as _};
 
@@ -8,7 +8,7 @@ use super::{
     api::{Answer, Api, ApiError},
     house::Caller,
 };
-use crate::worker::Stats;
+use crate::{session::resident, worker::Stats};
 
 /// How long a worker is waited for that looks what memory agents have. Without one the rest is told: whoever asks wants to know just then how busy it is.
 const WORKER: Duration = Duration::from_secs(2);
@@ -60,20 +60,13 @@ fn workers(out: &mut String, stats: &Stats) {
     );
 }
 
-/// Bytes of resident memory of this process.
-fn resident() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kilobytes.checked_mul(1_024)
-}
-
 pub(super) async fn metrics(State(api): State<Arc<Api>>, Extension(who): Extension<Caller>) -> Answer {
     if !who.local && who.user().is_none() {
         return Err(ApiError::unknown());
     }
     let agents = api.agents.as_ref().map(|doors| doors.agents.clone());
-    let looking = api.work(move |_| Ok((agents.map(|agents| agents.weigh()), resident())));
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let looking = api.work(move |_| Ok((agents.map(|agents| agents.weigh()), resident(own))));
     let (weighed, own) = match tokio::time::timeout(WORKER, looking).await {
         Ok(Ok(found)) => found,
         _ => (None, None),
