@@ -17,7 +17,7 @@ use super::{
     pieces::Pieces,
     shared::{Question, Shared, TEXT_BYTES},
     tally::reason,
-    trail::{Gate, Heard, Job, Trail},
+    trail::{Gate, Job, Moment, Trail},
 };
 use crate::{
     agent::{
@@ -135,7 +135,7 @@ impl Host for Desk {
     fn record(&mut self, run: u32, agent: &Agent) {
         self.agent = Some(agent.clone());
         if let Some((tool, turn)) = self.shared.cut_off().take() {
-            let heard = Heard { turn, offset: None };
+            let heard = Moment { turn, offset: None };
             // If there is no room for it, the last checkpoint is all there is.
             let _ = self.trail.give(Job::Tool(Box::new(tool), heard, None));
         }
@@ -419,7 +419,7 @@ impl Desk {
         }
         tool.with.append(&mut self.late);
         let gate = self.gate(tool.barrier.take(), vec![tool.call.clone()]);
-        let heard = Heard {
+        let heard = Moment {
             turn: self.turn,
             offset: at,
         };
@@ -437,7 +437,7 @@ impl Desk {
 
     fn settled(&mut self, calls: Vec<String>, barrier: Option<String>, at: Option<u64>) {
         let gate = self.gate(barrier, calls);
-        let heard = Heard {
+        let heard = Moment {
             turn: self.turn,
             offset: at,
         };

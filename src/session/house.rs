@@ -296,7 +296,7 @@ impl Agents {
 
     /// The calls that were open when an earlier Gitstead ended, as one that was interrupted, and their turn.
     async fn cut_off(&self, entry: &Entry) -> Option<(ToolFinished, u64)> {
-        let mut open: Vec<(String, ToolFinished, u64)> = Vec::new();
+        let mut open: Vec<(ToolFinished, u64)> = Vec::new();
         let mut after = 0;
         loop {
             let page = self.events_after(entry, after, PAGE).await.ok()?;
@@ -312,7 +312,7 @@ impl Agents {
                     Some("started") => open.clear(),
                     Some("tool_started") if open.len() < OPEN => {
                         let tool = ToolFinished {
-                            call: call.clone(),
+                            call,
                             tool: text("tool"),
                             summary: text("summary"),
                             parent: event["parent"].as_str().map(str::to_owned),
@@ -320,21 +320,21 @@ impl Agents {
                             source: Source::End,
                             ..ToolFinished::default()
                         };
-                        open.push((call, tool, event["turn"].as_u64().unwrap_or_default()));
+                        open.push((tool, event["turn"].as_u64().unwrap_or_default()));
                     }
                     // One that goes on in the background ends twice.
                     Some("tool_finished") if event["outcome"] != "background-started" => {
                         let with = event["with"].as_array().into_iter().flatten();
                         let ended: Vec<_> = with.filter_map(Value::as_str).collect();
-                        open.retain(|(one, ..)| *one != call && !ended.contains(&one.as_str()));
+                        open.retain(|(one, _)| one.call != call && !ended.contains(&one.call.as_str()));
                     }
                     _ => {}
                 }
             }
         }
         let mut open = open.into_iter();
-        let (_, mut first, turn) = open.next()?;
-        first.with = open.map(|(call, ..)| call).collect();
+        let (mut first, turn) = open.next()?;
+        first.with = open.map(|(tool, _)| tool.call).collect();
         Some((first, turn))
     }
 

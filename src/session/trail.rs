@@ -76,7 +76,7 @@ pub trait Workspaces: Send + Sync + 'static {
 
 /// Where an agent was when it told of something.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Heard {
+pub(super) struct Moment {
     /// Its turn; 0 for none.
     pub(super) turn: u64,
     /// The position in its output on disk behind what it said.
@@ -89,9 +89,9 @@ pub(super) enum Job {
     /// What was there before the agent began.
     Before(oneshot::Sender<()>),
     /// A tool has finished.
-    Tool(Box<ToolFinished>, Heard, Option<Arc<Gate>>),
+    Tool(Box<ToolFinished>, Moment, Option<Arc<Gate>>),
     /// Several have, and perhaps nothing has changed since the checkpoints of each.
-    Settled(Heard, Option<Arc<Gate>>),
+    Settled(Moment, Option<Arc<Gate>>),
     /// Nothing of this run of the agent is left.
     Last(u32, Agent),
 }
@@ -309,7 +309,7 @@ impl Desk {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn tool(&self, due: Instant, tool: ToolFinished, heard: Heard, gate: Option<Arc<Gate>>) {
+    async fn tool(&self, due: Instant, tool: ToolFinished, heard: Moment, gate: Option<Arc<Gate>>) {
         let mut calls = vec![tool.call.clone()];
         calls.extend(tool.with.iter().cloned());
         calls.retain(|call| !call.is_empty());
