@@ -335,7 +335,7 @@ impl<H: Host> Driver<H> {
             }
             Command::Stop(cause) => self.events.push_back(Event::Stop(cause)),
             Command::Kill(cause) => self.events.push_back(Event::Kill(cause)),
-            Command::Prepared(run, prepared) => self.prepared(run, prepared).await,
+            Command::Prepared(run, prepared) => self.prepared(run, prepared),
             // Of a run that was given up before it answered: the present one is not that far.
             Command::Recorded(run) | Command::Hunted(run, _) if run != self.status.run => {}
             Command::Recorded(_) => self.events.push_back(Event::Recorded),
@@ -406,14 +406,14 @@ impl<H: Host> Driver<H> {
         }
     }
 
-    async fn prepared(&mut self, run: u32, prepared: Result<Box<Prepared>, SpawnFailure>) {
+    fn prepared(&mut self, run: u32, prepared: Result<Box<Prepared>, SpawnFailure>) {
         let wanted = run == self.status.run && self.run.is_none() && !self.machine.is_past_saving();
         match prepared {
             // Dropped, it ends by itself: it has been told nothing.
             Ok(prepared) if !wanted => bury(prepared.newborn.0.child),
             Err(_) if !wanted => {}
             Ok(prepared) => {
-                if let Err(error) = self.begin(*prepared).await {
+                if let Err(error) = self.begin(*prepared) {
                     self.status.failure = Some(SpawnFailure {
                         fault: SpawnFault::Other,
                         text: format!("its parent process cannot be spoken to: {error}"),
@@ -431,7 +431,7 @@ impl<H: Host> Driver<H> {
         self.events.push_back(Event::SpawnFailed { passing });
     }
 
-    async fn begin(&mut self, prepared: Prepared) -> io::Result<()> {
+    fn begin(&mut self, prepared: Prepared) -> io::Result<()> {
         let Prepared {
             newborn: Newborn(parent),
             launch,
@@ -442,7 +442,7 @@ impl<H: Host> Driver<H> {
         } = prepared;
         self.spool.goes_on_at(spooled);
         parent.control.set_nonblocking(true)?;
-        let (read, mut orders) = UnixStream::from_std(parent.control)?.into_split();
+        let (read, orders) = UnixStream::from_std(parent.control)?.into_split();
         self.status.parent = parent
             .child
             .id()
@@ -477,11 +477,8 @@ impl<H: Host> Driver<H> {
             open_calls: 0,
             finished: false,
             web: web.map(|authorization| Web::new(authorization, self.line_bytes)),
-            orders: {
-                // It reads this before anything else, and nothing else is to be read from it before.
-                orders.write_all(&wire::line(&launch)).await?;
-                Mouth::new(orders)
-            },
+            // It reads this before anything else.
+            orders: Mouth::new(orders, wire::line(&launch)),
         }));
         Ok(())
     }
@@ -606,13 +603,16 @@ impl<H: Host> Driver<H> {
 struct Mouth(mpsc::Sender<Vec<u8>>);
 
 impl Mouth {
-    fn new(mut to: OwnedWriteHalf) -> Self {
+    fn new(mut to: OwnedWriteHalf, first: Vec<u8>) -> Self {
         let (send, mut receive) = mpsc::channel::<Vec<u8>>(ORDERS);
         tokio::spawn(async move {
-            while let Some(line) = receive.recv().await {
+            let mut next = Some(first);
+            while let Some(line) = next {
                 if to.write_all(&line).await.is_err() {
                     break;
                 }
+                drop(line);
+                next = receive.recv().await;
             }
         });
         Mouth(send)

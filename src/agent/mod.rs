@@ -16,6 +16,7 @@ mod output;
 mod parent;
 mod probe;
 mod redact;
+mod restarts;
 mod rules;
 mod sandbox;
 mod spawn;

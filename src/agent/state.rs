@@ -1,13 +1,14 @@
 //! What an agent may be, and how it becomes something else: a value. Events go in, orders come out; it holds no clock and no process, and the same events at the same
 //! times give the same orders.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     launch::Exit,
-    rules::{Reaction, Restart, RestartMode, Rules, State, Watchdog},
+    restarts::Restarts,
+    rules::{Reaction, RestartMode, Rules, State, Watchdog},
 };
 
 /// How long output may take to end once nothing is left that could write it: a descriptor can be passed to a stranger.
@@ -83,6 +84,8 @@ pub enum Event {
     Kill(Cause),
     /// What it was started with is of no use: it ends, and is to be started without that, whatever its rules for ends are.
     Again,
+    /// It has ended in a way in which it would end again.
+    Unfit,
     /// A time has come.
     Due(Timer),
     /// Its own process has ended.
@@ -166,6 +169,8 @@ pub struct Machine {
     exit: Option<Exit>,
     spawned: bool,
     spawn_failed: Option<bool>,
+    /// Whether it would end the same way again.
+    unfit: bool,
     output_ended: bool,
     lost: bool,
     /// Whether a tool is under way.
@@ -179,13 +184,7 @@ pub struct Machine {
     renewed: bool,
     /// The watchdog that has interrupted it; it is not asked nicely twice.
     warned: Option<Watchdog>,
-    /// When it was started the last time.
-    since: Duration,
-    /// When it ended without having been told to, lately.
-    ends: VecDeque<Duration>,
-    /// The restarts since it was last sound.
-    attempts: u32,
-    random: u64,
+    restarts: Restarts,
 }
 
 impl Machine {
@@ -199,6 +198,7 @@ impl Machine {
             exit: None,
             spawned: false,
             spawn_failed: None,
+            unfit: false,
             output_ended: false,
             lost: false,
             tools: false,
@@ -207,10 +207,7 @@ impl Machine {
             halted: None,
             renewed: false,
             warned: None,
-            since: Duration::ZERO,
-            ends: VecDeque::new(),
-            attempts: 0,
-            random: seed | 1,
+            restarts: Restarts::new(seed),
         }
     }
 
@@ -231,7 +228,7 @@ impl Machine {
 
     /// The same, having ended at these times lately without having been told to.
     pub(super) fn having_ended(mut self, ends: impl IntoIterator<Item = Duration>) -> Self {
-        self.ends.extend(ends);
+        self.restarts.have_ended(ends);
         self
     }
 
@@ -322,6 +319,7 @@ impl Machine {
                     self.cause.get_or_insert(Cause::Restart);
                 }
             }
+            Event::Unfit => self.unfit = true,
             Event::Due(Timer::Rung) => self.next_rung(now, &mut out),
             Event::Due(Timer::Dog(dog)) => self.bark(dog, now, &mut out),
             // One that does not hear is stopped.
@@ -404,8 +402,7 @@ impl Machine {
                 self.spawn(now, out);
             }
             state if state.is_over() => {
-                self.attempts = 0;
-                self.ends.clear();
+                self.restarts.forget();
                 self.spawn(now, out);
             }
             _ => {}
@@ -421,8 +418,8 @@ impl Machine {
         self.output_ended = false;
         self.lost = false;
         (self.tools, self.turns, self.spent, self.warned) = (false, 0, 0, None);
-        (self.halted, self.renewed) = (None, false);
-        self.since = now;
+        (self.halted, self.renewed, self.unfit) = (None, false, false);
+        self.restarts.begin(now);
         out.push(Order::Spawn);
         self.enter(State::Starting, out);
         self.watch(Watchdog::Start, out);
@@ -671,8 +668,7 @@ impl Machine {
         if self.cause == Some(Cause::Restart) && self.halted.is_none() {
             // One that begins anew by itself may do so for ever.
             if !self.renewed {
-                self.attempts = 0;
-                self.ends.clear();
+                self.restarts.forget();
             }
             self.enter(State::Restarting, out);
             self.spawn(now, out);
@@ -690,43 +686,17 @@ impl Machine {
             self.enter(State::Stopped, out);
             return;
         }
-        if !again || self.spawn_failed == Some(false) {
+        if !again || self.spawn_failed == Some(false) || self.unfit {
             self.enter(ended, out);
             return;
         }
-        let Restart {
-            first,
-            most,
-            stable,
-            burst,
-            window,
-            ..
-        } = self.rules.restart;
-        if now.saturating_sub(self.since) >= stable {
-            self.attempts = 0;
+        match self.restarts.after(&self.rules.restart, now) {
+            Some(wait) => {
+                self.enter(State::Restarting, out);
+                out.push(Order::Arm(Timer::Backoff, wait));
+            }
+            None => self.enter(State::CrashLooping, out),
         }
-        self.ends.push_back(now);
-        while self.ends.front().is_some_and(|&end| now.saturating_sub(end) > window) {
-            self.ends.pop_front();
-        }
-        if self.ends.len() >= burst.max(1) {
-            self.enter(State::CrashLooping, out);
-            return;
-        }
-        let wait = first
-            .saturating_mul(2u32.saturating_pow(self.attempts.min(20)))
-            .min(most);
-        self.attempts += 1;
-        self.enter(State::Restarting, out);
-        out.push(Order::Arm(Timer::Backoff, wait + wait.mul_f64(self.jitter())));
-    }
-
-    /// Up to a quarter.
-    fn jitter(&mut self) -> f64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        f64::from(u32::try_from(self.random >> 40).unwrap_or(0)) / f64::from(1u32 << 24) / 4.0
     }
 }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::agent::{Ladder, Watchdogs};
+use crate::agent::{Ladder, Restart, Watchdogs};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -97,6 +97,23 @@ fn who_asks_again_is_in_a_hurry() {
     let mut machine = up();
     let orders = after(&mut machine, &[stop, Event::TurnEnded]);
     assert_eq!(orders, ["Enter(Stopping)", "Interrupt", "CloseInput"]);
+}
+
+#[test]
+fn what_would_end_the_same_way_is_not_started_again_until_somebody_does() {
+    for mode in [RestartMode::OnFailure, RestartMode::Always] {
+        let mut rules = rules();
+        rules.restart.mode = mode;
+        let mut machine = Machine::new(rules, 7);
+        let failed = Event::LeaderEnded(Exit::of_code(1));
+        let run = [Event::Start, Event::Up, failed, Event::TreeGone, Event::OutputEnded];
+        after(&mut machine, &run);
+        let orders = after(&mut machine, &[Event::Unfit, Event::Recorded]);
+        assert_eq!(orders, ["Enter(Failed)"]);
+        // The next time it is for another reason.
+        after(&mut machine, &run);
+        assert_eq!(after(&mut machine, &[Event::Recorded]), ["Enter(Restarting)"]);
+    }
 }
 
 #[test]

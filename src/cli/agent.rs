@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     client::{Client, harmless},
     remote::Remote,
+    told::{harmless_lines, harmless_piece, listed, place, shown, told},
 };
 use crate::{
     base::{RepoName, WorkspaceName},
@@ -304,11 +305,7 @@ pub(super) fn run(wanted: &Agent) -> anyhow::Result<()> {
             if wanted.remote.json {
                 return super::print_json(&list);
             }
-            let mut text = String::new();
-            for agent in list["agents"].as_array().into_iter().flatten() {
-                text.push_str(&listed(agent));
-            }
-            super::print(&text)
+            super::print(&listed(list["agents"].as_array().map_or(&[], Vec::as_slice)))
         }
         AgentCommand::Show { name } => {
             let agent = client.ask("GET", &path(name, ""), None)?;
@@ -631,117 +628,4 @@ fn ask(client: &Client, name: &str, message: &str, wait: bool) -> anyhow::Result
         Some(how) => bail!("the turn ended: {how}"),
         None => Ok(()),
     }
-}
-
-pub(super) fn harmless_lines(text: &str) -> String {
-    text.lines().map(harmless).collect::<Vec<_>>().join("\n")
-}
-
-/// The same of a text that goes on: its last line end is told, too.
-pub(super) fn harmless_piece(text: &str) -> String {
-    text.split('\n').map(harmless).collect::<Vec<_>>().join("\n")
-}
-
-pub(super) fn place(agent: &Value) -> String {
-    let text = |key: &str| agent[key].as_str().unwrap_or_default();
-    format!("{}/{}", text("repository"), text("workspace"))
-}
-
-/// `sh-1 exited in demo/main: exit code 0, 1 checkpoint`
-fn told(agent: &Value) -> String {
-    let text = |key: &str| harmless(agent[key].as_str().unwrap_or_default());
-    let mut line = format!("{} {} in {}", text("name"), text("state"), place(agent));
-    let mut more = Vec::new();
-    if let Some(failure) = agent["failure"].as_str() {
-        more.push(harmless(failure));
-    } else if agent["ended"] == true {
-        if let Some(code) = agent["exit_code"].as_i64() {
-            more.push(format!("exit code {code}"));
-        } else if let Some(signal) = agent["signal"].as_i64() {
-            more.push(format!("signal {signal}"));
-        }
-    } else if let Some(pid) = agent["pid"].as_i64() {
-        more.push(format!("process {pid}"));
-    }
-    match agent["checkpoints"].as_u64() {
-        Some(0) | None => {}
-        Some(1) => more.push("1 checkpoint".to_owned()),
-        Some(n) => more.push(format!("{n} checkpoints")),
-    }
-    if let Some(swept) = agent["swept"].as_u64().filter(|swept| *swept > 0) {
-        more.push(format!("{swept} left behind and killed"));
-    }
-    if !more.is_empty() {
-        line.push_str(": ");
-        line.push_str(&more.join(", "));
-    }
-    line.push('\n');
-    for missing in agent["isolation"]["missing"].as_array().into_iter().flatten() {
-        let why = harmless(missing.as_str().unwrap_or_default());
-        line.push_str(&format!("  not bounded: {why}\n"));
-    }
-    for words in agent["last_words"].as_str().into_iter().flat_map(str::lines) {
-        line.push_str(&format!("  {}\n", harmless(words)));
-    }
-    line
-}
-
-fn listed(agent: &Value) -> String {
-    let text = |key: &str| harmless(agent[key].as_str().unwrap_or_default());
-    let argv: Vec<_> = agent["argv"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    let argv = harmless(&argv.join(" "));
-    format!("{}\t{}\t{}\t{argv}\n", text("name"), text("state"), place(agent))
-}
-
-/// `cgroup, memory.max, landlock 7`
-fn held(isolation: &Value) -> String {
-    let mut parts = Vec::new();
-    let kill = if isolation["cgroup"] == true {
-        "cgroup"
-    } else {
-        "no cgroup"
-    };
-    parts.push(kill.to_owned());
-    let texts = |key: &str| {
-        let all = isolation[key].as_array().cloned().unwrap_or_default();
-        all.into_iter().filter_map(|one| one.as_str().map(str::to_owned))
-    };
-    parts.extend(texts("limits"));
-    match isolation["landlock"].as_u64() {
-        Some(version) => parts.push(format!("landlock {version}")),
-        None => parts.push("no sandbox".to_owned()),
-    }
-    parts.extend(texts("missing").map(|text| format!("not {text}")));
-    parts.join(", ")
-}
-
-pub(super) fn shown(agent: &Value) -> String {
-    let mut text = String::new();
-    for (key, value) in agent.as_object().into_iter().flatten() {
-        let value = match value {
-            Value::Null => continue,
-            Value::Array(items) if items.is_empty() => continue,
-            Value::Array(items) => {
-                let items = items
-                    .iter()
-                    .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
-                items.collect::<Vec<_>>().join(" ")
-            }
-            Value::String(text) if text.is_empty() => continue,
-            Value::String(text) => text.clone(),
-            Value::Object(_) if key == "isolation" => held(value),
-            other => other.to_string(),
-        };
-        text.push_str(&format!(
-            "{:<15}{}\n",
-            format!("{}:", key.replace('_', " ")),
-            harmless(&value)
-        ));
-    }
-    text
 }

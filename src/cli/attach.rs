@@ -4,8 +4,9 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::{
-    agent::{path, place},
+    agent::path,
     client::{Client, harmless},
+    told::place,
 };
 
 pub(super) fn run(client: &Client, name: &str, command: Option<&str>, as_json: bool) -> anyhow::Result<()> {

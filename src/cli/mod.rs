@@ -14,6 +14,7 @@ mod remote;
 mod repo;
 mod session;
 mod token;
+mod told;
 mod trail;
 mod workspace;
 

@@ -7,9 +7,10 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    agent::{harmless_lines, harmless_piece, path, shown},
+    agent::path,
     client::{Client, harmless},
     remote::Remote,
+    told::{harmless_lines, harmless_piece, shown},
 };
 
 /// Bytes of a question that are read; the server takes no longer ones.

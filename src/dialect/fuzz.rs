@@ -71,7 +71,7 @@ impl Listener {
                 let at = self.permissions.iter().position(|waits| waits == request);
                 self.permissions.remove(at.expect("it was asked for"));
             }
-            Event::Log { text } | Event::Trouble { text } | Event::Failed { text } => {
+            Event::Log { text } | Event::Trouble { text } | Event::Failed { text } | Event::Unfit { text, .. } => {
                 assert!(text.len() <= bounds.text_bytes + 3);
             }
             Event::Ready | Event::Session { .. } | Event::SessionGone { .. } | Event::Changed(_) => {}

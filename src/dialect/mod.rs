@@ -18,7 +18,6 @@ mod options;
 mod permissions;
 mod plain;
 mod presets;
-mod resumed;
 mod rpc;
 mod seam;
 
@@ -26,6 +25,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod watched;
 
 pub use claude::{ClaudeHistory, HistoryMessage, HistoryPage, HistoryPlace, is_claude_project, is_claude_session};
 pub use lines::Lines;
@@ -37,7 +37,7 @@ pub use presets::{
 };
 pub use seam::{
     Answer, Asks, Change, Decision, Dialect, Event, Exit, Nature, Order, Outcome, Permission, Refused, Source, Step,
-    ToolFinished, ToolStarted, TurnEnded, TurnOutcome, Usage,
+    ToolFinished, ToolStarted, TurnEnded, TurnOutcome, Unfit, Usage,
 };
 pub use summary::{Shape, Summary, summarise};
 

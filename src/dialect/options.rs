@@ -3,8 +3,8 @@ use std::path::{Path, PathBuf};
 use crate::base::Limits;
 
 use super::{
-    Dialect, Pointers, acp::Acp, claude::Claude, codex, letta::Letta, ndjson::Ndjson, opencode, plain::Plain,
-    resumed::Resumed, summary,
+    Dialect, Pointers, acp::Acp, claude::Claude, codex, letta::Letta, ndjson::Ndjson, opencode, plain::Plain, summary,
+    watched::Watched,
 };
 
 /// Which protocol an agent speaks.
@@ -85,11 +85,7 @@ impl Kind {
     /// A value that speaks it with one process.
     pub fn speaker(self, options: Options) -> Box<dyn Dialect> {
         let session = options.resume.clone().filter(|_| self.resumes_by_arguments());
-        let agent = self.fresh(options);
-        match session {
-            Some(session) => Box::new(Resumed::new(agent, session)),
-            None => agent,
-        }
+        Box::new(Watched::new(self.fresh(options), session))
     }
 
     /// Whether its arguments say which session is gone on with, and not its protocol.

@@ -165,6 +165,13 @@ pub enum Event {
         /// It ends over it, and has to be started again; otherwise it begins a new one by itself.
         ends: bool,
     },
+    /// It has ended, and would end the same way if it were started again as it is.
+    Unfit {
+        /// Why.
+        why: Unfit,
+        /// In its own words, or how it ended. May hold a secret.
+        text: String,
+    },
     /// Somebody has had something changed, and it holds.
     Changed(Change),
     /// A turn has begun: one that was asked for, or one that the agent began itself (background work has ended).
@@ -365,6 +372,29 @@ pub struct TurnEnded {
     pub text: Option<String>,
     /// What it cost.
     pub usage: Usage,
+}
+
+/// What keeps an agent from being of use until somebody does something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// Nobody is logged in, or its key is not taken.
+    Login,
+    /// It does not understand its arguments.
+    Arguments,
+    /// It says that it is configured wrongly.
+    Configuration,
+}
+
+impl Unfit {
+    /// The word for it in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Unfit::Login => "login",
+            Unfit::Arguments => "arguments",
+            Unfit::Configuration => "configuration",
+        }
+    }
 }
 
 /// How a turn ended.

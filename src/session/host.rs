@@ -17,6 +17,7 @@ use super::{
     pieces::Pieces,
     shared::{Question, Shared, TEXT_BYTES},
     tally::reason,
+    trace,
     trail::{Gate, Job, Moment, Trail},
 };
 use crate::{
@@ -77,10 +78,15 @@ impl Host for Desk {
         let run_name = self.shared.record().run_name(run);
         let resume = self.shared.record().session.clone();
         self.pieces = Pieces::default();
+        let mut fixed = vec![("GITSTEAD_AGENT", name.to_string()), (RUN_MARK, run_name.clone())];
+        if !self.shared.spec.env.contains_key(trace::VARIABLE) {
+            let part = self.shared.spec.trace.as_deref().and_then(trace::parent);
+            fixed.extend(part.map(|part| (trace::VARIABLE, part)));
+        }
         let preparation = Preparation {
             spec: Arc::clone(&self.shared.spec),
             place: self.place.clone(),
-            fixed: vec![("GITSTEAD_AGENT", name.to_string()), (RUN_MARK, run_name.clone())],
+            fixed,
             run: run_name,
             number: run,
             shared: Arc::clone(&self.shared),
@@ -166,12 +172,22 @@ impl Desk {
             self.shared.events.tally().add(reason(status, starved));
         }
         let mut data = json!({ "run": status.run });
+        let trace = self.shared.spec.trace.as_deref();
         let mut add = |key: &str, value: Value| data[key] = value;
         if let Some(pid) = status.pid {
             add("pid", json!(pid));
         }
         if over || status.state == State::Restarting {
             let open: Vec<_> = self.shared.questions().drain(..).collect();
+            add("unanswered", json!(open.len()));
+            let last = self.agent.as_ref().map(|agent| agent.log().last(1));
+            if let Some(last) = last {
+                add("lines", json!(last.cursor.saturating_sub(self.first_line)));
+                let line = last.lines.last().filter(|line| line.seq > self.first_line);
+                let silent = line.map(|line| Duration::from_millis(now).saturating_sub(line.at));
+                let silent = silent.and_then(|silent| u64::try_from(silent.as_millis()).ok());
+                add("silent_ms", json!(silent));
+            }
             for question in open {
                 self.shared
                     .events
@@ -194,6 +210,9 @@ impl Desk {
             }
             add("stragglers", json!(status.stragglers));
         }
+        if status.state == State::Starting {
+            add("trace", json!(trace));
+        }
         if let Some(cause) = status.cause {
             add("cause", json!(cause));
         }
@@ -202,7 +221,7 @@ impl Desk {
             state => state.as_str(),
         };
         let name = self.shared.record().name.clone();
-        tracing::info!(agent = %name, run = status.run, "{kind}");
+        tracing::info!(agent = %name, run = status.run, trace, "{kind}");
         self.shared.events.push(kind, data);
         if status.state == State::Ready
             && self.shared.spec.nature().asks != Asks::InArguments
@@ -259,6 +278,14 @@ impl Desk {
                     "session_gone",
                     json!({ "session": self.shared.hide(&id), "text": text }),
                 );
+            }
+            Event::Unfit { why, text } => {
+                self.shared
+                    .change(|record| record.unfit = Some(why.as_str().to_owned()));
+                let text = self.shared.cut(&text);
+                self.shared
+                    .events
+                    .push("unfit", json!({ "why": why.as_str(), "text": text }));
             }
             Event::Changed(change) => {
                 let (what, to) = change.told();

@@ -365,11 +365,12 @@ impl Agents {
     async fn make(
         &self,
         name: Option<AgentName>,
-        spec: AgentSpec,
+        mut spec: AgentSpec,
         owner: Option<String>,
         desk: Option<String>,
     ) -> Result<Arc<Entry>, SessionError> {
         spec.check()?;
+        spec.trace = spec.trace.or_else(super::trace::new_id);
         self.inner.context.fences.check(&spec)?;
         if self.inner.closing.load(Ordering::Relaxed) {
             return Err(SessionError::Closing);

@@ -25,6 +25,7 @@ mod shared;
 mod spec;
 mod start;
 mod tally;
+mod trace;
 mod trail;
 mod transcript;
 
@@ -48,6 +49,7 @@ pub use letta::{LettaBlockSpec, LettaSpec, LettaSystemSpec, SleeptimeSpec, Versi
 pub use metrics::Weighed;
 pub use record::AgentRecord;
 pub use spec::{AgentName, AgentNameError, AgentSpec, Place};
+pub use trace::trace_of;
 pub use trail::{Trouble, Turn, Workspaces};
 pub use transcript::{Transcript, TranscriptPage};
 

@@ -39,6 +39,9 @@ pub struct AgentRecord {
     /// The last lines of its standard error, if it has failed.
     #[serde(default)]
     pub last_words: Option<String>,
+    /// Why it would end again as it did, if so: `login`, `arguments` or `configuration`.
+    #[serde(default)]
+    pub unfit: Option<String>,
     /// What could not be killed.
     pub stragglers: Vec<String>,
     /// What it is held in, or was the last time, if that is known.
@@ -91,6 +94,7 @@ impl AgentRecord {
             swept: 0,
             out_of_memory: 0,
             last_words: None,
+            unfit: None,
             stragglers: Vec::new(),
             isolation: None,
             created: now,
@@ -120,7 +124,7 @@ impl AgentRecord {
         if status.state == State::Starting {
             self.started = Some(now);
             self.ended = None;
-            self.last_words = None;
+            (self.last_words, self.unfit) = (None, None);
         }
         if status.state.is_over() || status.state == State::Restarting {
             self.ended = Some(now);

@@ -163,6 +163,9 @@ pub struct AgentSpec {
     /// What people call it.
     #[serde(default)]
     pub label: Option<String>,
+    /// The trace that it belongs to: 32 hexadecimal digits. One of its own without.
+    #[serde(default)]
+    pub trace: Option<String>,
     /// How it is stopped, where not as usual.
     #[serde(default)]
     pub ladder: Option<Ladder>,
@@ -224,6 +227,7 @@ impl AgentSpec {
             task: None,
             message: None,
             label: None,
+            trace: None,
             ladder: None,
             restart: Restart::default(),
             watchdogs: Watchdogs::default(),
@@ -324,6 +328,9 @@ impl AgentSpec {
         let sound = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
         if !self.cwd.is_empty() && !self.cwd.split('/').all(sound) {
             return invalid("'cwd' is not a path in the workspace".to_owned());
+        }
+        if self.trace.as_deref().is_some_and(|id| !super::trace::is_id(id)) {
+            return invalid("'trace' is 32 lower-case hexadecimal digits, not all of them 0".to_owned());
         }
         self.sandbox.check()?;
         if let Some(container) = &self.container {

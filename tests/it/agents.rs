@@ -712,6 +712,76 @@ fn one_that_fails_again_and_again_is_not_started_for_ever() {
 }
 
 #[test]
+fn what_would_end_the_same_way_is_not_started_again() {
+    let house = House::start();
+    let more = json!({ "restart": "always", "restart_first_ms": 1, "dialect": "claude" });
+    house.run(
+        "login",
+        "echo 'Invalid API key · Please run /login' >&2; exit 1",
+        more.clone(),
+    );
+    house.run("arguments", "echo \"error: unknown option '--frob'\" >&2; exit 1", more);
+    let plain = json!({ "restart": "on-failure", "restart_first_ms": 1 });
+    house.run("configuration", "echo x >> runs; exit 78", plain);
+    for name in ["login", "arguments", "configuration"] {
+        let agent = house.ended(name);
+        assert_eq!(
+            (&agent["state"], &agent["run"], &agent["unfit"]),
+            (&json!("failed"), &json!(1), &json!(name)),
+            "{agent}"
+        );
+        let events = house.events(name);
+        let told = events.iter().find(|event| event["type"] == "unfit").expect("told");
+        assert_eq!(told["why"], name, "{told}");
+    }
+    let events = house.events("login");
+    let told = events.iter().find(|event| event["type"] == "unfit").unwrap();
+    assert_eq!(told["text"], "Invalid API key · Please run /login");
+    let failed = events.iter().find(|event| event["type"] == "failed").unwrap();
+    assert_eq!(
+        (&failed["lines"], &failed["unanswered"]),
+        (&json!(1), &json!(0)),
+        "{failed}"
+    );
+    assert!(failed["silent_ms"].is_u64(), "{failed}");
+    // Whoever has logged in starts it again.
+    house.post("/configuration/start");
+    eventually("it runs again", || {
+        fs::read_to_string(house.files().join("runs")).is_ok_and(|text| text == "x\nx\n")
+    });
+    house.ended("configuration");
+}
+
+#[test]
+fn whoever_has_an_agent_made_finds_it_in_his_trace() {
+    let house = House::start();
+    let of = |agent: &Value| agent["trace"].as_str().expect("a trace").to_owned();
+    let mine = "4bf92f3577b34da6a3ce929d0e0e4736";
+    house.run("mine", "echo \"$TRACEPARENT\" > mine", json!({ "trace": mine }));
+    house.run("own", "echo \"$TRACEPARENT\" > own", json!({}));
+    let told = |name: &str| {
+        house.ended(name);
+        let text = fs::read_to_string(house.files().join(name)).unwrap();
+        text.trim_end().split('-').map(str::to_owned).collect::<Vec<_>>()
+    };
+    for name in ["mine", "own"] {
+        let (agent, parts) = (house.ended(name), told(name));
+        assert_eq!(parts.len(), 4, "{parts:?}");
+        assert_eq!(
+            (parts[0].as_str(), &parts[1], parts[3].as_str()),
+            ("00", &of(&agent), "01")
+        );
+        let events = house.events(name);
+        let started = events.iter().find(|event| event["type"] == "started").unwrap();
+        assert_eq!(started["trace"], of(&agent));
+    }
+    assert_eq!(of(&house.ended("mine")), mine);
+    assert_ne!(of(&house.ended("own")), mine);
+    let wrong = json!({ "repository": "demo", "argv": ["true"], "trace": "4bf9" });
+    house.ask("POST", "", Some(&wrong)).is(400);
+}
+
+#[test]
 fn what_lasts_too_long_is_stopped() {
     let house = House::start();
     let dogs = json!({ "watchdogs": { "wall": { "after_ms": 50, "action": "stop" } } });

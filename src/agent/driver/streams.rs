@@ -97,6 +97,7 @@ impl<H: Host> Driver<H> {
             match &event {
                 dialect::Event::Ready => self.events.push_back(Event::SessionReady),
                 dialect::Event::SessionGone { ends: true, .. } => self.events.push_back(Event::Again),
+                dialect::Event::Unfit { .. } => self.events.push_back(Event::Unfit),
                 dialect::Event::TurnStarted { .. } => self.events.push_back(Event::TurnStarted),
                 dialect::Event::TurnEnded(ended) => {
                     run.open_questions.clear();

@@ -15,9 +15,9 @@ use super::{
     calls::{Calls, id},
     json::{self, Json},
     log, may_ask, object_or_log,
-    resumed::says_unknown,
     rpc::{Message, Rpc},
     turns::Turns,
+    watched::says_unknown,
 };
 use asks::Pending;
 use through::Through;

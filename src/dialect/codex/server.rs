@@ -6,10 +6,10 @@ use crate::dialect::{
     calls::id,
     json::Json,
     log, may_ask, object_or_log,
-    resumed::says_unknown,
     rpc::{Message, Rpc},
     summary,
     turns::Turns,
+    watched::says_unknown,
 };
 
 /// `codex app-server`: any number of turns in a thread, with permissions.

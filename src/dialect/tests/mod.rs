@@ -13,6 +13,7 @@ fn brief(event: &Event) -> String {
     let _ = match event {
         Event::Ready => write!(out, "ready"),
         Event::SessionGone { id, ends } => write!(out, "no session {id}{}", if *ends { ": ends" } else { "" }),
+        Event::Unfit { why, text } => write!(out, "unfit for {}: {text}", why.as_str()),
         Event::Changed(change) => write!(out, "changed {} to {}", change.told().0, change.told().1),
         Event::Session { id, model } => write!(out, "session {id}{}", opt(" of ", model.as_deref())),
         Event::TurnStarted { turn } => write!(out, "turn {turn}"),

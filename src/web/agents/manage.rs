@@ -13,7 +13,7 @@ use super::{
     views::{AgentView, CreateBody},
 };
 use crate::{
-    session::{AgentName, Cause, Entry, Place},
+    session::{AgentName, Cause, Entry, Place, trace_of},
     web::api::{Answer, Api, ApiError, json},
 };
 
@@ -97,7 +97,11 @@ pub(super) async fn create(State(api): State<Arc<Api>>, who: Who, request: Reque
         None => None,
     };
     let starts = wanted.start;
-    let spec = wanted.spec(&place).map_err(ApiError::bad_request)?;
+    let mut spec = wanted.spec(&place).map_err(ApiError::bad_request)?;
+    if spec.trace.is_none() {
+        let told = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        spec.trace = told.and_then(trace_of).map(str::to_owned);
+    }
     let (asker, repository) = (who.clone(), place.repository.clone());
     api.work(move |api| authorise(api, &asker, &repository, Deed::Manage, true))
         .await?;

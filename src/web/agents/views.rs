@@ -7,7 +7,7 @@ use crate::{
     dialect::Pointers,
     session::{
         AgentRecord, AgentSpec, Cause, ContainerSpec, Isolation, LettaSpec, Reaction, Restart, RestartMode,
-        SandboxMode, SandboxSpec, Watchdogs,
+        SandboxMode, SandboxSpec, Watchdog, Watchdogs,
     },
 };
 
@@ -30,6 +30,7 @@ pub struct AgentView {
     /// Names only.
     pub secrets: Vec<String>,
     pub owner: Option<String>,
+    pub trace: Option<String>,
     pub restart: RestartMode,
     pub state: String,
     /// Whether it has come to an end.
@@ -42,12 +43,16 @@ pub struct AgentView {
     pub failure: Option<String>,
     /// Why it was stopped.
     pub cause: Option<String>,
+    /// The watchdog that had it stopped, if one did.
+    pub watchdog: Option<Watchdog>,
     /// Processes it had left behind, which were killed.
     pub swept: usize,
     /// Processes of it that the system has ended for want of memory.
     pub out_of_memory: u64,
     /// Whether it left a core.
     pub core: bool,
+    /// Why it is not started again, if it would end the same way: `login`, `arguments` or `configuration`.
+    pub unfit: Option<String>,
     /// The last lines of its standard error, if it has failed.
     pub last_words: Option<String>,
     /// Processes that could not be killed.
@@ -101,6 +106,7 @@ impl From<&AgentRecord> for AgentView {
             env: spec.env.keys().cloned().collect(),
             secrets: spec.secrets.keys().cloned().collect(),
             owner: record.owner.clone(),
+            trace: spec.trace.clone(),
             restart: spec.restart.mode,
             state: record.state.as_str().to_owned(),
             ended: record.state.is_over(),
@@ -119,9 +125,14 @@ impl From<&AgentRecord> for AgentView {
                 }
                 .to_owned()
             }),
+            watchdog: match record.cause {
+                Some(Cause::Watchdog(dog)) => Some(dog),
+                _ => None,
+            },
             swept: record.swept,
             out_of_memory: record.out_of_memory,
             core: record.exit.is_some_and(|exit| exit.core),
+            unfit: record.unfit.clone(),
             last_words: record.last_words.clone(),
             stragglers: record.stragglers.clone(),
             sandbox: spec.sandbox.mode,
@@ -170,6 +181,7 @@ pub(super) struct CreateBody {
     pub task: Option<String>,
     pub message: Option<String>,
     pub label: Option<String>,
+    pub trace: Option<String>,
     pub restart: Option<RestartMode>,
     /// Milliseconds.
     pub restart_first_ms: Option<u64>,
@@ -251,6 +263,7 @@ impl CreateBody {
         spec.pointers = self.pointers;
         spec.cwd = self.cwd.unwrap_or_default();
         (spec.task, spec.message, spec.label) = (self.task, self.message, self.label);
+        spec.trace = self.trace;
         let usual = Restart::default();
         let or = |told: Option<u64>, usual| told.map_or(usual, ms);
         // With what is usual for what nobody says.

@@ -25,6 +25,11 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
             &[
                 ("name", "string", ""),
                 ("label", "string?", ""),
+                (
+                    "trace",
+                    "string?",
+                    "The id of its trace (W3C Trace Context): that of the header `traceparent` with which it was made, or one of its own.",
+                ),
                 ("repository", "string", ""),
                 ("workspace", "string", ""),
                 ("dialect", "string", ""),
@@ -47,11 +52,21 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                     "Why it was stopped.",
                 ),
                 (
+                    "watchdog",
+                    "start|silence|tool|permission|turn|linger|wall|turns|cost?",
+                    "The watchdog that had it stopped.",
+                ),
+                (
                     "out_of_memory",
                     "int",
                     "Processes of it that the system has ended for want of memory.",
                 ),
                 ("core", "bool", "Whether it left a core."),
+                (
+                    "unfit",
+                    "login|arguments|configuration?",
+                    "Why it is not started again: it would end the same way.",
+                ),
                 (
                     "last_words",
                     "string?",
@@ -107,6 +122,7 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                 ("task?", "string", ""),
                 ("message?", "string", "Its first one."),
                 ("label?", "string", ""),
+                ("trace?", "string", "Without it that of the header `traceparent`."),
                 ("restart?", "never|on-failure|always", ""),
                 ("restart_first_ms?", "int", ""),
                 ("restart_most_ms?", "int", ""),
