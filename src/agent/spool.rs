@@ -10,11 +10,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
+    time::Duration,
 };
 
 use tokio::sync::Notify;
 
 use super::output::Stream;
+use crate::base::Limits;
 
 /// How much of an agent's output stays on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct SpoolBounds {
     pub file_bytes: u64,
     /// Files of each stream, the newest included.
     pub files: u32,
+    /// How long one file is written to; then the next one begins. Zero: for as long as there is room.
+    pub age: Duration,
 }
 
 impl Default for SpoolBounds {
@@ -30,6 +34,18 @@ impl Default for SpoolBounds {
         SpoolBounds {
             file_bytes: 16 << 20,
             files: 4,
+            age: Duration::ZERO,
+        }
+    }
+}
+
+impl SpoolBounds {
+    /// As somebody has configured them.
+    pub fn of(limits: &Limits) -> Self {
+        SpoolBounds {
+            file_bytes: limits.agent_output_file_bytes as u64,
+            files: u32::try_from(limits.agent_output_files).unwrap_or(u32::MAX),
+            age: limits.agent_output_age,
         }
     }
 }
@@ -178,26 +194,34 @@ fn writer() -> &'static mpsc::Sender<Write> {
 impl SpoolFiles {
     fn append(&self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
         let path = self.dir.join(stream.file_name());
-        let open = || fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-        let mut file = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.dir)?;
-                open()?
-            }
-            other => other?,
+        let old = match fs::OpenOptions::new().append(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other?),
         };
-        if file.metadata()?.len() >= self.bounds.file_bytes {
-            drop(file);
-            let first = ends_at(&self.dir, stream)?;
-            self.rotate(&path)?;
-            file = open()?;
-            // Found in no file, what it says is of no use: it may come late.
-            let said = format!("{first} {}\n", file.metadata()?.ino());
-            let draft = path.with_extension("at.new");
-            fs::write(&draft, said)?;
-            fs::rename(&draft, path.with_extension("at"))?;
-        }
+        let mut file = match old {
+            Some(file) if file.metadata()?.len() < self.bounds.file_bytes && !self.is_of_age(&path) => file,
+            Some(file) => {
+                drop(file);
+                let first = ends_at(&self.dir, stream)?;
+                self.rotate(&path)?;
+                begin(&path, first)?
+            }
+            None => {
+                fs::create_dir_all(&self.dir)?;
+                begin(&path, ends_at(&self.dir, stream)?)?
+            }
+        };
         file.write_all(bytes)
+    }
+
+    /// Whether the newest file was begun too long ago.
+    fn is_of_age(&self, path: &Path) -> bool {
+        if self.bounds.age.is_zero() {
+            return false;
+        }
+        let begun = fs::metadata(path.with_extension("at")).and_then(|said| said.modified());
+        // One from before there was this, or from tomorrow, is written to until it is full.
+        begun.is_ok_and(|begun| begun.elapsed().is_ok_and(|age| age >= self.bounds.age))
     }
 
     fn rotate(&self, path: &Path) -> io::Result<()> {
@@ -229,6 +253,21 @@ impl SpoolFiles {
         self.busy.store(false, Ordering::Release);
         self.done.notify_waiters();
     }
+}
+
+/// A new file whose first byte has this position.
+fn begin(path: &Path, first: u64) -> io::Result<fs::File> {
+    let file = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    // Found in no file, what it says is of no use: it may come late.
+    let said = format!("{first} {}\n", file.metadata()?.ino());
+    let draft = path.with_extension("at.new");
+    fs::write(&draft, said)?;
+    fs::rename(&draft, path.with_extension("at"))?;
+    Ok(file)
 }
 
 /// The files that hold a stream on disk, newest first. Blocks.
@@ -379,11 +418,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_was_begun_long_ago_is_followed_by_another_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let bounds = SpoolBounds {
+            age: Duration::from_secs(3_600),
+            ..SpoolBounds::default()
+        };
+        let mut spool = Spool::new(dir.path().to_owned(), bounds);
+        let mut say = async |text: &str| {
+            spool.push(Stream::Stderr, text.as_bytes());
+            while spool.is_behind() {
+                spool.written().await;
+                spool.flush();
+            }
+        };
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+        say("one").await;
+        say("two").await;
+        assert_eq!(read("stderr"), "onetwo");
+        let said = fs::File::options().append(true).open(dir.path().join("stderr.at"));
+        let yesterday = std::time::SystemTime::now() - Duration::from_secs(86_400);
+        said.and_then(|said| said.set_modified(yesterday))
+            .expect("it is older now");
+        say("three").await;
+        say("four").await;
+        assert_eq!(
+            (read("stderr.1").as_str(), read("stderr").as_str()),
+            ("onetwo", "threefour")
+        );
+        let piece = spooled_from(dir.path(), Stream::Stderr, 4, 4).expect("read");
+        assert_eq!((piece.begins, piece.bytes.as_slice()), (4, &b"woth"[..]));
+    }
+
+    #[tokio::test]
     async fn every_byte_is_on_disk_and_old_files_go() {
         let dir = tempfile::tempdir().expect("a directory");
         let bounds = SpoolBounds {
             file_bytes: 100,
             files: 2,
+            age: Duration::ZERO,
         };
         let mut spool = Spool::new(dir.path().join("a/b"), bounds);
         let mut all = Vec::new();

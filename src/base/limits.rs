@@ -92,6 +92,12 @@ pub struct Limits {
     pub agent_terminals: usize,
     /// Bytes of the output of such a command that are kept, the newest; at most 512 KiB.
     pub agent_terminal_bytes: usize,
+    /// Bytes of one file of an agent's output, of which each stream has its own; then the next one begins.
+    pub agent_output_file_bytes: usize,
+    /// Such files that are kept of each stream, the newest included.
+    pub agent_output_files: usize,
+    /// How long such a file is written to before the next one begins; zero for as long as there is room in it.
+    pub agent_output_age: Duration,
     /// Agents that are known at a time, running or not. When there is no room for a new one, the one that ended first is forgotten.
     pub agents: usize,
     /// Agents that run at a time.
@@ -150,6 +156,9 @@ impl Default for Limits {
             agent_file_bytes: 4 << 20,
             agent_terminals: 64,
             agent_terminal_bytes: 512 << 10,
+            agent_output_file_bytes: 16 << 20,
+            agent_output_files: 4,
+            agent_output_age: Duration::ZERO,
             agents: 2_000,
             agents_running: 1_500,
             agents_per_user: 1_000,

@@ -160,6 +160,11 @@ impl Ledger {
         self.inner.shared.work.notify_one();
     }
 
+    /// Whether what was given cannot be written at this moment, and waits.
+    pub fn is_stuck(&self) -> bool {
+        self.inner.shared.lock().again.is_some()
+    }
+
     /// Waits until everything that was given so far is on the disk. Blocks.
     ///
     /// # Errors

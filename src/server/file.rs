@@ -490,7 +490,8 @@ limits! {
     numbers: upload_request_bytes wants haves shallows ref_prefixes options command_bytes commands pack_bytes pack_objects object_bytes
         delta_depth delta_base_cache_bytes answer_cache_bytes content_cache_bytes encoded_cache_bytes ingest_bytes tree_depth object_infos inflate_ratio threads_per_request connections long_workers
         short_workers queued per_repository min_pace open_repositories open_workspaces
-        agent_line_bytes agent_text_bytes agent_calls agent_pending agent_file_bytes agent_terminals agent_terminal_bytes agents agents_running agents_per_user;
-    spans: workspace_wait queue_wait header_timeout read_idle write_idle drain workspace_idle agent_drain agent_keep;
-    may_be_zero: queued workspace_wait queue_wait drain agent_drain agent_keep options delta_base_cache_bytes answer_cache_bytes content_cache_bytes encoded_cache_bytes
+        agent_line_bytes agent_text_bytes agent_calls agent_pending agent_file_bytes agent_terminals agent_terminal_bytes agent_output_file_bytes agent_output_files
+        agents agents_running agents_per_user;
+    spans: workspace_wait queue_wait header_timeout read_idle write_idle drain workspace_idle agent_drain agent_keep agent_output_age;
+    may_be_zero: queued workspace_wait queue_wait drain agent_drain agent_keep agent_output_age options delta_base_cache_bytes answer_cache_bytes content_cache_bytes encoded_cache_bytes
 }

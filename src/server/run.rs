@@ -17,7 +17,10 @@ use crate::{
     depot::{Depot, DepotError, Layout, Upkeep},
     ledger::Ledger,
     session::{Agents, AskDesk, CgroupChoice, Cgroups, Closed, Context, Fences},
-    web::{self, AgentDoors, Api, DepotHands, HookDoor, House, OnPushApplied, Options, ResidentWorkspaces, Residents},
+    web::{
+        self, AgentDoors, Api, Check, DepotHands, HookDoor, House, OnPushApplied, Options, ResidentWorkspaces,
+        Residents,
+    },
     worker::{Lane, Workers},
 };
 
@@ -172,6 +175,15 @@ async fn serve(
     if let Some(doors) = &api.agents {
         house.set_guard(Arc::new(doors.clone()));
     }
+    let kept = agents.clone();
+    house.set_checks(vec![Check {
+        name: "agents",
+        trouble: Box::new(move || match &kept {
+            None => Some("they are not run; the log says why"),
+            Some(agents) if agents.are_kept() => None,
+            Some(_) => Some("what becomes of them cannot be written down; the log says why"),
+        }),
+    }]);
     let api = Arc::new(api);
     let router = web::router(Arc::clone(&house)).merge(web::api_routes(Arc::clone(&api)));
 

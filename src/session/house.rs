@@ -241,7 +241,7 @@ impl Agents {
         let settings = Settings {
             rules: spec.rules(),
             spool: logs.clone(),
-            spool_bounds: SpoolBounds::default(),
+            spool_bounds: SpoolBounds::of(&context.limits),
             line_bytes: context.limits.agent_line_bytes,
             log: Arc::new(LogRing::new(RingBounds::default(), context.clock.now())),
             meter: Arc::clone(&self.inner.tally.meter),
@@ -563,6 +563,11 @@ impl Agents {
         for entry in self.list().iter().filter(works_there) {
             entry.events().push("push_applied", data.clone());
         }
+    }
+
+    /// Whether what becomes of them is on the disk, or soon will be.
+    pub fn are_kept(&self) -> bool {
+        !self.inner.context.ledger.is_stuck()
     }
 
     pub(super) fn weighed(&self) -> &Mutex<Option<(Instant, Weighed)>> {

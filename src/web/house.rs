@@ -53,6 +53,15 @@ pub struct House {
     requests: AtomicU64,
     closing: AtomicBool,
     guard: OnceLock<Arc<dyn Guard>>,
+    wellness: OnceLock<Vec<Check>>,
+}
+
+/// A part without which a server is not ready for everything.
+pub struct Check {
+    /// What it is called in `/readyz`.
+    pub name: &'static str,
+    /// What is wrong with it, if something is: one line, without anything that a stranger may not read. Must return at once.
+    pub trouble: Box<dyn Fn() -> Option<&'static str> + Send + Sync>,
 }
 
 /// What the operator chose about the faces.
@@ -136,12 +145,18 @@ impl House {
             requests: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             guard: OnceLock::new(),
+            wellness: OnceLock::new(),
         })
     }
 
     /// Says that the house is about to close: `/readyz` answers 503 from now on, so that balancers send nobody.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Has `/readyz` look at these, too. Once.
+    pub fn set_checks(&self, checks: Vec<Check>) {
+        let _ = self.wellness.set(checks);
     }
 
     pub(super) fn next_request_id(&self) -> RequestId {
@@ -248,10 +263,19 @@ pub fn router(house: Arc<House>) -> Router {
         .with_state(house)
 }
 
-async fn ready(State(house): State<Arc<House>>, _request: Request) -> Response {
+/// `?exclude=NAME` leaves a part out: git is served without agents, too.
+async fn ready(State(house): State<Arc<House>>, request: Request) -> Response {
+    let unready = |text: &str| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     if house.closing.load(Ordering::Relaxed) {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "closing").into_response()
-    } else {
-        "ok\n".into_response()
+        return unready("closing");
     }
+    let query = request.uri().query().unwrap_or_default();
+    let excluded = |name: &str| query.split('&').any(|part| part.strip_prefix("exclude=") == Some(name));
+    let checks = house.wellness.get().into_iter().flatten();
+    for check in checks.filter(|check| !excluded(check.name)) {
+        if let Some(trouble) = (check.trouble)() {
+            return unready(&format!("{}: {trouble}", check.name));
+        }
+    }
+    "ok\n".into_response()
 }

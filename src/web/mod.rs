@@ -32,7 +32,7 @@ pub use api::{Api, RepositoryInfo, api_routes};
 pub use depot_hands::DepotHands;
 pub use hands::{Doors, Failure, Hands, Served};
 pub use hooks::{HOOK_FRAME, HOOK_SOCKET, HookAsk, HookDoor, HookReply};
-pub use house::{Caller, House, Options, Peer, RequestId, router};
+pub use house::{Caller, Check, House, Options, Peer, RequestId, router};
 pub use listen::{Drain, serve};
 pub use live::{OnPushApplied, PushApplied};
 pub use reply::Refusal;

@@ -238,6 +238,17 @@ fn health_and_readiness_say_ok_and_nothing_else() {
             "{path} {head} {body}"
         );
     }
+    // Git is served without agents; who sends people here wants to know, all the same.
+    let data = tempfile::tempdir().unwrap();
+    std::fs::write(data.path().join("ledger.redb"), "no ledger").unwrap();
+    let server = crate::support::Server::on(data, crate::support::ServerOptions::default());
+    let (head, body) = get(&server, "/readyz");
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    assert!(body.starts_with("agents: they are not run"), "{body}");
+    for path in ["/readyz?exclude=agents", "/healthz"] {
+        let (head, body) = get(&server, path);
+        assert!(head.starts_with("http/1.1 200") && body == "ok\n", "{head} {body}");
+    }
     // The path of the ask service is there only where that is configured.
     let (head, body) = get(&house.server, "/agent/health");
     let told: Value = serde_json::from_str(&body).unwrap();
