@@ -1,7 +1,7 @@
 //! A cgroup (v2) for each agent, where the system lets us have some: the kernel itself then knows what belongs to it, ends that at once, and bounds all of it together.
 //!
 //! The files and their meaning are in the kernel's `Documentation/admin-guide/cgroup-v2.rst`. The daemon makes the directory above, the parent process of an agent that of the
-//! agent: it is in it only for as long as it takes to start the agent there, so that no limit and no kill is meant for itself.
+//! agent. The parent process is never in it: no limit and no kill is meant for itself. What becomes the agent goes there by itself.
 
 use std::{
     fs, io,
@@ -155,13 +155,11 @@ fn dir_of(own: &str, mounts: &str) -> Option<PathBuf> {
 #[derive(Debug)]
 pub(super) struct Cell {
     dir: PathBuf,
-    home: PathBuf,
 }
 
 impl Cell {
     /// Makes it, with what bounds can be had. What is read and written is bounded on the disk that has the directory `works_in`.
     pub(super) fn make(dir: &Path, bounds: &Bounds, works_in: &Path, isolation: &mut Isolation) -> io::Result<Self> {
-        let home = own_dir().ok_or_else(|| io::Error::other("this process is in no cgroup v2"))?;
         match fs::create_dir(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -169,17 +167,11 @@ impl Cell {
         isolation.cgroup = true;
         set_limits(dir, bounds, &disk_of(works_in), isolation);
         let dir = dir.to_owned();
-        Ok(Cell { dir, home })
+        Ok(Cell { dir })
     }
 
-    /// What this process starts from now on is in it.
-    pub(super) fn enter(&self) -> io::Result<()> {
-        write(&self.dir.join("cgroup.procs"), "0")
-    }
-
-    /// This process itself is not.
-    pub(super) fn leave(&self) -> io::Result<()> {
-        write(&self.home.join("cgroup.procs"), "0")
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// How many of its processes the system has ended because they had more memory than they may.
@@ -196,6 +188,11 @@ impl Cell {
     pub(super) fn remove(&self) {
         remove(&self.dir);
     }
+}
+
+/// This process is in it from now on, and so is what it starts.
+pub(super) fn enter(dir: &Path) -> io::Result<()> {
+    write(&dir.join("cgroup.procs"), "0")
 }
 
 /// Kills everything in a cgroup and below it.
@@ -338,7 +335,6 @@ mod tests {
         );
         let cell = Cell {
             dir: dir.path().to_owned(),
-            home: PathBuf::new(),
         };
         assert_eq!(cell.out_of_memory(), 3);
         let mut nothing = Isolation::default();

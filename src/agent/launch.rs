@@ -36,8 +36,8 @@ pub struct Launch {
     pub container: Option<super::container::Container>,
 }
 
-/// Which files an agent can reach, and everything that it starts: these and no others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What an agent can reach, and everything that it starts: these files and no others, and if there are lists of them these ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
     /// Whether it is not started where the system cannot do that.
     pub required: bool,
@@ -45,6 +45,15 @@ pub struct Sandbox {
     pub read: Vec<PathBuf>,
     /// What it can do with as it likes.
     pub write: Vec<PathBuf>,
+    /// Whether it may make namespaces of its own, and mount in them as far as landlock allows that.
+    #[serde(default)]
+    pub user_namespaces: bool,
+    /// The TCP ports, of whichever host, to which it can connect; all where there is no list.
+    #[serde(default)]
+    pub connect: Option<Vec<u16>>,
+    /// The TCP ports on which it can listen, 0 for any that the system picks; all where there is no list.
+    #[serde(default)]
+    pub bind: Option<Vec<u16>>,
 }
 
 impl Sandbox {
@@ -66,6 +75,15 @@ pub struct Isolation {
     pub missing: Vec<String>,
     /// The version of landlock that bounds which files it can reach.
     pub landlock: Option<u32>,
+    /// Whether it is kept from calls of the kernel that programs do not need.
+    #[serde(default)]
+    pub seccomp: bool,
+    /// The TCP ports to which it can connect, where that is bounded.
+    #[serde(default)]
+    pub connect: Option<Vec<u16>>,
+    /// The TCP ports on which it can listen, where that is bounded.
+    #[serde(default)]
+    pub bind: Option<Vec<u16>>,
     /// The container that it is in: it is ended by what is executed in there, and bounded by what the container is bounded by.
     #[serde(default)]
     pub container: Option<String>,

@@ -19,8 +19,14 @@ mod redact;
 mod restarts;
 mod rules;
 mod sandbox;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod seccomp;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[path = "no_seccomp.rs"]
+mod seccomp;
 mod spawn;
 mod spool;
+mod stage;
 mod state;
 mod terminals;
 mod tree;
@@ -40,7 +46,8 @@ pub use parent::run_parent;
 pub use probe::probe;
 pub use redact::{Redactor, Sieve};
 pub use rules::{Bound, Reaction, Restart, RestartMode, Rules, State, Watchdog, Watchdogs};
-pub use spawn::{PARENT_COMMAND, find_program};
+pub use spawn::{PARENT_COMMAND, STAGE_COMMAND, find_program};
 pub use spool::{SpoolBounds, SpoolPiece, spooled, spooled_end, spooled_from, spooled_tail};
+pub use stage::run_stage;
 pub use state::{Cause, Event, Machine, Order, Timer};
 pub use tree::is_held_outside;

@@ -18,10 +18,7 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags},
-    process::{
-        Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getrlimit, prlimit, set_child_subreaper, setrlimit, setsid,
-        umask, wait,
-    },
+    process::{Signal, WaitOptions, getpid, set_child_subreaper, setsid, wait},
 };
 use tokio::{
     io::AsyncWriteExt as _,
@@ -33,9 +30,9 @@ use tokio::{
 use super::{
     cgroup::{self, Cell},
     container::Whom,
-    launch::{Bounds, Exit, ExitRecord, Isolation, Launch, SpawnFailure, SpawnFault},
-    sandbox,
+    launch::{Exit, ExitRecord, Isolation, Launch, SpawnFailure, SpawnFault},
     spawn::{self, Streams},
+    stage,
     terminals::Terminals,
     tree::{self, Process},
     wire::{Deed, Lines, Order, Word, line},
@@ -68,6 +65,7 @@ fn parent() -> io::Result<()> {
     setsid()?;
     set_child_subreaper(Some(getpid()))?;
     control.set_nonblocking(true)?;
+    // One thread for all: what becomes the agent is killed when the one ends that has started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(supervise(control, streams))
 }
@@ -110,7 +108,10 @@ enum Phase {
 }
 
 async fn supervise(control: StdUnixStream, streams: Streams) -> io::Result<()> {
-    // Signals that are caught here are as the system has them by default in what is executed from here, whatever they were in Gitstead.
+    // Signals that are caught here are as the system has them by default in what is executed from here, whatever they were in Gitstead. So are those that are looked at by nobody.
+    for ignored in ignored(&fs::read_to_string("/proc/self/status").unwrap_or_default()) {
+        let _ = signal(SignalKind::from_raw(ignored));
+    }
     let mut child_ended = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -259,7 +260,9 @@ impl Care {
             if is_late {
                 return Err("the agent is being stopped".to_owned());
             }
-            let started = start_in(cell, launch, program, streams, &mut None);
+            // As the agent is: in its cgroup, with its bounds, in its sandbox, which has the agent's own program in it.
+            let mut held = Isolation::default();
+            let started = stage::start(launch, cell.map(Cell::dir), program, streams, &mut held);
             started.map_err(|failure| match failure.fault {
                 SpawnFault::NoSandbox | SpawnFault::Other => failure.text,
                 // Which of these it is would tell what there is outside.
@@ -406,6 +409,17 @@ impl Care {
     }
 }
 
+/// Signals that a process ignores, by what `/proc/<pid>/status` says of it; not SIGPIPE, which is what it should be in whatever is started from here anyway.
+fn ignored(status: &str) -> Vec<i32> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let mask = mask.unwrap_or(0);
+    let pipe = Signal::PIPE.as_raw();
+    (1..=64)
+        .filter(|number| mask >> (number - 1) & 1 == 1 && *number != pipe)
+        .collect()
+}
+
 /// The file that is executed as the agent, if its sandbox has to be widened by it: not when whoever is in there could have put another one in its place.
 fn program(launch: &Launch) -> Option<OwnedFd> {
     let own = &launch.sandbox.as_ref()?.write;
@@ -421,7 +435,7 @@ fn program(launch: &Launch) -> Option<OwnedFd> {
     rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
-/// Starts the agent in a thread of its own: what is taken from that thread for ever (new privileges, files) stays ours.
+/// Starts the agent, with what bounds it all together.
 fn start(
     launch: &Launch,
     program: Option<BorrowedFd<'_>>,
@@ -430,7 +444,6 @@ fn start(
     cell: &mut Option<Cell>,
 ) -> Result<i32, SpawnFailure> {
     let bounds = launch.bounds;
-    umask(Mode::from_raw_mode(bounds.umask & 0o777));
     match launch
         .cgroup
         .as_deref()
@@ -445,114 +458,7 @@ fn start(
         cgroup::without(&bounds, isolation);
     }
     isolation.container = launch.container.as_ref().map(|container| container.name.clone());
-    start_in(cell.as_ref(), launch, program, streams, &mut isolation.landlock)
-}
-
-/// Starts something as the agent is started: in its cgroup, with its bounds, in its sandbox, which has the agent's own program in it.
-fn start_in(
-    cell: Option<&Cell>,
-    launch: &Launch,
-    program: Option<BorrowedFd<'_>>,
-    streams: Streams,
-    landlock: &mut Option<u32>,
-) -> Result<i32, SpawnFailure> {
-    let other = |text: String| SpawnFailure {
-        fault: SpawnFault::Other,
-        text,
-    };
-    let bounds = launch.bounds;
-    let unset = |error: io::Error| other(format!("its limits cannot be set: {error}"));
-    let before = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    // As far as we may; it is a wish.
-    let _ = fs::write("/proc/self/oom_score_adj", bounds.oom_score_adj.to_string());
-    if let Some(cell) = cell {
-        cell.enter().map_err(unset)?;
-    }
-    let started = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // Clients of engines without a privileged server need some; what is in the container has what that has.
-            if !bounds.new_privileges && launch.container.is_none() {
-                rustix::thread::set_no_new_privs(true)
-                    .map_err(|error| other(format!("its privileges cannot be bounded: {error}")))?;
-            }
-            if let Some(sandbox) = &launch.sandbox {
-                *landlock = sandbox::restrict(sandbox, program)?;
-            }
-            let _narrow = Narrow::set(&bounds).map_err(unset)?;
-            spawn::leader(launch, streams)
-        });
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(other("the thread that starts it ended in a panic".to_owned())))
-    });
-    if let Some(cell) = cell {
-        // A parent process in it would be killed with it, and could not tell of it.
-        cell.leave().map_err(unset)?;
-    }
-    let _ = fs::write("/proc/self/oom_score_adj", before.trim());
-    let pid = started?;
-    bind(pid, &bounds).map_err(unset)?;
-    Ok(pid)
-}
-
-/// Limits of each process that were asked for: which, how much, and how much this process needs of it while it starts another.
-fn wanted(bounds: &Bounds) -> impl Iterator<Item = (Resource, u64, u64)> {
-    let asked = [
-        (Resource::Core, Some(0), 0),
-        (Resource::Nofile, bounds.open_files.map(|number| number.max(16)), 64),
-        // What the agent may have of it says nothing of what we need to start it.
-        (Resource::As, bounds.address_space, u64::MAX),
-        (Resource::Nproc, bounds.processes, 0),
-        (Resource::Fsize, bounds.file_bytes, 0),
-    ];
-    asked
-        .into_iter()
-        .filter_map(|(resource, most, needed)| Some((resource, most?, needed)))
-}
-
-/// While it is held, what this process starts has these limits from its first moment. They can be taken back, so the agent could raise them again: [`bind`] sees to that.
-struct Narrow(Vec<(Resource, Rlimit)>);
-
-impl Narrow {
-    fn set(bounds: &Bounds) -> io::Result<Self> {
-        let mut before = Narrow(Vec::new());
-        for (resource, most, needed) in wanted(bounds) {
-            let now = getrlimit(resource);
-            let current = now.current.map_or(u64::MAX, |current| current);
-            let most = most.max(needed);
-            if most < current {
-                before.0.push((resource, now));
-                let current = Some(most);
-                setrlimit(resource, Rlimit { current, ..now })?;
-            }
-        }
-        Ok(before)
-    }
-}
-
-impl Drop for Narrow {
-    fn drop(&mut self) {
-        for (resource, before) in self.0.drain(..) {
-            let _ = setrlimit(resource, before);
-        }
-    }
-}
-
-/// Bounds the agent for good, and this process not: it has to be able to look after it.
-fn bind(pid: i32, bounds: &Bounds) -> io::Result<()> {
-    for (resource, most, _) in wanted(bounds) {
-        let most = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
-        let limit = Rlimit {
-            current: Some(most),
-            maximum: Some(most),
-        };
-        match prlimit(Pid::from_raw(pid), resource, limit) {
-            // It has ended already.
-            Ok(_) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
+    stage::start(launch, cell.as_ref().map(Cell::dir), program, streams, isolation)
 }
 
 /// Tells Gitstead, if it is there.

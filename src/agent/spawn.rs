@@ -1,15 +1,16 @@
-//! The one place where a process is started: an agent's own command, and this binary as its parent. Never anything of a repository's, and never git.
+//! The one place where a process is started: this binary, as the parent of an agent and as what becomes it, and an agent's own command in its place. Never anything of a repository's, and
+//! never git.
 
 use std::{
     io,
     io::{IoSlice, IoSliceMut, PipeReader, PipeWriter, Read as _},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
     },
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use rustix::net::{
@@ -24,6 +25,8 @@ use super::{
 
 /// The hidden command of this binary that is an agent's parent process.
 pub const PARENT_COMMAND: &str = "agent-parent";
+/// The hidden command of this binary that becomes an agent.
+pub const STAGE_COMMAND: &str = "agent-stage";
 /// Standard input, output and error of an agent.
 const STREAMS: usize = 3;
 
@@ -95,28 +98,14 @@ pub(super) fn parent() -> io::Result<Parent> {
     let (child_stdin, stdin) = io::pipe()?;
     let (stdout, child_stdout) = io::pipe()?;
     let (stderr, child_stderr) = io::pipe()?;
-    // The binary that runs, also if another one has come to its path since.
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "the parent process of an agent: this binary itself"
-    )]
-    let mut command = std::process::Command::new("/proc/self/exe");
-    command
-        .arg0("gitstead")
-        .arg(PARENT_COMMAND)
-        .env_clear()
-        .current_dir("/")
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    let mut command = itself(PARENT_COMMAND, theirs);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let child = Ward(Some(command.spawn()?));
     drop(command);
-    let fds = [child_stdin.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fits = ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    debug_assert!(fits, "the space is made for so many");
-    sendmsg(&control, &[IoSlice::new(b"s")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    send(
+        &control,
+        &[child_stdin.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()],
+    )?;
     Ok(Parent {
         child,
         control,
@@ -126,11 +115,37 @@ pub(super) fn parent() -> io::Result<Parent> {
     })
 }
 
-/// The other end of [`parent`]: the streams that come over the socket.
+/// This binary, with a socket as its standard input: the one that runs, also if another one has come to its path since.
+fn itself(as_what: &str, theirs: UnixStream) -> Command {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the parent process of an agent, and what becomes the agent: this binary itself"
+    )]
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("gitstead")
+        .arg(as_what)
+        .env_clear()
+        .current_dir("/")
+        .stdin(OwnedFd::from(theirs));
+    command
+}
+
+/// Sends descriptors, [`STREAMS`] at most.
+fn send(control: &UnixStream, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fits = ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    debug_assert!(fits, "the space is made for so many");
+    sendmsg(control, &[IoSlice::new(b"s")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// The other end of it.
 ///
 /// # Errors
-/// When it is no socket, or nothing of that kind comes over it.
-pub(super) fn receive_streams(control: &UnixStream) -> io::Result<Streams> {
+/// When it is no socket.
+pub(super) fn receive(control: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0; 1];
@@ -146,68 +161,79 @@ pub(super) fn receive_streams(control: &UnixStream) -> io::Result<Streams> {
             fds.extend(more);
         }
     }
-    let streams: Result<[OwnedFd; STREAMS], _> = fds.try_into();
+    Ok(fds)
+}
+
+/// The other end of [`parent`]: the streams that come over the socket.
+///
+/// # Errors
+/// When it is no socket, or nothing of that kind comes over it.
+pub(super) fn receive_streams(control: &UnixStream) -> io::Result<Streams> {
+    let streams: Result<[OwnedFd; STREAMS], _> = receive(control)?.try_into();
     let [stdin, stdout, stderr] =
         streams.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "no streams came with it"))?;
     Ok(Streams { stdin, stdout, stderr })
 }
 
-/// Starts the agent's own process, in the thread that calls: what that thread is not allowed, the agent is not allowed.
-pub(super) fn leader(launch: &Launch, streams: Streams) -> Result<i32, SpawnFailure> {
-    let fail = |fault, text: String| Err(SpawnFailure { fault, text });
+/// Starts this binary as what becomes an agent, in a process group of its own. It is given its standard input and, if it needs that, the file that is executed; what it is to do is told on
+/// the socket.
+///
+/// # Errors
+/// When the system has no processes or descriptors left.
+pub(super) fn stage(streams: Streams, program: Option<BorrowedFd<'_>>) -> io::Result<(i32, UnixStream)> {
+    let (control, theirs) = UnixStream::pair()?;
+    let mut command = itself(STAGE_COMMAND, theirs);
+    command.process_group(0).stdout(streams.stdout).stderr(streams.stderr);
+    // Whoever waits for all children waits for this one too.
+    let child = command.spawn()?;
+    let fds: Vec<_> = std::iter::once(streams.stdin.as_fd()).chain(program).collect();
+    // If it has ended already, nothing will come from there.
+    let _ = send(&control, &fds);
+    Ok((i32::try_from(child.id()).unwrap_or(0), control))
+}
+
+/// Has the agent take the place of this process, when all is prepared and `last` is done. Comes back only with the reason why not.
+pub(super) fn replace_by(launch: &Launch, program: &Path, last: impl FnOnce() -> io::Result<()>) -> SpawnFailure {
     let argv = match &launch.container {
         Some(container) => container.argv(launch),
         None => launch.argv.clone(),
     };
-    let Some((name, rest)) = argv.split_first().filter(|_| !launch.argv.is_empty()) else {
-        return fail(SpawnFault::Missing, "there is no command".to_owned());
-    };
-    if !launch.cwd.is_dir() {
-        return fail(
-            SpawnFault::MissingDirectory,
-            "the directory that it works in is not there".to_owned(),
-        );
-    }
-    let program = program_of(launch)?;
+    let name = argv.first().map_or("", String::as_str);
     #[allow(
         clippy::disallowed_methods,
         reason = "the command of an agent, as somebody who may has asked"
     )]
-    let mut command = std::process::Command::new(&program);
+    let mut command = Command::new(program);
     command
         .arg0(name)
-        .args(rest)
+        .args(argv.iter().skip(1))
         .env_clear()
-        .envs(env_of(launch))
-        .current_dir(&launch.cwd)
-        .process_group(0)
-        .stdin(streams.stdin)
-        .stdout(streams.stdout)
-        .stderr(streams.stderr);
-    match command.spawn() {
-        // Whoever waits for all children waits for this one too.
-        Ok(child) => Ok(i32::try_from(child.id()).unwrap_or(0)),
+        .envs(env_of(launch));
+    let error = match last() {
+        Ok(()) => command.exec(),
         Err(error) => {
-            let fault = match error.kind() {
-                io::ErrorKind::NotFound => SpawnFault::BadInterpreter,
-                io::ErrorKind::PermissionDenied => SpawnFault::NotExecutable,
-                _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
-                    SpawnFault::NotExecutable
-                }
-                _ => SpawnFault::Other,
+            return SpawnFailure {
+                fault: SpawnFault::Other,
+                text: format!("its limits cannot be set: {error}"),
             };
-            let text = match fault {
-                SpawnFault::BadInterpreter => {
-                    format!("'{name}' cannot be executed: {}", interpreter(&program))
-                }
-                _ if launch.sandbox.is_some() => {
-                    format!("'{name}' cannot be executed: {error}; or something that it needs is not in its sandbox")
-                }
-                _ => format!("'{name}' cannot be executed: {error}"),
-            };
-            fail(fault, text)
         }
-    }
+    };
+    let fault = match error.kind() {
+        io::ErrorKind::NotFound => SpawnFault::BadInterpreter,
+        io::ErrorKind::PermissionDenied => SpawnFault::NotExecutable,
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => SpawnFault::NotExecutable,
+        _ => SpawnFault::Other,
+    };
+    let text = match fault {
+        SpawnFault::BadInterpreter => {
+            format!("'{name}' cannot be executed: {}", interpreter(program))
+        }
+        _ if launch.sandbox.is_some() => {
+            format!("'{name}' cannot be executed: {error}; or something that it needs is not in its sandbox")
+        }
+        _ => format!("'{name}' cannot be executed: {error}"),
+    };
+    SpawnFailure { fault, text }
 }
 
 fn env_of(launch: &Launch) -> Vec<(&String, &String)> {
@@ -230,7 +256,7 @@ pub(super) fn ender(container: &Container, run: &str, whom: Whom) -> io::Result<
         clippy::disallowed_methods,
         reason = "what ends an agent that is in a container, where no signal of ours reaches"
     )]
-    let mut command = std::process::Command::new(program);
+    let mut command = Command::new(program);
     let child = command
         .args(&argv[1..])
         .env_clear()
@@ -250,6 +276,12 @@ pub(super) fn program_of(launch: &Launch) -> Result<PathBuf, SpawnFailure> {
         Some(container) => (container.program.as_str(), &container.client_env),
         None => (launch.argv.first().map_or("", String::as_str), &launch.env),
     };
+    if launch.argv.is_empty() {
+        return Err(SpawnFailure {
+            fault: SpawnFault::Missing,
+            text: "there is no command".to_owned(),
+        });
+    }
     let search = env.iter().find(|(key, _)| key == "PATH");
     find_program(name, search.map(|(_, value)| value.as_str()), &launch.cwd)
 }
@@ -283,7 +315,7 @@ pub(super) fn prober(program: &Path, args: &[String], env: &[(String, String)]) 
         clippy::disallowed_methods,
         reason = "the program of an agent, asked which options it understands before it is started"
     )]
-    let mut command = std::process::Command::new(program);
+    let mut command = Command::new(program);
     let child = command
         .args(args)
         .arg("--version")

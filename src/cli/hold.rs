@@ -32,6 +32,15 @@ pub(super) struct Hold {
     /// Processes of the user that it runs as, all of them
     #[arg(long, value_name = "NUMBER")]
     processes: Option<u64>,
+    /// The TCP ports of other hosts and this one to which it can connect from its sandbox, comma-separated, or none [default: all]
+    #[arg(long, value_name = "PORTS", value_parser = ports)]
+    connect_ports: Option<Ports>,
+    /// The TCP ports on which it can listen in its sandbox, comma-separated, or none; 0 for any that the system picks [default: all]
+    #[arg(long, value_name = "PORTS", value_parser = ports)]
+    bind_ports: Option<Ports>,
+    /// Let it make namespaces of its own in its sandbox, as browsers do
+    #[arg(long)]
+    user_namespaces: bool,
     /// What may last how long, and what follows (warn, interrupt, stop [default]): silence=10m:interrupt; of start, silence, tool, permission, turn, linger and wall. How many turns, or
     /// dollars: turns=50, cost=2.50:warn
     #[arg(long, value_name = "NAME=TIME[:ACTION]")]
@@ -43,6 +52,21 @@ pub(super) struct Hold {
 
 fn bytes(text: &str) -> Result<u64, String> {
     size(text).ok_or_else(|| format!("'{text}' is not a number of bytes such as 512m: use k, m or g"))
+}
+
+/// Ports of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Ports(Vec<u16>);
+
+fn ports(text: &str) -> Result<Ports, String> {
+    if text == "none" {
+        return Ok(Ports(Vec::new()));
+    }
+    let ports = text.split(',').map(|port| port.trim().parse());
+    let ports: Result<Vec<u16>, _> = ports.collect();
+    ports
+        .map(Ports)
+        .map_err(|_| format!("'{text}' is no list of ports such as 443,8080, nor none"))
 }
 
 fn millis(text: &str) -> anyhow::Result<u64> {
@@ -63,6 +87,16 @@ impl Hold {
             "address_space": self.address_space,
             "processes": self.processes,
         });
+        let listed = |ports: &Option<Ports>| ports.as_ref().map(|Ports(ports)| json!(ports));
+        for (key, value) in [
+            ("connect", listed(&self.connect_ports)),
+            ("bind", listed(&self.bind_ports)),
+            ("user_namespaces", self.user_namespaces.then_some(Value::Bool(true))),
+        ] {
+            if let Some(value) = value {
+                body["sandbox"][key] = value;
+            }
+        }
         let mut dogs = Map::new();
         for told in &self.watchdog {
             let (name, dog) = watchdog(told).with_context(|| format!("--watchdog {told}"))?;
@@ -146,5 +180,17 @@ mod tests {
             assert!(hold.lay(&mut json!({})).is_err(), "{wrong}");
         }
         assert!(bytes("many").is_err());
+        assert!(ports("https").is_err() && ports("70000").is_err());
+        let hold = Hold {
+            connect_ports: ports("443, 8285").ok(),
+            bind_ports: ports("none").ok(),
+            ..Hold::default()
+        };
+        let mut body = json!({ "sandbox": { "mode": "required" } });
+        hold.lay(&mut body).expect("all of it is sound");
+        assert_eq!(
+            body["sandbox"],
+            json!({ "mode": "required", "connect": [443, 8285], "bind": [] })
+        );
     }
 }

@@ -27,15 +27,17 @@ use anyhow::Context as _;
 use clap::Parser as _;
 
 use crate::{
-    agent::{PARENT_COMMAND, run_parent},
+    agent::{PARENT_COMMAND, STAGE_COMMAND, run_parent, run_stage},
     server::{self, Config, ConfigError, RunError},
 };
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     // Not for people, and started often: nothing else of this is needed for it.
-    if std::env::args_os().nth(1).is_some_and(|first| first == PARENT_COMMAND) {
-        return run_parent();
+    match std::env::args_os().nth(1) {
+        Some(first) if first == PARENT_COMMAND => return run_parent(),
+        Some(first) if first == STAGE_COMMAND => return run_stage(),
+        _ => {}
     }
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,

@@ -112,7 +112,7 @@ fn words(argv: &Value) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-/// `cgroup, memory.max, landlock 7`
+/// What holds an agent, for people: `cgroup, memory.max, landlock 7, seccomp`.
 fn held(isolation: &Value) -> String {
     let mut parts = Vec::new();
     let kill = if isolation["cgroup"] == true {
@@ -128,7 +128,20 @@ fn held(isolation: &Value) -> String {
     parts.extend(texts("limits"));
     match isolation["landlock"].as_u64() {
         Some(version) => parts.push(format!("landlock {version}")),
+        None if isolation["seccomp"] == true => parts.push("no landlock".to_owned()),
         None => parts.push("no sandbox".to_owned()),
+    }
+    parts.extend((isolation["seccomp"] == true).then(|| "seccomp".to_owned()));
+    for (what, key) in [("connects to", "connect"), ("listens on", "bind")] {
+        if let Some(ports) = isolation[key].as_array() {
+            let ports: Vec<_> = ports.iter().map(Value::to_string).collect();
+            let ports = if ports.is_empty() {
+                "no port".to_owned()
+            } else {
+                ports.join(" ")
+            };
+            parts.push(format!("{what} {ports}"));
+        }
     }
     parts.extend(texts("missing").map(|text| format!("not {text}")));
     parts.join(", ")
@@ -191,5 +204,15 @@ mod tests {
             told(&agent),
             "it failed in demo/main: exit code 1, stopped by the watchdog 'silence', nobody is logged in, or its key is not taken, 1 checkpoint\n"
         );
+    }
+
+    #[test]
+    fn what_holds_one_is_listed() {
+        let isolation = json!({ "cgroup": true, "limits": ["pids.max"], "missing": [], "landlock": 7, "seccomp": true, "connect": [443, 80], "bind": [] });
+        assert_eq!(
+            held(&isolation),
+            "cgroup, pids.max, landlock 7, seccomp, connects to 443 80, listens on no port"
+        );
+        assert_eq!(held(&json!({})), "no cgroup, no sandbox");
     }
 }

@@ -213,6 +213,9 @@ pub(super) struct FileAgents {
     pub sandbox_read: Vec<PathBuf>,
     #[serde(default)]
     pub sandbox_write: Vec<PathBuf>,
+    pub sandbox_user_namespaces: Option<bool>,
+    pub sandbox_connect: Option<Vec<u16>>,
+    pub sandbox_bind: Option<Vec<u16>>,
     pub answer_within: Option<Span>,
 }
 
@@ -235,6 +238,9 @@ impl FileAgents {
             mode: self.sandbox,
             read: whole(self.sandbox_read),
             write: whole(self.sandbox_write),
+            user_namespaces: self.sandbox_user_namespaces,
+            connect: self.sandbox_connect,
+            bind: self.sandbox_bind,
         };
         Ok((cgroup, sandbox))
     }

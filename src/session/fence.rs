@@ -1,4 +1,4 @@
-//! What agents can reach of the files: the workspace, its repository's history, and programs; nothing else of Gitstead's.
+//! What agents can reach: of the files the workspace, its repository's history, and programs; nothing else of Gitstead's. Of networks what the ports that are listed let through.
 
 use std::path::{Path, PathBuf};
 
@@ -35,8 +35,9 @@ const PROC_OF_ROOT: [&str; 8] = [
     "/proc/filesystems",
     "/proc/sys",
 ];
-/// Paths that may be added.
+/// Paths that may be added, and ports that may be listed.
 const PATHS: usize = 256;
+const PORTS: usize = 256;
 
 /// Whether the files that an agent can reach are bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -64,6 +65,15 @@ pub struct SandboxSpec {
     /// What it can write beside its workspace.
     #[serde(default)]
     pub write: Vec<PathBuf>,
+    /// Whether it may make namespaces of its own; not if nobody says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_namespaces: Option<bool>,
+    /// The TCP ports, of whichever host, to which it can connect; all where there is no list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Vec<u16>>,
+    /// The TCP ports on which it can listen, 0 for any that the system picks; all where there is no list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<Vec<u16>>,
 }
 
 impl SandboxSpec {
@@ -72,6 +82,13 @@ impl SandboxSpec {
         let why = match self.read.iter().chain(&self.write).find(|path| !path.is_absolute()) {
             Some(path) => format!("'{}' is not an absolute path", path.display()),
             None if self.read.len() + self.write.len() > PATHS => format!("there are more than {PATHS} paths"),
+            None if [&self.connect, &self.bind]
+                .into_iter()
+                .flatten()
+                .any(|ports| ports.len() > PORTS) =>
+            {
+                format!("there are more than {PORTS} ports")
+            }
             None => return Ok(()),
         };
         Err(SessionError::Invalid { why })
@@ -101,7 +118,22 @@ impl Fences {
                 why: "this server puts its agents into a sandbox, which does not reach into containers".to_owned(),
             });
         }
-        let adds = !spec.sandbox.read.is_empty() || !spec.sandbox.write.is_empty();
+        let SandboxSpec {
+            read,
+            write,
+            user_namespaces,
+            connect,
+            bind,
+            ..
+        } = &spec.sandbox;
+        let is_off = spec.sandbox.mode.max(self.sandbox.mode) == SandboxMode::Off;
+        if is_off && (user_namespaces.is_some() || connect.is_some() || bind.is_some()) {
+            return Err(SessionError::Invalid {
+                why: "ports and namespaces are bounded in a sandbox only, and this agent is in none".to_owned(),
+            });
+        }
+        let may = self.sandbox.user_namespaces == Some(true);
+        let adds = !read.is_empty() || !write.is_empty() || (*user_namespaces == Some(true) && !may);
         if adds && self.sandbox.mode != SandboxMode::Off {
             return Err(SessionError::Invalid {
                 why: "what agents can reach is for the configuration of this server to say".to_owned(),
@@ -144,10 +176,48 @@ impl Fences {
             read.extend(told.read.iter().cloned());
             write.extend(told.write.iter().cloned());
         }
+        let (ours, theirs) = (&self.sandbox, &spec.sandbox);
         Some(Sandbox {
             required: mode == SandboxMode::Required,
             read,
             write,
+            user_namespaces: theirs.user_namespaces.or(ours.user_namespaces).unwrap_or(false),
+            connect: both(ours.connect.as_deref(), theirs.connect.as_deref()),
+            bind: both(ours.bind.as_deref(), theirs.bind.as_deref()),
         })
+    }
+}
+
+/// The ports that both lists have; no list has all.
+fn both(one: Option<&[u16]>, other: Option<&[u16]>) -> Option<Vec<u16>> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.iter().copied().filter(|port| other.contains(port)).collect()),
+        (one, other) => one.or(other).map(<[u16]>::to_vec),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Place;
+
+    #[test]
+    fn an_agent_is_given_no_more_than_the_house_gives_all() {
+        assert_eq!(both(None, None), None);
+        assert_eq!(both(Some(&[1, 2]), None), Some(vec![1, 2]));
+        assert_eq!(both(None, Some(&[])), Some(Vec::new()));
+        assert_eq!(both(Some(&[1, 2]), Some(&[3, 2])), Some(vec![2]));
+        let mut spec = AgentSpec::new(&Place::parse("demo", "main").expect("names"), vec!["sh".to_owned()]);
+        let mut fences = Fences::default();
+        let refused = |fences: &Fences, spec: &AgentSpec| fences.check(spec).err().map(|error| error.to_string());
+        assert_eq!(refused(&fences, &spec), None);
+        spec.sandbox.connect = Some(vec![443]);
+        assert!(refused(&fences, &spec).is_some_and(|why| why.contains("in none")));
+        fences.sandbox.mode = SandboxMode::BestEffort;
+        assert_eq!(refused(&fences, &spec), None, "it is stricter");
+        spec.sandbox.user_namespaces = Some(true);
+        assert!(refused(&fences, &spec).is_some_and(|why| why.contains("configuration")));
+        fences.sandbox.user_namespaces = Some(true);
+        assert_eq!(refused(&fences, &spec), None);
     }
 }

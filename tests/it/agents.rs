@@ -622,12 +622,10 @@ fn an_agent_gets_a_clean_process() {
 #[test]
 fn what_an_agent_may_have_is_no_bound_of_what_looks_after_it() {
     let house = House::start();
-    let script = "read go; ulimit -n > own; ulimit -Hn >> own; ulimit -v >> own; grep -E 'open files|address space' /proc/$PPID/limits > parent";
+    // From its first moment: it looks at once.
+    let script = "ulimit -n > own; ulimit -Hn >> own; ulimit -v >> own; grep -E 'open files|address space' /proc/$PPID/limits > parent";
     let bounds = json!({ "bounds": { "open_files": 20, "address_space": 1 << 28, "processes": 100_000 } });
     house.run("it", script, bounds);
-    // It is bound for good when it is said to run, which is a moment after it began.
-    house.get("/it/wait?until=ready");
-    house.ask("POST", "/it/input", Some(&json!({ "text": "go\n" }))).is(204);
     assert_eq!(house.ended("it")["state"], "exited");
     let read = |name: &str| fs::read_to_string(house.files().join(name)).unwrap();
     assert_eq!(read("own"), format!("20\n20\n{}\n", (1 << 28) / 1024));
@@ -637,6 +635,27 @@ fn what_an_agent_may_have_is_no_bound_of_what_looks_after_it() {
         !parent.contains(" 20 ") && !parent.contains(&(1 << 28).to_string()),
         "{parent}"
     );
+}
+
+#[test]
+fn one_may_have_less_room_than_what_starts_it_takes() {
+    let house = House::start();
+    // `gitstead` itself is larger than this, and so is the environment that it hands on.
+    let much: std::collections::BTreeMap<_, _> = (0..100).map(|n| (format!("MUCH_{n}"), "x".repeat(500))).collect();
+    let small = json!({ "bounds": { "address_space": 12 << 20 }, "env": much });
+    house.run("it", "ulimit -v > own; echo ${#MUCH_99} >> own", small);
+    let agent = house.ended("it");
+    assert_eq!(agent["state"], "exited", "{agent}");
+    let own = fs::read_to_string(house.files().join("own")).unwrap();
+    assert_eq!(own, format!("{}\n500\n", (12 << 20) / 1024));
+    // What cannot be executed is told as ever.
+    let body =
+        json!({ "name": "bad", "repository": "demo", "argv": ["./bad"], "bounds": { "address_space": 12 << 20 } });
+    fs::write(house.files().join("bad"), "#!/no/such/shell\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(house.files().join("bad"), mode).unwrap();
+    let refused = house.ask("POST", "", Some(&body)).is(422).to_string();
+    assert!(refused.contains("/no/such/shell"), "{refused}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod agents_claude;
 mod agents_container;
 mod agents_flood;
 mod agents_held;
+mod agents_kept;
 mod agents_many;
 mod agents_ndjson;
 mod agents_opencode;

@@ -14,6 +14,21 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                 ("limits", "[string]", "Bounds of all of it together that hold."),
                 ("missing", "[string]", "Those that do not, with the reason."),
                 ("landlock", "int?", "The version that bounds which files it can reach."),
+                (
+                    "seccomp",
+                    "bool",
+                    "Whether it is kept from calls of the kernel that programs do not need.",
+                ),
+                (
+                    "connect",
+                    "[int]?",
+                    "The TCP ports to which it can connect, where that is bounded.",
+                ),
+                (
+                    "bind",
+                    "[int]?",
+                    "The TCP ports on which it can listen, where that is bounded.",
+                ),
                 ("container", "string?", ""),
             ],
         ),
@@ -262,6 +277,17 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                 ("mode?", "off|best-effort|required", ""),
                 ("read?", "[string]", "What it can read and execute, too."),
                 ("write?", "[string]", "What it can write, too."),
+                ("user_namespaces?", "bool", "Whether it may make namespaces of its own."),
+                (
+                    "connect?",
+                    "[int]",
+                    "The TCP ports to which it can connect; all without a list.",
+                ),
+                (
+                    "bind?",
+                    "[int]",
+                    "The TCP ports on which it can listen, 0 for any that the system picks; all without a list.",
+                ),
             ],
         ),
     );
