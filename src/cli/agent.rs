@@ -179,6 +179,9 @@ struct Start {
     /// Tell what it says in pieces, as it comes
     #[arg(long)]
     partial: bool,
+    /// Have Codex run `gitstead hook` after each tool, so that it is recorded before Codex goes on; other hooks that are enabled then run without review
+    #[arg(long)]
+    hooks: bool,
     /// What only Letta Code can be told: JSON, or a file of JSON or TOML, with the options of its SDK
     #[arg(long, value_name = "OPTIONS")]
     letta: Option<String>,
@@ -459,6 +462,7 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         "auth_method": wanted.auth_method,
         "args": wanted.args,
         "partial": wanted.partial,
+        "hooks": wanted.hooks,
         "env": pairs(&wanted.env, "env")?,
         "secrets": secrets,
         "inherit": wanted.inherit,

@@ -118,6 +118,11 @@ impl Fences {
                 why: "this server puts its agents into a sandbox, which does not reach into containers".to_owned(),
             });
         }
+        if spec.hooks && self.sandbox.mode != SandboxMode::Off {
+            return Err(SessionError::Invalid {
+                why: "this server puts its agents into a sandbox, and hooks do not reach it from there".to_owned(),
+            });
+        }
         let SandboxSpec {
             read,
             write,

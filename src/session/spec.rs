@@ -139,6 +139,9 @@ pub struct AgentSpec {
     /// Whether what it says is told in pieces, as it comes.
     #[serde(default)]
     pub partial: bool,
+    /// Whether it is told in its arguments to have each tool recorded by `gitstead hook` before it goes on; for Codex.
+    #[serde(default)]
+    pub hooks: bool,
     /// What only Letta Code can be told.
     #[serde(default)]
     pub letta: Option<LettaSpec>,
@@ -219,6 +222,7 @@ impl AgentSpec {
             approval_policy: None,
             auth_method: None,
             partial: false,
+            hooks: false,
             letta: None,
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),

@@ -1,6 +1,6 @@
 //! How an agent is started: what its description becomes as a command.
 
-use super::{AgentSpec, SessionError};
+use super::{AgentSpec, SandboxMode, SessionError};
 use crate::dialect::{Asks, Invocation, Kind, LettaCli, Preset, ThreadOptions, Wanted, going_on, invoke};
 
 /// What is found out about an agent's program before it is started.
@@ -81,6 +81,13 @@ impl AgentSpec {
             wanted.resume = resume.map(str::to_owned);
             wanted.pieces = self.partial;
         }
+        if self.hooks {
+            let program = std::env::current_exe().ok();
+            let program = program.as_deref().and_then(std::path::Path::to_str);
+            let program =
+                program.ok_or_else(|| invalid("the path of this program is no text: there can be no hooks"))?;
+            wanted.hook = Some(format!("'{}' hook codex", program.replace('\'', r"'\''")));
+        }
         if let Some(letta) = &self.letta {
             wanted.letta = letta.options();
         }
@@ -108,6 +115,16 @@ impl AgentSpec {
             return Err(invalid(
                 "'args' go after the arguments of a preset: those of a command of your own are in it",
             ));
+        }
+        if self.hooks {
+            if preset != Some(Preset::Codex) {
+                return Err(invalid(
+                    "'hooks' is for the preset 'codex': Claude Code waits without, others have them installed by `gitstead hook install`",
+                ));
+            }
+            if self.container.is_some() || self.sandbox.mode != SandboxMode::Off {
+                return Err(invalid("hooks do not reach this server from a sandbox or a container"));
+            }
         }
         let is_letta = matches!(preset, Some(Preset::Letta | Preset::LettaPrint));
         if self.letta.is_some() && !is_letta {

@@ -352,7 +352,7 @@ fn one_command_shows_it() {
     let (_, out, _) = cli(&house, &["list"]);
     assert_eq!(
         out,
-        "echo\tfailed\tdemo/other\tsh -c echo out; echo err >&2; exit 3\nsh-1\texited\tdemo/main\tsh -c echo hi > report.md\n"
+        "echo  failed  demo/other  sh -c 'echo out; echo err >&2; exit 3'\nsh-1  exited  demo/main   sh -c 'echo hi > report.md'\n"
     );
     let (_, out, err) = cli(&house, &["logs", "echo"]);
     assert_eq!((out.as_str(), err.as_str()), ("out\n", "err\n"));

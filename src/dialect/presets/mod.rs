@@ -112,6 +112,8 @@ impl Preset {
         match () {
             () if wanted.model.is_some() && !has_model => Some("which model it uses"),
             () if wanted.permission_mode.is_some() && !has_mode => Some("a permission mode"),
+            // Codex's app server does not heed them there (0.169.0).
+            () if wanted.hook.is_some() && self != Preset::Codex => Some("hooks in its arguments"),
             () if wanted.pieces && !has_pieces => Some("to say things in pieces"),
             () => None,
         }
@@ -188,6 +190,8 @@ pub struct Wanted {
     pub pieces: bool,
     /// The turn, where one process is one turn.
     pub message: Option<String>,
+    /// A command, as a shell has it, that the agent is to run after each tool and wait for.
+    pub hook: Option<String>,
     /// For [`Preset::Letta`] and [`Preset::LettaPrint`].
     pub letta: LettaOptions,
 }
@@ -380,6 +384,15 @@ pub fn invoke(preset: Preset, wanted: &Wanted) -> Result<Invocation, PresetError
         Some(_) => return Err(PresetError::NoCommand),
         None if program.is_empty() => return Err(PresetError::NoCommand),
         None => argv.plain(&[program]),
+    }
+    if let Some(hook) = &wanted.hook {
+        // These are options of the program itself, whatever it is told to do.
+        argv.plain(&["--dangerously-bypass-hook-trust"]);
+        for event in ["PostToolUse", "Stop"] {
+            let command = serde_json::Value::from(hook.as_str());
+            let told = format!("hooks.{event}=[{{hooks=[{{type=\"command\",command={command}}}]}}]");
+            argv.text("-c", &told)?;
+        }
     }
     let resume = match &wanted.resume {
         Some(session) => Some(name("resume", session)?),

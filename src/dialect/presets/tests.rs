@@ -39,6 +39,23 @@ fn early(change: impl FnOnce(&mut LettaOptions)) -> String {
 }
 
 #[test]
+fn codex_is_told_of_hooks_before_what_it_does() {
+    let mut wanted = Wanted {
+        hook: Some("'/opt/a \"b\"/gitstead' hook codex".to_owned()),
+        message: Some("do it".to_owned()),
+        ..Wanted::default()
+    };
+    let argv = invoke(Preset::Codex, &wanted).expect("it can be told").argv;
+    let told = r#"hooks.PostToolUse=[{hooks=[{type="command",command="'/opt/a \"b\"/gitstead' hook codex"}]}]"#;
+    assert_eq!(argv[..4], ["codex", "--dangerously-bypass-hook-trust", "-c", told]);
+    assert_eq!(argv[6], "exec");
+    wanted.message = None;
+    for preset in [Preset::Claude, Preset::CodexServer] {
+        assert!(matches!(invoke(preset, &wanted), Err(PresetError::NotTold { .. })));
+    }
+}
+
+#[test]
 fn a_command_of_ones_own_is_told_which_session_to_go_on_with() {
     let going_on = |preset, command: &str| {
         let command: Vec<String> = command.split(' ').map(str::to_owned).collect();

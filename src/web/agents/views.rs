@@ -181,6 +181,8 @@ pub(super) struct CreateBody {
     pub task: Option<String>,
     pub message: Option<String>,
     pub label: Option<String>,
+    #[serde(default)]
+    pub hooks: bool,
     pub trace: Option<String>,
     pub restart: Option<RestartMode>,
     /// Milliseconds.
@@ -263,7 +265,7 @@ impl CreateBody {
         spec.pointers = self.pointers;
         spec.cwd = self.cwd.unwrap_or_default();
         (spec.task, spec.message, spec.label) = (self.task, self.message, self.label);
-        spec.trace = self.trace;
+        (spec.trace, spec.hooks) = (self.trace, self.hooks);
         let usual = Restart::default();
         let or = |told: Option<u64>, usual| told.map_or(usual, ms);
         // With what is usual for what nobody says.

@@ -137,6 +137,11 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                 ("task?", "string", ""),
                 ("message?", "string", "Its first one."),
                 ("label?", "string", ""),
+                (
+                    "hooks?",
+                    "bool",
+                    "Whether Codex is told to have each tool recorded before it goes on.",
+                ),
                 ("trace?", "string", "Without it that of the header `traceparent`."),
                 ("restart?", "never|on-failure|always", ""),
                 ("restart_first_ms?", "int", ""),
