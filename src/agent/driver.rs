@@ -36,7 +36,10 @@ use super::{
     tree::Process,
     wire::{self, Lines, Word},
 };
-use crate::{base::Clock, dialect::Dialect};
+use crate::{
+    base::Clock,
+    dialect::{Dialect, UserMessage},
+};
 use web::Web;
 
 /// Bytes that wait to be read by the agent, from whoever talks to it.
@@ -392,11 +395,12 @@ impl<H: Host> Driver<H> {
                 let result = self.take_input(bytes);
                 let _ = reply.send(result);
             }
-            Command::Ask(message, reply) => {
+            Command::Ask { id, text, reply } => {
                 let mut result = self.may_take_input();
                 if result.is_ok() {
                     self.speak(|dialect, step| {
-                        if let Err(refused) = dialect.ask(&message, step) {
+                        let message = UserMessage { id: &id, text: &text };
+                        if let Err(refused) = dialect.ask(message, step) {
                             result = Err(NotTaken::Refused(refused.to_string()));
                         }
                     });

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     base::Clock,
-    dialect::{self, Answer, Decision, Dialect},
+    dialect::{self, Answer, Decision, Dialect, Permission},
 };
 
 /// The name of the environment variable that marks everything an incarnation starts.
@@ -54,6 +54,11 @@ pub trait Host: Send + 'static {
     fn prepare(&mut self, run: u32, agent: &Agent);
     /// Something has happened.
     fn told(&mut self, news: News<'_>);
+    /// The agent wants to be allowed something. What is decided at once is not told otherwise, and nobody waits for it.
+    fn decide(&mut self, asked: &Permission) -> Option<Decision> {
+        let _ = asked;
+        None
+    }
     /// The agent wants its client to read or write a file; answer with [`Command::Answer`].
     fn order(&mut self, run: u32, order: dialect::Order, agent: &Agent);
     /// Make the last checkpoint of this run, and answer with [`Command::Recorded`].
@@ -118,7 +123,14 @@ pub enum Command {
     /// The end of its standard input.
     CloseInput,
     /// A message.
-    Ask(String, oneshot::Sender<Result<(), NotTaken>>),
+    Ask {
+        /// Our name of it, a UUID.
+        id: String,
+        /// What is said.
+        text: String,
+        /// Whether it was taken.
+        reply: oneshot::Sender<Result<(), NotTaken>>,
+    },
     /// Stop what it is doing, in its protocol.
     Interrupt(oneshot::Sender<Result<(), NotTaken>>),
     /// Go on with something else.
@@ -226,13 +238,13 @@ impl Agent {
         &self.log
     }
 
-    /// Gives it a message.
+    /// Gives it a message, by a name of ours, a UUID.
     ///
     /// # Errors
     /// When it cannot take one.
-    pub async fn ask(&self, message: String) -> Result<(), NotTaken> {
+    pub async fn ask(&self, id: String, text: String) -> Result<(), NotTaken> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Ask(message, reply)).await;
+        self.send(Command::Ask { id, text, reply }).await;
         answer.await.unwrap_or(Err(NotTaken::NotRunning))
     }
 

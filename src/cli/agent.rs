@@ -17,6 +17,7 @@ use super::{
 use crate::{
     base::{RepoName, WorkspaceName},
     dialect::Pointers,
+    session::{PermissionRule, RuleDecision},
 };
 
 /// A command that has run for so long counts as started; one that ends before is waited for, and how it ended is told.
@@ -203,6 +204,15 @@ struct Start {
     /// Its first message
     #[arg(long, short, value_name = "TEXT")]
     message: Option<String>,
+    /// What it may do without asking: a tool, or with a pattern, 'Bash(git status*)'; '*' stands for any characters. Never a command with another one in it
+    #[arg(long, value_name = "TOOL[(PATTERN)]")]
+    allow: Vec<String>,
+    /// What is denied without asking, also as a part of something else: 'Read(/etc/*)'. Looked at first
+    #[arg(long, value_name = "TOOL[(PATTERN)]")]
+    deny: Vec<String>,
+    /// What somebody is asked about, although --allow would allow it
+    #[arg(long, value_name = "TOOL[(PATTERN)]")]
+    ask: Vec<String>,
     /// When it is started again after it has ended
     #[arg(long, value_name = "WHEN", default_value = "never")]
     restart: RestartWord,
@@ -469,6 +479,7 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         "cwd": wanted.cwd,
         "task": wanted.task,
         "message": wanted.message,
+        "permissions": rules(wanted)?,
         "restart": restart,
         "container": container,
         "sandbox": { "mode": sandbox, "read": whole(&wanted.allow_read)?, "write": whole(&wanted.allow_write)? },
@@ -481,6 +492,22 @@ fn create(client: &Client, wanted: &Start, workspace: &str) -> anyhow::Result<Va
         body["letta"] = letta_options(told)?;
     }
     client.ask("POST", "/api/v1/agents", Some(&body))
+}
+
+/// What is denied comes first, then what is asked about: so it does not matter in which order flags are given.
+fn rules(wanted: &Start) -> anyhow::Result<Vec<PermissionRule>> {
+    let of = |decision: RuleDecision, texts: &'_ [String]| -> anyhow::Result<Vec<PermissionRule>> {
+        let read = |text: &String| {
+            PermissionRule::parse(decision, text)
+                .map_err(anyhow::Error::msg)
+                .with_context(|| format!("--{} {text}", decision.as_str()))
+        };
+        texts.iter().map(read).collect()
+    };
+    let mut all = of(RuleDecision::Deny, &wanted.deny)?;
+    all.extend(of(RuleDecision::Ask, &wanted.ask)?);
+    all.extend(of(RuleDecision::Allow, &wanted.allow)?);
+    Ok(all)
 }
 
 /// JSON as it is, or what a file says: TOML if it is called so.

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::client::harmless;
+use crate::session::PermissionRule;
 
 pub(super) fn harmless_lines(text: &str) -> String {
     text.lines().map(harmless).collect::<Vec<_>>().join("\n")
@@ -154,6 +155,11 @@ pub(super) fn shown(agent: &Value) -> String {
             Value::Null => continue,
             Value::Array(items) if items.is_empty() => continue,
             Value::Array(_) if key == "argv" => words(value),
+            Value::Array(items) if key == "permissions" => {
+                let rules = items.iter().cloned().map(serde_json::from_value::<PermissionRule>);
+                let texts: Vec<_> = rules.flatten().map(|rule| rule.to_string()).collect();
+                texts.join(", ")
+            }
             Value::Array(items) => {
                 let items = items
                     .iter()

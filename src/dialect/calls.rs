@@ -36,6 +36,8 @@ pub(super) struct Call {
     /// What is to be said of it when it has ended, if that is something else.
     pub after: Option<String>,
     pub paths: Vec<String>,
+    /// All files that it is about to change, as the agent names them; none if there are too many to know them all.
+    pub touches: Vec<String>,
     /// Somebody did not allow it.
     pub denied: bool,
 }

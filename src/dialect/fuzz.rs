@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Answer, Bounds, Decision, Event, Exit, Kind, Lines, Options, Order, Outcome, Step};
+use super::{Answer, Bounds, Decision, Event, Exit, Kind, Lines, Options, Order, Outcome, Step, UserMessage};
 
 /// Follows what is told, and finds contradictions in it.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ impl Listener {
 
     fn event(&mut self, event: &Event, bounds: &Bounds) {
         match event {
-            Event::TurnStarted { turn } => {
+            Event::TurnStarted { turn, .. } => {
                 assert_eq!(self.turn, None, "a turn in a turn");
                 self.turns += 1;
                 assert_eq!(*turn, self.turns);
@@ -67,7 +67,7 @@ impl Listener {
                 one_line(&asked.summary);
                 self.permissions.push(asked.request.clone());
             }
-            Event::PermissionGone { request } => {
+            Event::PermissionGone { request, .. } => {
                 let at = self.permissions.iter().position(|waits| waits == request);
                 self.permissions.remove(at.expect("it was asked for"));
             }
@@ -146,7 +146,7 @@ pub fn lines(input: &[u8]) {
         listener.hear(&mut step, &bounds);
         match at % 5 {
             0 => {
-                let taken = agent.ask("go", &mut step).is_ok();
+                let taken = agent.ask(UserMessage { id: "m", text: "go" }, &mut step).is_ok();
                 assert!(taken || step.is_empty(), "who refuses does nothing");
             }
             1 => listener.permissions.pop().into_iter().for_each(|request| {

@@ -7,6 +7,7 @@ mod acp;
 mod calls;
 mod claude;
 mod codex;
+mod exchange;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod json;
@@ -20,7 +21,7 @@ mod plain;
 mod presets;
 mod rpc;
 mod seam;
-
+mod subject;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ mod turns;
 mod watched;
 
 pub use claude::{ClaudeHistory, HistoryMessage, HistoryPage, HistoryPlace, is_claude_project, is_claude_session};
+pub use exchange::{Decision, Gone, Joined, JoinedBy, NamedPath, Permission, Subject, UserMessage};
 pub use lines::Lines;
 pub use ndjson::Pointers;
 pub use options::{Bounds, Kind, Options, ThreadOptions};
@@ -36,8 +38,8 @@ pub use presets::{
     Wanted, env_key, going_on, invoke, letta_not_found, letta_places,
 };
 pub use seam::{
-    Answer, Asks, Change, Decision, Dialect, Event, Exit, Nature, Order, Outcome, Permission, Refused, Source, Step,
-    ToolFinished, ToolStarted, TurnEnded, TurnOutcome, Unfit, Usage,
+    Answer, Asks, Change, Dialect, Event, Exit, Nature, Order, Outcome, Refused, Source, Step, ToolFinished,
+    ToolStarted, TurnEnded, TurnOutcome, Unfit, Usage,
 };
 pub use summary::{Shape, Summary, summarise};
 

@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Asks, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, TurnOutcome, Usage, bounded,
+    Asks, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, TurnOutcome, Usage, UserMessage,
+    bounded,
     calls::{Call, Calls, id},
     json::{self, Json},
     log, may_ask, not_spoken, said, summary, take_session,
@@ -251,15 +252,16 @@ impl Dialect for Ndjson {
         self.end_turn(outcome, None, out);
     }
 
-    fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
+    fn ask(&mut self, message: UserMessage<'_>, out: &mut Step) -> Result<(), Refused> {
         if !self.options.pointers.asks {
             return not_spoken(self.ended);
         }
-        may_ask(message, self.ended, self.turns.is_open(), &self.options)?;
-        out.input
-            .push(turns::message(&serde_json::json!({"type": "user", "text": message})));
+        may_ask(message.text, self.ended, self.turns.is_open(), &self.options)?;
+        out.input.push(turns::message(
+            &serde_json::json!({"type": "user", "text": message.text}),
+        ));
         if !self.options.pointers.turn_ended.is_empty() {
-            self.turns.begin(out);
+            self.turns.begin_for(message, out);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Requests over the pipes of an agent, as Claude Code and Letta make them, and what is answered.
 
 use super::{
-    Decision, Event, Options, Step,
+    Decision, Event, Gone, Options, Step,
     turns::{ended, message, quoted},
 };
 
@@ -83,12 +83,30 @@ impl Permissions {
         denied
     }
 
-    /// Nobody waits any more.
+    /// Nobody waits any more: it has ended.
     pub fn drop_all(&mut self, out: &mut Step) {
         let gone = self.waiting.drain(..);
         out.events.extend(gone.map(|waiting| Event::PermissionGone {
             request: waiting.request,
+            why: Gone::Ended,
         }));
+    }
+
+    /// Answers all with no: somebody has interrupted the agent, which may not heed that before it is answered. The calls that were denied so.
+    pub fn interrupt(&mut self, out: &mut Step) -> Vec<String> {
+        let mut calls = Vec::new();
+        for waiting in self.waiting.drain(..) {
+            out.input.push(success(
+                &waiting.request,
+                &deny("the user has interrupted the turn", true),
+            ));
+            calls.extend(waiting.call);
+            out.events.push(Event::PermissionGone {
+                request: waiting.request,
+                why: Gone::Interrupted,
+            });
+        }
+        calls
     }
 }
 

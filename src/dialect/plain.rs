@@ -1,4 +1,4 @@
-use super::{Asks, Dialect, Event, Exit, Nature, Options, Refused, Step, log, may_ask, said};
+use super::{Asks, Dialect, Event, Exit, Nature, Options, Refused, Step, UserMessage, log, may_ask, said};
 
 /// Any command: what it writes is what it says, and what it is asked is a line of its input. It has no turns and tells of no tools.
 #[derive(Debug)]
@@ -42,9 +42,9 @@ impl Dialect for Plain {
         self.ended = true;
     }
 
-    fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
-        may_ask(message, self.ended, false, &self.options)?;
-        out.input.push(format!("{message}\n").into_bytes());
+    fn ask(&mut self, message: UserMessage<'_>, out: &mut Step) -> Result<(), Refused> {
+        may_ask(message.text, self.ended, false, &self.options)?;
+        out.input.push(format!("{}\n", message.text).into_bytes());
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use super::{Decision, Gone, Joined, Permission, UserMessage};
+
 /// One agent's stream protocol: what it writes to standard output becomes events, what somebody wants of it becomes bytes for its standard input.
 ///
 /// One value per running process, from its first byte to its last; a restarted agent gets a new one. Every method adds to a [`Step`]; the caller does what the step
@@ -34,12 +36,13 @@ pub trait Dialect: Send + std::fmt::Debug {
     /// whatever waits for an answer is gone. Called once, after everything else.
     fn finished(&mut self, exit: &Exit, out: &mut Step);
 
-    /// A turn of the user's. [`Event::TurnStarted`] is in the step when it was taken.
+    /// A turn of the user's. [`Event::TurnStarted`] is in the step when it was taken. Which turn it is about is told by its id, [`TurnEnded::message`]: an agent that begins
+    /// a turn of its own at this very moment ends that one first.
     ///
     /// # Errors
     ///
     /// [`Refused`] says why it was not; nothing is in the step then.
-    fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused>;
+    fn ask(&mut self, message: UserMessage<'_>, out: &mut Step) -> Result<(), Refused>;
 
     /// Asks the agent to end its turn. The turn is over when [`Event::TurnEnded`] comes, and not before.
     ///
@@ -178,6 +181,8 @@ pub enum Event {
     TurnStarted {
         /// Counted from 1 in this process.
         turn: u64,
+        /// What it is about, as far as that is known now: [`TurnEnded::message`] has the last word. None for one that the agent began itself.
+        message: Option<Joined>,
     },
     /// A turn has ended. The process may go on; background work may, too.
     TurnEnded(TurnEnded),
@@ -209,6 +214,8 @@ pub enum Event {
     PermissionGone {
         /// As in [`Permission::request`].
         request: String,
+        /// Why.
+        why: Gone,
     },
     /// Something is in its way that may pass: a network that is away, a model that is busy.
     Trouble {
@@ -366,6 +373,8 @@ impl Source {
 pub struct TurnEnded {
     /// Counted from 1 in this process.
     pub turn: u64,
+    /// The message that it was about; none if the agent began it itself.
+    pub message: Option<Joined>,
     /// How.
     pub outcome: TurnOutcome,
     /// The agent's last word, or why it failed.
@@ -441,23 +450,6 @@ pub struct Usage {
     pub duration: Option<Duration>,
 }
 
-/// Something that an agent wants to be allowed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Permission {
-    /// For [`Dialect::permit`].
-    pub request: String,
-    /// The call that waits, if the agent says which.
-    pub call: Option<String>,
-    /// As a checkpoint would name it.
-    pub tool: String,
-    /// What it is about, in a line without secrets.
-    pub summary: String,
-    /// What the tool was given, as JSON, cut at `Limits::agent_text_bytes`: whoever decides has to see it. May hold secrets.
-    pub input: String,
-    /// It offers to remember the answer: [`Decision::AllowAlways`] means something.
-    pub remembers: bool,
-}
-
 /// Something that can be changed while an agent runs, in its own word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -482,23 +474,6 @@ impl Change {
         let (_, to) = self.told();
         !to.is_empty() && to.len() <= 256 && !to.chars().any(char::is_control)
     }
-}
-
-/// An answer to a [`Permission`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Decision {
-    /// This once.
-    Allow,
-    /// And what is like it, for as long as this session lasts. Where the agent cannot remember, this once.
-    AllowAlways,
-    /// No.
-    Deny {
-        /// What the agent is told.
-        reason: String,
-        /// And the turn is to end, too.
-        stop: bool,
-    },
 }
 
 /// Why something was not passed on to an agent.

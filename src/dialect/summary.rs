@@ -207,15 +207,19 @@ pub fn changes<'a>(changed: impl IntoIterator<Item = (&'a str, String)>) -> Stri
 /// A command as somebody would have typed it: of `bash -lc '…'` what is in it.
 pub fn command(text: &str) -> String {
     let beginning: String = text.chars().take(LOOKED_AT).collect();
-    match words(&beginning) {
-        Some(words) if words.len() == 3 && is_shell(&words[0]) && matches!(words[1].as_str(), "-c" | "-lc") => {
-            line(&words[2])
-        }
-        _ => line(text),
+    match unwrapped(&beginning) {
+        Some(inside) => line(&inside),
+        None => line(text),
     }
 }
 
-fn is_shell(program: &str) -> bool {
+/// What is in the quotes of `bash -lc '…'`, if a command is that.
+pub(super) fn unwrapped(text: &str) -> Option<String> {
+    let [shell, flag, inside] = <[String; 3]>::try_from(words(text)?).ok()?;
+    (is_shell(&shell) && matches!(flag.as_str(), "-c" | "-lc")).then_some(inside)
+}
+
+pub(super) fn is_shell(program: &str) -> bool {
     let name = program.rsplit('/').next().unwrap_or_default();
     matches!(name, "bash" | "sh" | "zsh" | "dash" | "ash" | "ksh")
 }

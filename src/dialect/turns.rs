@@ -1,10 +1,12 @@
-use super::{Event, Exit, Step, ToolFinished, TurnEnded, TurnOutcome, Usage};
+use super::{Event, Exit, Joined, JoinedBy, Step, ToolFinished, TurnEnded, TurnOutcome, Usage, UserMessage};
 
 /// The turns of one process, counted.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Turns {
     turn: u64,
     open: bool,
+    /// What the open one is about.
+    message: Option<Joined>,
 }
 
 impl Turns {
@@ -12,12 +14,47 @@ impl Turns {
         self.open
     }
 
-    /// A turn begins, unless one is open.
+    /// A turn of the agent's own begins, unless one is open.
     pub fn begin(&mut self, out: &mut Step) {
+        self.begin_about(None, out);
+    }
+
+    /// A turn begins for this message: it was taken, and none was open.
+    pub fn begin_for(&mut self, message: UserMessage<'_>, out: &mut Step) {
+        let joined = Joined {
+            id: message.id.to_owned(),
+            by: JoinedBy::Order,
+        };
+        self.begin_about(Some(joined), out);
+    }
+
+    /// A turn begins, unless one is open.
+    pub fn begin_about(&mut self, message: Option<Joined>, out: &mut Step) {
         if !self.open {
             self.open = true;
             self.turn += 1;
-            out.events.push(Event::TurnStarted { turn: self.turn });
+            self.message.clone_from(&message);
+            out.events.push(Event::TurnStarted {
+                turn: self.turn,
+                message,
+            });
+        }
+    }
+
+    /// What the open turn is about.
+    pub fn message(&self) -> Option<&Joined> {
+        self.message.as_ref().filter(|_| self.open)
+    }
+
+    /// What the open turn is about is known better now.
+    pub fn is_about(&mut self, message: Option<Joined>) {
+        self.message = message;
+    }
+
+    /// The agent has named the message or the turn: it is the one that it was taken for.
+    pub fn is_certain(&mut self) {
+        if let Some(message) = &mut self.message {
+            message.by = JoinedBy::Id;
         }
     }
 
@@ -26,6 +63,7 @@ impl Turns {
         if std::mem::take(&mut self.open) {
             out.events.push(Event::TurnEnded(TurnEnded {
                 turn: self.turn,
+                message: self.message.take(),
                 outcome,
                 text,
                 usage,

@@ -3,7 +3,9 @@
 
 use bstr::ByteSlice as _;
 
-use super::{Answer, Change, Decision, Dialect, Event, Exit, Nature, Refused, Step, TurnOutcome, Unfit, bounded_to};
+use super::{
+    Answer, Change, Decision, Dialect, Event, Exit, Nature, Refused, Step, TurnOutcome, Unfit, UserMessage, bounded_to,
+};
 
 /// How Claude Code says that it does not know a session, in a line of text or in a result.
 const CLAUDE: &[u8] = b"No conversation found with session ID";
@@ -223,7 +225,7 @@ impl Dialect for Watched {
         }
     }
 
-    fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
+    fn ask(&mut self, message: UserMessage<'_>, out: &mut Step) -> Result<(), Refused> {
         self.agent.ask(message, out)
     }
 

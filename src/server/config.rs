@@ -11,7 +11,7 @@ use crate::{
     base::{Grant, Limits, Rules, TokenRule},
     depot::{CreateOptions, DepotOptions, Layout},
     repo::{ContentCache, EncodedCache, OpenOptions},
-    session::{AskRules, CgroupChoice, SandboxSpec},
+    session::{AskRules, AuditRules, CgroupChoice, PermissionRule, SandboxSpec},
     workspace::WorkspaceOptions,
 };
 
@@ -42,6 +42,8 @@ pub struct Config {
     pub object_format: gix::hash::Kind,
     /// The header in which a proxy on loopback names the user.
     pub trusted_user_header: Option<String>,
+    /// The cookie that may hold a token in place of a header.
+    pub token_cookie: Option<String>,
     /// Public names of this server, which may stand in `Host` when nothing is configured for authentication.
     pub hosts: Vec<String>,
     /// Whether the repositories are those of Letta's agents, and which organization an agent may be in.
@@ -60,6 +62,10 @@ pub struct Config {
     pub sandbox: SandboxSpec,
     /// How long questions of agents for permission wait for an answer before they are denied; zero for ever.
     pub answer_within: std::time::Duration,
+    /// What all agents are allowed or denied without asking anybody.
+    pub permissions: Vec<PermissionRule>,
+    /// Where questions and decisions are noted.
+    pub audit: AuditRules,
     /// The program that starts agents in containers.
     pub container_program: Option<String>,
     /// Where Letta Code is, if not where one would look for it.
@@ -257,7 +263,13 @@ impl Config {
         let answer_within = file.agents.answer_within.as_ref().map_or(ANSWER_WITHIN, |span| span.0);
         let container_program = file.agents.container_program.clone();
         let letta_cli = file.agents.letta_cli.as_ref().map(|path| base.join(path));
+        let permissions = file.agents.checked_permissions()?;
         let (cgroups, sandbox) = file.agents.fences(base)?;
+        let audit = file
+            .audit
+            .rules(file.ask.as_ref(), base, data.join("audit.jsonl"), |name| {
+                std::env::var(name).ok()
+            });
         let ask = file
             .ask
             .map(|ask| ask.rules(base, |name| std::env::var(name).ok()))
@@ -291,6 +303,7 @@ impl Config {
             default_branch,
             object_format: object_format(file.object_format.as_deref())?,
             trusted_user_header: header,
+            token_cookie: file.token_cookie.map(checked_cookie).transpose()?,
             hosts: file.hosts,
             rules,
             limits,
@@ -298,6 +311,8 @@ impl Config {
             cgroups,
             sandbox,
             answer_within,
+            permissions,
+            audit,
             container_program,
             letta_cli,
             ask,
@@ -408,6 +423,17 @@ fn check_header(name: &str) -> Result<(), ConfigError> {
         ));
     }
     Ok(())
+}
+
+fn checked_cookie(name: String) -> Result<String, ConfigError> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    match name.is_empty() || name.len() > 256 || !name.bytes().all(token) {
+        true => Err(value(
+            "token_cookie",
+            format!("'{}' is not the name of a cookie", name.escape_debug()),
+        )),
+        false => Ok(name),
+    }
 }
 
 fn url_prefix(text: Option<&str>) -> Result<String, ConfigError> {

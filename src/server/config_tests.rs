@@ -318,13 +318,90 @@ fn the_variables_of_the_service_before_are_heard() {
         "as the environment always wins"
     );
     assert_eq!(rules.rate_window, std::time::Duration::from_secs(90));
-    assert_eq!(rules.audit.as_deref(), Some(Path::new("/var/log/audit.jsonl")));
-    let own = ask("audit = 'a.jsonl'\nper_user = 3")
-        .rules(base, |_| None)
-        .expect("sound");
-    assert_eq!(own.audit.as_deref(), Some(Path::new("/base/a.jsonl")));
-    assert_eq!((own.rate_max, own.per_user), (60, 3));
+    let told = ask("audit = 'a.jsonl'\nper_user = 3");
+    let audit = |own: crate::server::file::FileAudit, env: fn(&str) -> Option<String>| {
+        own.rules(Some(&told), base, "/data/audit.jsonl".into(), env)
+            .file
+            .expect("it is noted")
+    };
+    let table = || toml::from_str("file = 'b.jsonl'").expect("TOML");
+    assert_eq!(audit(table(), env), Path::new("/var/log/audit.jsonl"));
+    assert_eq!(audit(table(), |_| None), Path::new("/base/b.jsonl"));
+    assert_eq!(audit(Default::default(), |_| None), Path::new("/base/a.jsonl"));
+    let own = told.rules(base, |_| None).expect("sound");
+    assert_eq!((own.rate_max, own.per_user, own.address_max), (60, 3, 0));
     let wrong = |name: &str| (name == "AGENT_RATE_MAX").then(|| "many".to_owned());
     let error = ask("").rules(base, wrong).expect_err("it is no number");
     assert!(error.to_string().contains("AGENT_RATE_MAX"), "{error}");
+}
+
+#[test]
+fn the_sidecar_of_letta_listens_where_letta_looks_for_it() {
+    let memfs = |base: Option<&str>, listen: Option<&str>| Overrides {
+        data: Some("/data".into()),
+        letta_memfs: Some(base.map(Into::into)),
+        listen: listen.map(str::to_owned),
+        ..Overrides::default()
+    };
+    let config = load_with("", &memfs(Some("/memfs"), None)).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:8285");
+    let address = config.address().unwrap();
+    assert!(address.ip().is_loopback() && address.port() == 8285, "{address}");
+    assert_eq!(config.repos, Path::new("/memfs"));
+    // Also where the file says that it is one; what somebody says wins.
+    let config = load("[letta_memfs]\nbase = 'memories'").unwrap();
+    assert_eq!(
+        (config.listen.as_str(), config.repos.as_path()),
+        ("127.0.0.1:8285", Path::new("/etc/memories"))
+    );
+    let config = load_with("listen = '127.0.0.1:1'", &memfs(Some("/memfs"), None)).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:1");
+    let config = load_with("listen = '127.0.0.1:1'", &memfs(Some("/memfs"), Some("127.0.0.1:2"))).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:2");
+    // Others are let in only by a token, or where they were asked for.
+    let open = load_with("", &memfs(Some("/memfs"), Some("0.0.0.0:8285"))).unwrap();
+    assert!(matches!(open.address(), Err(ConfigError::Open { .. })));
+    let plain = load("").unwrap();
+    assert_eq!(plain.listen, "127.0.0.1:8080");
+}
+
+#[test]
+fn rules_and_notes_are_as_the_file_says() {
+    let config = load(
+        "token_cookie = 'sid'\n[agents]\npermissions = [{ decision = 'deny', tool = 'Bash', matches = 'rm *' }]\n\
+         [ask]\npermissions = [{ decision = 'allow', tool = 'Read' }]\naddress_max = 9\n\
+         [audit]\nfile = 'x.jsonl'\ntexts = false\nbytes = '1m'\nfiles = 3\nflush = 'each'\n",
+    )
+    .unwrap();
+    assert_eq!(config.token_cookie.as_deref(), Some("sid"));
+    assert_eq!(config.permissions[0].to_string(), "deny Bash(rm *)");
+    let ask = config.ask.expect("somebody answers");
+    assert_eq!(ask.spec.expect("by whom").permissions[0].to_string(), "allow Read");
+    assert_eq!(ask.address_max, 9);
+    let audit = config.audit;
+    assert_eq!(audit.file.as_deref(), Some(Path::new("/etc/x.jsonl")));
+    assert_eq!((audit.texts, audit.bytes, audit.files), (false, 1 << 20, 3));
+    assert_eq!(audit.flush, crate::session::AuditFlush::Each);
+    let plain = load("").unwrap().audit;
+    assert!(plain.file.is_some_and(|file| file.ends_with("audit.jsonl")));
+    for (text, why) in [
+        (
+            "token_cookie = 'a b'",
+            "token_cookie: 'a b' is not the name of a cookie",
+        ),
+        ("token_cookie = ''", "token_cookie"),
+        (
+            "[agents]\npermissions = [{ decision = 'allow', tool = '' }]",
+            "agents.permissions",
+        ),
+        ("[agents]\npermissions = [{ decision = 'maybe', tool = 'x' }]", "maybe"),
+        (
+            "[ask]\npermissions = [{ decision = 'allow', tool = 'x', matches = '' }]",
+            "ask.command",
+        ),
+        ("[audit]\nflush = 'sometimes'", "sometimes"),
+    ] {
+        let error = load(text).unwrap_err().to_string();
+        assert!(error.contains(why), "{text}: {error}");
+    }
 }

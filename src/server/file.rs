@@ -12,7 +12,10 @@ use super::ConfigError;
 use crate::workspace::CommitSigner;
 use crate::{
     base::{Access, Limits, Pattern, TokenHash},
-    session::{AgentSpec, AskRules, CgroupChoice, LettaSpec, Place, SandboxMode, SandboxSpec},
+    session::{
+        AgentSpec, AskRules, AuditFlush, AuditRules, CgroupChoice, LettaSpec, PermissionRule, Place, SandboxMode,
+        SandboxSpec, check_rules,
+    },
     workspace::{Durability, Placement, SecretRules, Unchanged, WorkspaceOptions},
 };
 
@@ -32,6 +35,7 @@ pub(super) struct FileConfig {
     pub object_format: Option<String>,
     pub anonymous_read: Option<bool>,
     pub trusted_user_header: Option<String>,
+    pub token_cookie: Option<String>,
     #[serde(default)]
     pub hosts: Vec<String>,
     pub log: Option<String>,
@@ -41,6 +45,8 @@ pub(super) struct FileConfig {
     pub checkpoints: FileCheckpoints,
     #[serde(default)]
     pub agents: FileAgents,
+    #[serde(default)]
+    pub audit: FileAudit,
     pub ask: Option<FileAsk>,
     pub letta_memfs: Option<FileMemfs>,
     #[serde(default)]
@@ -217,9 +223,20 @@ pub(super) struct FileAgents {
     pub sandbox_connect: Option<Vec<u16>>,
     pub sandbox_bind: Option<Vec<u16>>,
     pub answer_within: Option<Span>,
+    #[serde(default)]
+    pub permissions: Vec<PermissionRule>,
 }
 
 impl FileAgents {
+    /// What all of them are allowed or denied.
+    pub fn checked_permissions(&self) -> Result<Vec<PermissionRule>, ConfigError> {
+        check_rules(&self.permissions).map_err(|why| ConfigError::Value {
+            key: "agents.permissions".to_owned(),
+            why,
+        })?;
+        Ok(self.permissions.clone())
+    }
+
     /// Whether they get cgroups, and what they can reach.
     pub fn fences(self, base: &Path) -> Result<(CgroupChoice, SandboxSpec), ConfigError> {
         let cgroup = match self.cgroup.as_deref() {
@@ -246,6 +263,43 @@ impl FileAgents {
     }
 }
 
+/// `[audit]`: where questions and decisions are noted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileAudit {
+    pub file: Option<PathBuf>,
+    pub texts: Option<bool>,
+    pub bytes: Option<Number>,
+    pub files: Option<usize>,
+    pub flush: Option<AuditFlush>,
+}
+
+impl FileAudit {
+    /// What the variable says that the service before this one had, then what this table says, then what `[ask]` does; else `usual`.
+    pub fn rules(
+        self,
+        ask: Option<&FileAsk>,
+        base: &Path,
+        usual: PathBuf,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> AuditRules {
+        let mut rules = AuditRules::default();
+        let told = env("AGENT_AUDIT_LOG")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
+        let told = told.or(self.file).or_else(|| ask?.audit.clone());
+        rules.file = Some(told.map_or(usual, |path| base.join(path)));
+        rules.texts = self
+            .texts
+            .or(ask.and_then(|ask| ask.audit_texts))
+            .unwrap_or(rules.texts);
+        rules.bytes = self.bytes.map_or(rules.bytes, |Number(bytes)| bytes);
+        rules.files = self.files.unwrap_or(rules.files).min(1_000);
+        rules.flush = self.flush.unwrap_or_default();
+        rules
+    }
+}
+
 /// `[ask]`: who answers the questions of `/agent/ask`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -268,7 +322,10 @@ pub(super) struct FileAsk {
     pub secrets: std::collections::BTreeMap<String, PathBuf>,
     #[serde(default)]
     pub inherit: Vec<String>,
+    #[serde(default)]
+    pub permissions: Vec<PermissionRule>,
     pub rate_max: Option<Number>,
+    pub address_max: Option<usize>,
     pub rate_window: Option<Span>,
     pub per_user: Option<Number>,
     pub total: Option<Number>,
@@ -303,11 +360,12 @@ impl FileAsk {
             .map(|(key, path)| (key, base.join(path)))
             .collect();
         spec.inherit = self.inherit;
+        spec.permissions = self.permissions;
         spec.task = Some("Questions and answers".to_owned());
         spec.check().map_err(|error| wrong("command", error.to_string()))?;
         let mut rules = AskRules {
             spec: Some(spec),
-            audit_texts: self.audit_texts.unwrap_or(true),
+            address_max: self.address_max.unwrap_or_default(),
             ..AskRules::default()
         };
         let number = |key: &str, told: Option<Number>, slot: &mut usize| match told {
@@ -340,10 +398,6 @@ impl FileAsk {
                 *slot = told;
             }
         }
-        let audit = env("AGENT_AUDIT_LOG")
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from);
-        rules.audit = audit.or(self.audit).map(|path| base.join(path));
         Ok(rules)
     }
 }

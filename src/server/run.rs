@@ -16,7 +16,7 @@ use crate::{
     base::SystemClock,
     depot::{Depot, DepotError, Layout, Upkeep},
     ledger::Ledger,
-    session::{Agents, AskDesk, CgroupChoice, Cgroups, Closed, Context, Fences},
+    session::{Agents, AskDesk, Audit, CgroupChoice, Cgroups, Closed, Context, Fences},
     web::{
         self, AgentDoors, Api, Check, DepotHands, HookDoor, House, OnPushApplied, Options, ResidentWorkspaces,
         Residents,
@@ -135,6 +135,7 @@ async fn serve(
         create_on_fetch: config.create_on_fetch,
         letta_memfs: config.layout != Layout::Names,
         trusted_user_header: header,
+        token_cookie: config.token_cookie.clone(),
         hosts: config.hosts.clone(),
     };
     let house = House::new(
@@ -154,7 +155,8 @@ async fn serve(
         config.workspace_options(),
         &config.limits,
     ));
-    let agents = open_agents(config, &house, &depot, &workspaces).await;
+    let audit = open_audit(config, &house);
+    let agents = open_agents(config, &house, &depot, &workspaces, &audit).await;
     let has_agents = agents.is_some();
     if let Some(agents) = &agents {
         let _ = told.set(agents.clone());
@@ -250,6 +252,7 @@ async fn serve(
     }
     let ends = ending.await.unwrap_or_default();
     drop(note);
+    audit.close().await;
     // What is acknowledged is on the disk before we end.
     let _ = house.workers.call(Lane::Short, None, move || workspaces.clear()).await;
     let (cut, Closed { stopped, killed, left }) = (drain.cut, ends);
@@ -287,6 +290,7 @@ async fn open_agents(
     house: &Arc<House>,
     depot: &Arc<Depot>,
     workspaces: &Arc<Residents>,
+    audit: &Audit,
 ) -> Option<Agents> {
     let cgroups = match Cgroups::open(&config.cgroups) {
         Ok(cgroups) => cgroups,
@@ -320,6 +324,8 @@ async fn open_agents(
             ..Fences::default()
         },
         answer_within: config.answer_within,
+        permissions: config.permissions.clone(),
+        audit: audit.clone(),
     };
     let path = config.data.join("ledger.redb");
     let opened = match Ledger::open(&path) {
@@ -335,10 +341,17 @@ async fn open_agents(
     }
 }
 
+/// Where questions and decisions are noted. Without it everything else is done.
+fn open_audit(config: &Config, house: &House) -> Audit {
+    Audit::open(config.audit.clone(), Arc::clone(&house.clock)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "what is asked and decided is not noted");
+        Audit::default()
+    })
+}
+
 /// Where questions are asked.
 fn open_desk(config: &Config, agents: &Agents) -> Option<AskDesk> {
-    let mut rules = config.ask.clone().unwrap_or_default();
-    rules.audit.get_or_insert_with(|| config.data.join("audit.jsonl"));
+    let rules = config.ask.clone().unwrap_or_default();
     match AskDesk::open(rules, agents.clone()) {
         Ok(desk) => Some(desk),
         Err(error) => {

@@ -5,13 +5,25 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     AgentRecord, EventLog, SessionError,
+    ask::Asker,
+    permits::By,
     shared::{Heard, Question, Shared},
     trail::Queue,
+    uuid::new_uuid,
 };
 use crate::{
-    agent::{Agent, Cause, Command, Depths, LogRing, State, Status},
-    dialect::{Change, Decision, Permission},
+    agent::{Agent, Cause, Command, Depths, LogRing, NotTaken, State, Status},
+    dialect::{Asks, Change, Decision, Kind, Permission},
 };
+
+/// A message that an agent has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The number of the event that says so: what comes of it comes after that.
+    pub seq: u64,
+    /// Our name of it, a UUID: events of the turn that is about it have it.
+    pub message: String,
+}
 
 /// One agent of a house.
 pub struct Entry {
@@ -111,12 +123,21 @@ impl Entry {
         .await;
     }
 
-    /// Gives it bytes.
+    /// Gives it bytes of somebody's. Returns our name of them, which the event `input` has.
     ///
     /// # Errors
     /// When it cannot take them.
-    pub async fn input(&self, bytes: Vec<u8>) -> Result<(), SessionError> {
-        Ok(self.agent.input(bytes).await?)
+    pub async fn input(&self, bytes: Vec<u8>, by: Option<&str>) -> Result<String, SessionError> {
+        let id = new_uuid()?;
+        let data = json!({ "message_id": id, "bytes": bytes.len(), "by": by });
+        let seq = self.shared.events.push("input", data);
+        match self.agent.input(bytes).await {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.not_taken(&id, seq, &error);
+                Err(error.into())
+            }
+        }
     }
 
     /// Ends its input.
@@ -124,32 +145,61 @@ impl Entry {
         self.agent.send(Command::CloseInput).await;
     }
 
-    /// Gives it a message of somebody's. Returns the number of the event that says so: what comes of it comes after that.
+    /// Gives it a message of somebody's.
     ///
     /// # Errors
     /// When it cannot take one.
-    pub async fn ask(&self, message: String, by: Option<&str>) -> Result<u64, SessionError> {
-        let seq = self.shared.events.push("asked", json!({ "text": message, "by": by }));
-        match self.agent.ask(message).await {
-            Ok(()) => Ok(seq),
+    pub async fn ask(&self, message: String, by: Option<&str>) -> Result<Given, SessionError> {
+        self.can_be_asked()?;
+        self.put(new_uuid()?, message, by).await
+    }
+
+    /// As [`ask`](Self::ask), and has the answer kept whole, however long: events have the beginning of it.
+    pub(super) async fn ask_for_all(&self, message: String, by: Option<&str>) -> Result<Given, SessionError> {
+        let id = new_uuid()?;
+        *self.shared.answer() = Some(Heard {
+            message: id.clone(),
+            text: None,
+        });
+        self.put(id, message, by).await
+    }
+
+    async fn put(&self, id: String, message: String, by: Option<&str>) -> Result<Given, SessionError> {
+        let asked = json!({ "message_id": id, "text": message, "by": by });
+        let seq = self.shared.events.push("asked", asked);
+        match self.agent.ask(id.clone(), message).await {
+            Ok(()) => Ok(Given { seq, message: id }),
             Err(error) => {
-                self.shared
-                    .events
-                    .push("not_taken", json!({ "asked": seq, "text": error.to_string() }));
+                self.not_taken(&id, seq, &error);
                 Err(error.into())
             }
         }
     }
 
-    /// Has the next answer kept whole, however long: events have the beginning of it.
-    pub(super) fn listen(&self) {
-        *self.shared.answer() = Some(Heard::default());
+    fn not_taken(&self, id: &str, seq: u64, error: &NotTaken) {
+        let data = json!({ "message_id": id, "asked": seq, "text": error.to_string() });
+        self.shared.events.push("not_taken", data);
     }
 
-    /// What the turn of this number said at last, if that is the first one since [`listen`](Self::listen) and an event cannot have all of it. It is kept no longer.
-    pub(super) fn take_answer(&self, turn: Option<u64>) -> Option<String> {
+    /// Whether it is of a kind that answers messages at all.
+    fn can_be_asked(&self) -> Result<(), SessionError> {
+        let spec = &self.shared.spec;
+        let why = match spec.nature().asks {
+            Asks::Many => return Ok(()),
+            Asks::Lines => "takes lines on its standard input, and answers no messages: write to that (input)",
+            Asks::InArguments => {
+                "has its only message among its arguments, and takes no other: start it again with one"
+            }
+        };
+        let dialect = spec.kind().map_or("", Kind::as_str);
+        let text = format!("an agent of the dialect '{dialect}' {why}");
+        Err(NotTaken::Refused(text).into())
+    }
+
+    /// All that the answer to this message says, if an event cannot have it. It is kept no longer.
+    pub(super) fn take_answer(&self, message: &str) -> Option<String> {
         let heard = self.shared.answer().take();
-        heard.filter(|heard| heard.turn == turn)?.text
+        heard.filter(|heard| heard.message == message)?.text
     }
 
     /// Stops what it is doing, in its protocol.
@@ -168,8 +218,8 @@ impl Entry {
         Ok(self.agent.change(change).await?)
     }
 
-    /// Answers the question for permission that the event of this number has told of. Says whether it was still open.
-    pub async fn permit(&self, asked: u64, decision: Decision, by: Option<&str>) -> bool {
+    /// Answers the question for permission that the event of this number has told of, and notes who has. Says whether it was still open.
+    pub async fn permit(&self, asked: u64, decision: Decision, by: Option<&str>, asker: &Asker) -> bool {
         let Some(question) = self.shared.take_question(|one: &Question| one.asked == asked) else {
             return false;
         };
@@ -181,8 +231,12 @@ impl Entry {
             "permission_decided",
             json!({ "request": asked.to_string(), "decision": word, "by": by }),
         );
+        let note = self.shared.note_of(asked, &question.permission, word, &By::User(asker));
         let request = question.permission.request.clone();
+        // In this order: what the agent does next is noted behind it.
+        let noted = self.shared.audit.note("permission", note);
         self.agent.send(Command::Permit(request, decision)).await;
+        noted.await;
         true
     }
 }

@@ -15,10 +15,12 @@ use super::{
     files::Hands,
     letta,
     pieces::Pieces,
-    shared::{Question, Shared, TEXT_BYTES},
+    policy::Policy,
+    shared::{Shared, TEXT_BYTES},
     tally::reason,
     trace,
     trail::{Gate, Job, Moment, Trail},
+    uuid::new_uuid,
 };
 use crate::{
     agent::{
@@ -26,7 +28,7 @@ use crate::{
         SpawnFault, Status, Stream, spawn_parent, spooled_end,
     },
     base::Limits,
-    dialect::{Asks, Bounds, Event, Kind, Options, Order, Permission, ToolFinished},
+    dialect::{Asks, Bounds, Decision, Event, Gone, Joined, Kind, Options, Order, Permission, ToolFinished},
     worker::{Lane, Workers},
 };
 
@@ -50,6 +52,8 @@ pub(super) struct Desk {
     pub(super) fences: Fences,
     /// How long questions for permission wait for an answer; zero for ever.
     pub(super) answer_within: Duration,
+    /// What is answered without asking anybody.
+    pub(super) policy: Policy,
     pub(super) agent: Option<Agent>,
     pub(super) turn: u64,
     /// The number of the line before the first one of this run.
@@ -121,6 +125,10 @@ impl Host for Desk {
         }
     }
 
+    fn decide(&mut self, asked: &Permission) -> Option<Decision> {
+        self.ruled(asked)
+    }
+
     fn order(&mut self, run: u32, order: Order, agent: &Agent) {
         let hands = Hands {
             place: self.place.clone(),
@@ -189,9 +197,7 @@ impl Desk {
                 add("silent_ms", json!(silent));
             }
             for question in open {
-                self.shared
-                    .events
-                    .push("permission_gone", json!({ "request": question.asked.to_string() }));
+                self.shared.is_gone(&question, Gone::Ended);
             }
             if let Some(exit) = status.exit {
                 add("exit_code", json!(exit.code));
@@ -232,12 +238,22 @@ impl Desk {
             if status.run > 1 && self.shared.record().session.is_some() {
                 return;
             }
-            self.shared.events.push("asked", json!({ "text": message, "by": null }));
+            let id = match new_uuid() {
+                Ok(id) => id,
+                Err(error) => {
+                    let text = format!("its first message has no name: {error}");
+                    self.shared.events.push("trouble", json!({ "text": text }));
+                    return;
+                }
+            };
+            self.shared
+                .events
+                .push("asked", json!({ "message_id": id, "text": message, "by": null }));
             tokio::spawn(async move {
-                if let Err(error) = agent.ask(message).await {
+                if let Err(error) = agent.ask(id.clone(), message).await {
                     shared.events.push(
                         "trouble",
-                        json!({ "text": format!("its first message was not taken: {error}") }),
+                        json!({ "message_id": id, "text": format!("its first message was not taken: {error}") }),
                     );
                 }
             });
@@ -291,36 +307,35 @@ impl Desk {
                 let (what, to) = change.told();
                 self.shared.events.push("changed", json!({ "what": what, "to": to }));
             }
-            Event::TurnStarted { turn } => {
+            Event::TurnStarted { turn, message } => {
                 self.turn = turn;
-                if let Some(heard) = self.shared.answer().as_mut() {
-                    heard.turn.get_or_insert(turn);
-                }
-                self.shared.events.push("turn_started", json!({ "turn": turn }));
+                let mut data = json!({ "turn": turn });
+                joined(&mut data, message.as_ref());
+                self.shared.events.push("turn_started", data);
             }
             Event::TurnEnded(ended) => {
                 self.say_rest(None);
-                if let Some(heard) = self.shared.answer().as_mut().filter(|one| one.turn == Some(ended.turn)) {
+                let is_heard = |id: &str| ended.message.as_ref().is_some_and(|message| message.id == id);
+                if let Some(heard) = self.shared.answer().as_mut().filter(|one| is_heard(&one.message)) {
                     let long = ended.text.as_deref().filter(|text| text.len() > TEXT_BYTES);
                     heard.text = long.map(|text| self.shared.hide(text));
                 }
-                self.shared.events.push(
-                    "turn_ended",
-                    json!({
-                        "turn": ended.turn,
-                        "outcome": ended.outcome.as_str(),
-                        "offset": at,
-                        "text": ended.text.as_deref().map(|text| self.shared.cut(text)),
-                        "usage": {
-                            "input_tokens": ended.usage.input_tokens,
-                            "cached_tokens": ended.usage.cached_tokens,
-                            "output_tokens": ended.usage.output_tokens,
-                            "cost_microusd": ended.usage.cost_microusd,
-                            "model_turns": ended.usage.model_turns,
-                            "duration_ms": ended.usage.duration.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-                        },
-                    }),
-                );
+                let mut data = json!({
+                    "turn": ended.turn,
+                    "outcome": ended.outcome.as_str(),
+                    "offset": at,
+                    "text": ended.text.as_deref().map(|text| self.shared.cut(text)),
+                    "usage": {
+                        "input_tokens": ended.usage.input_tokens,
+                        "cached_tokens": ended.usage.cached_tokens,
+                        "output_tokens": ended.usage.output_tokens,
+                        "cost_microusd": ended.usage.cost_microusd,
+                        "model_turns": ended.usage.model_turns,
+                        "duration_ms": ended.usage.duration.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+                    },
+                });
+                joined(&mut data, ended.message.as_ref());
+                self.shared.events.push("turn_ended", data);
             }
             Event::ToolStarted(tool) => {
                 self.say_rest(Some(&tool.parent));
@@ -351,7 +366,7 @@ impl Desk {
                 }
             }
             Event::Permission(permission) => self.asks(permission),
-            Event::PermissionGone { request } => self.gone_question(&request),
+            Event::PermissionGone { request, why } => self.gone_question(&request, why),
             Event::Trouble { text } => {
                 self.shared
                     .events
@@ -363,52 +378,6 @@ impl Desk {
                     .push("agent_failed", json!({ "text": self.shared.cut(&text) }));
             }
         }
-    }
-
-    /// It does not want to know any more what it has asked by this name of its own.
-    fn gone_question(&self, request: &str) {
-        if let Some(gone) = self.shared.take_question(|one| one.permission.request == request) {
-            let name = gone.asked.to_string();
-            self.shared.events.push("permission_gone", json!({ "request": name }));
-        }
-    }
-
-    /// It wants to know whether it may do something.
-    fn asks(&mut self, permission: Permission) {
-        // An answer could not say which of two is meant, and the agent would take it for the newer one.
-        self.gone_question(&permission.request);
-        let asked = self.shared.events.push_named(
-            "permission",
-            "request",
-            json!({
-                "call": permission.call,
-                "tool": permission.tool,
-                "summary": permission.summary,
-            }),
-        );
-        let is_full = self.shared.questions().len() >= self.limits.agent_pending;
-        let why = match is_full {
-            true => "too many questions wait for an answer".to_owned(),
-            false => format!("nobody has answered for {} seconds", self.answer_within.as_secs_f32()),
-        };
-        let mut question = Question {
-            asked,
-            permission,
-            timer: None,
-        };
-        let mut questions = self.shared.questions();
-        if let Some(agent) = self.agent.clone().filter(|_| is_full || !self.answer_within.is_zero()) {
-            let (shared, within) = (Arc::downgrade(&self.shared), self.answer_within);
-            let task = tokio::spawn(async move {
-                if !is_full {
-                    tokio::time::sleep(within).await;
-                }
-                let Some(shared) = shared.upgrade() else { return };
-                shared.deny(&agent, asked, why).await;
-            });
-            question.timer = Some(task.abort_handle()).filter(|_| !is_full);
-        }
-        questions.push(question);
     }
 
     fn tool_finished(&mut self, mut tool: ToolFinished, at: Option<u64>) {
@@ -498,6 +467,14 @@ impl Desk {
                 json!({ "killed": record.swept, "stragglers": record.stragglers }),
             );
         }
+    }
+}
+
+/// Says which message a turn is about, and how that is known.
+fn joined(data: &mut Value, message: Option<&Joined>) {
+    data["message_id"] = json!(message.map(|message| &message.id));
+    if let Some(message) = message {
+        data["joined_by"] = json!(message.by.as_str());
     }
 }
 

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    AgentName, AgentRecord, AgentSpec, Entry, EventLog, EventPage, Fences, SandboxMode, SessionError, Veil, Weighed,
-    Workspaces,
+    AgentName, AgentRecord, AgentSpec, Audit, Entry, EventLog, EventPage, Fences, PermissionRule, SandboxMode,
+    SessionError, Veil, Weighed, Workspaces,
     host::Desk,
+    policy::Policy,
     room::{Needed, run_of},
     shared::Shared,
     tally::Tally,
@@ -65,6 +66,10 @@ pub struct Context {
     pub fences: Fences,
     /// How long questions for permission wait for an answer where an agent does not say; zero for ever.
     pub answer_within: Duration,
+    /// What all agents are allowed or denied without asking anybody.
+    pub permissions: Vec<PermissionRule>,
+    /// Where decisions and questions are noted.
+    pub audit: Audit,
 }
 
 /// All agents of a house. A clone is another handle to the same ones.
@@ -196,6 +201,7 @@ impl Agents {
             ledger: context.ledger.clone(),
             clock: Arc::clone(&context.clock),
             veil,
+            audit: context.audit.clone(),
             questions: Mutex::default(),
             answer: Mutex::default(),
             cut_off: Mutex::default(),
@@ -229,6 +235,7 @@ impl Agents {
             logs: logs.clone(),
             fences: context.fences.clone(),
             answer_within: spec.answer_within.unwrap_or(context.answer_within),
+            policy: Policy::new(&context.permissions, &spec.permissions),
             agent: None,
             turn: 0,
             first_line: 0,
@@ -348,18 +355,24 @@ impl Agents {
         spec: AgentSpec,
         owner: Option<String>,
     ) -> Result<Arc<Entry>, SessionError> {
-        self.make(name, spec, owner, None).await
+        let source = match &spec.preset {
+            Some(preset) => format!("preset:{preset}"),
+            None => "api".to_owned(),
+        };
+        self.make(name, spec, owner, None, source).await
     }
 
-    /// As [`create`](Self::create), for a session of an ask desk.
+    /// As [`create`](Self::create), for a session of an ask desk; `source` is what it is described by.
     pub(super) async fn create_for(
         &self,
         session: &str,
+        source: String,
         name: AgentName,
         spec: AgentSpec,
         owner: String,
     ) -> Result<Arc<Entry>, SessionError> {
-        self.make(Some(name), spec, Some(owner), Some(session.to_owned())).await
+        self.make(Some(name), spec, Some(owner), Some(session.to_owned()), source)
+            .await
     }
 
     async fn make(
@@ -368,6 +381,7 @@ impl Agents {
         mut spec: AgentSpec,
         owner: Option<String>,
         desk: Option<String>,
+        source: String,
     ) -> Result<Arc<Entry>, SessionError> {
         spec.check()?;
         spec.trace = spec.trace.or_else(super::trace::new_id);
@@ -377,7 +391,7 @@ impl Agents {
         }
         let mut tries = 0;
         let entry = loop {
-            match self.add(name.clone(), &spec, &owner, &desk) {
+            match self.add(name.clone(), &spec, &owner, (&desk, &source)) {
                 // Others may take what room there is.
                 Err(SessionError::TooMany { .. }) if tries < TRIES && self.make_room().await => tries += 1,
                 added => break added?,
@@ -429,7 +443,7 @@ impl Agents {
         name: Option<AgentName>,
         spec: &AgentSpec,
         owner: &Option<String>,
-        desk: &Option<String>,
+        (desk, source): (&Option<String>, &str),
     ) -> Result<Arc<Entry>, SessionError> {
         let _one_at_a_time = self.changing();
         self.check_user(owner.as_deref(), None)?;
@@ -447,7 +461,7 @@ impl Agents {
         };
         let now = self.inner.context.clock.millis();
         let mut record = AgentRecord::new(name.clone(), spec.clone(), owner.clone(), now);
-        record.desk.clone_from(desk);
+        (record.desk, record.source) = (desk.clone(), Some(source.to_owned()));
         let entry = self.entry(record, false)?;
         entry.shared.change(|_| ());
         let record = entry.record();

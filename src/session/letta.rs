@@ -257,26 +257,7 @@ pub(super) fn find(
         return Ok(Some((Program::default(), told)));
     }
     let path = env::value(spec, "PATH", &own).unwrap_or_else(|| env::PATH.into());
-    let command = match spec.argv.is_empty() {
-        false => spec.argv.clone(),
-        true => {
-            let variable = env::value(spec, "LETTA_CLI_PATH", &own).map(PathBuf::from);
-            let places = letta_places(configured, variable.as_deref(), Some(&path));
-            let found = places
-                .iter()
-                .find(|place| place.is_file())
-                .ok_or_else(|| SpawnFailure {
-                    fault: SpawnFault::Missing,
-                    text: letta_not_found(&places),
-                })?;
-            let found = std::path::absolute(found).unwrap_or_else(|_| found.clone());
-            let found = found.to_string_lossy().into_owned();
-            match found.ends_with(".js") {
-                true => vec!["node".to_owned(), found],
-                false => vec![found],
-            }
-        }
-    };
+    let command = place(spec, configured, &own)?.unwrap_or_default();
     let version = match told {
         Some(version) => Some(version),
         // It could be the agent's own file by now, and would be asked outside everything that holds agents.
@@ -288,6 +269,39 @@ pub(super) fn find(
         command,
     };
     Ok(Some((program, version)))
+}
+
+/// What is executed where Letta Code is meant; nothing for other agents. Blocks.
+///
+/// # Errors
+/// When it is nowhere, with what was tried.
+pub(super) fn place(
+    spec: &AgentSpec,
+    configured: Option<&Path>,
+    own: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<Vec<String>>, SpawnFailure> {
+    if !matches!(spec.preset(), Ok(Some(Preset::Letta | Preset::LettaPrint))) {
+        return Ok(None);
+    }
+    if !spec.argv.is_empty() {
+        return Ok(Some(spec.argv.clone()));
+    }
+    let path = env::value(spec, "PATH", &own).unwrap_or_else(|| env::PATH.into());
+    let variable = env::value(spec, "LETTA_CLI_PATH", &own).map(PathBuf::from);
+    let places = letta_places(configured, variable.as_deref(), Some(&path));
+    let found = places
+        .iter()
+        .find(|place| place.is_file())
+        .ok_or_else(|| SpawnFailure {
+            fault: SpawnFault::Missing,
+            text: letta_not_found(&places),
+        })?;
+    let found = std::path::absolute(found).unwrap_or_else(|_| found.clone());
+    let found = found.to_string_lossy().into_owned();
+    Ok(Some(match found.ends_with(".js") {
+        true => vec!["node".to_owned(), found],
+        false => vec![found],
+    }))
 }
 
 /// What a program says of its version.

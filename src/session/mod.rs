@@ -6,6 +6,7 @@
 
 mod ask;
 mod attach;
+mod audit;
 mod close;
 mod container;
 mod entry;
@@ -18,7 +19,9 @@ mod host;
 mod house;
 mod letta;
 mod metrics;
+mod permits;
 mod pieces;
+mod policy;
 mod record;
 mod room;
 mod shared;
@@ -28,6 +31,7 @@ mod tally;
 mod trace;
 mod trail;
 mod transcript;
+mod uuid;
 
 pub use crate::agent::{
     Bounds, Cause, CgroupChoice, Cgroups, Exit, Isolation, LogLine, LogPage, LogRing, NotTaken, Reaction, Restart,
@@ -35,18 +39,20 @@ pub use crate::agent::{
 };
 pub use ask::{
     Answered, AskDesk, AskError, AskRules, Asker, Asking, HistoryEntry, HistorySlice, MOST_HISTORY, QUESTION,
-    SessionList, SessionView,
+    Readiness, SessionList, SessionView, Whose,
 };
 pub use attach::{Attachment, Entrance, Located};
+pub use audit::{Audit, AuditFlush, AuditRules};
 pub use close::Closed;
 pub use container::ContainerSpec;
-pub use entry::Entry;
+pub use entry::{Entry, Given};
 pub use error::SessionError;
 pub use events::{EventLog, EventPage};
 pub use fence::{Fences, SandboxMode, SandboxSpec};
 pub use house::{Agents, Context};
 pub use letta::{LettaBlockSpec, LettaSpec, LettaSystemSpec, SleeptimeSpec, Versions};
 pub use metrics::Weighed;
+pub use policy::{PermissionRule, RuleDecision, check_rules};
 pub use record::AgentRecord;
 pub use spec::{AgentName, AgentNameError, AgentSpec, Place};
 pub use trace::trace_of;

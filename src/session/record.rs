@@ -71,6 +71,12 @@ pub struct AgentRecord {
     /// The session of an [`AskDesk`](super::AskDesk) that it answers in, if it was made for one.
     #[serde(default)]
     pub desk: Option<String>,
+    /// What it was made from: `preset:claude`, `api`, `config`, `session:claude-1`.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// When anything of this changed the last time, in milliseconds since 1970; 0 in records of before there was this.
+    #[serde(default)]
+    pub updated: u64,
 }
 
 impl AgentRecord {
@@ -107,6 +113,8 @@ impl AgentRecord {
             checkpoints: 0,
             ends: Vec::new(),
             desk: None,
+            source: None,
+            updated: now,
         }
     }
 

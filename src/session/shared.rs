@@ -5,14 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use serde_json::json;
 use tokio::task::AbortHandle;
 
-use super::{AgentRecord, AgentSpec, EventLog, Veil};
+use super::{AgentRecord, AgentSpec, Audit, EventLog, Veil};
 use crate::{
-    agent::{Agent, Command},
     base::Clock,
-    dialect::{Decision, Permission, ToolFinished},
+    dialect::{Permission, ToolFinished},
     ledger::{Ledger, Shelf},
 };
 
@@ -29,6 +27,8 @@ pub(super) struct Shared {
     pub(super) ledger: Ledger,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) veil: Arc<Veil>,
+    /// Where decisions are noted.
+    pub(super) audit: Audit,
     /// Questions for permission that wait for an answer.
     pub(super) questions: Mutex<Vec<Question>>,
     /// The next answer, if somebody wants it whole.
@@ -37,10 +37,10 @@ pub(super) struct Shared {
     pub(super) cut_off: Mutex<Option<(ToolFinished, u64)>>,
 }
 
-/// The first turn that begins after somebody has begun to listen.
-#[derive(Default)]
+/// The answer to a message.
 pub(super) struct Heard {
-    pub(super) turn: Option<u64>,
+    /// Our name of the message.
+    pub(super) message: String,
     /// What it said at last, if that is too long for an event.
     pub(super) text: Option<String>,
 }
@@ -86,28 +86,6 @@ impl Shared {
         self.cut_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers for those who did not.
-    pub(super) async fn deny(&self, agent: &Agent, asked: u64, why: String) {
-        let Some(mut question) = self.take_question(|question| question.asked == asked) else {
-            return;
-        };
-        // Which is who does this.
-        question.timer = None;
-        let request = question.permission.request.clone();
-        let name = self.record().name.clone();
-        let tool = self.hide(&question.permission.tool);
-        tracing::warn!(agent = %name, tool, why, "permission denied");
-        self.events.push(
-            "permission_decided",
-            json!({ "request": asked.to_string(), "decision": "denied", "by": null, "why": why }),
-        );
-        let decision = Decision::Deny {
-            reason: why,
-            stop: false,
-        };
-        agent.send(Command::Permit(request, decision)).await;
-    }
-
     /// Has the ledger left alone from now on.
     pub(super) fn forget(&self) {
         let _record = self.record();
@@ -119,6 +97,7 @@ impl Shared {
     pub(super) fn change(&self, change: impl FnOnce(&mut AgentRecord)) {
         let mut record = self.record();
         change(&mut record);
+        record.updated = self.clock.millis();
         if self.forgotten.load(Ordering::Acquire) {
             return;
         }

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerSpec, LettaSpec, SandboxSpec, SessionError};
+use super::{ContainerSpec, LettaSpec, PermissionRule, SandboxSpec, SessionError, check_rules};
 use crate::{
     agent::{Bounds, Ladder, Restart, Rules, Watchdogs},
     base::{RepoName, WorkspaceName},
@@ -196,6 +196,9 @@ pub struct AgentSpec {
     /// How long a question for permission waits for an answer before it is denied; zero for ever. As the house has it without.
     #[serde(default)]
     pub answer_within: Option<Duration>,
+    /// What it is allowed or denied without asking anybody, the first rule that is meant; what none is meant for is asked.
+    #[serde(default)]
+    pub permissions: Vec<PermissionRule>,
 }
 
 fn quiet() -> Duration {
@@ -241,6 +244,7 @@ impl AgentSpec {
             quiet: quiet(),
             patience: patience(),
             answer_within: None,
+            permissions: Vec::new(),
         }
     }
 
@@ -290,6 +294,12 @@ impl AgentSpec {
             return invalid("an agent of this dialect has its message among its arguments".to_owned());
         }
         self.check_options()?;
+        check_rules(&self.permissions).map_err(|why| SessionError::Invalid { why })?;
+        if !self.permissions.is_empty() && !self.nature().asks_permission {
+            return invalid(
+                "an agent of this dialect asks nobody for permission: rules for that would say nothing".to_owned(),
+            );
+        }
         self.command(None)?;
         if self
             .message

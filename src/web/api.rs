@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     agents::{AgentDoors, agent_routes},
+    cookie,
     house::{Caller, House, Peer},
     metrics, observe, openapi,
     residents::Residents,
@@ -31,7 +32,7 @@ use super::{
     workspaces::workspace_routes,
 };
 use crate::{
-    base::{Ask, Decision, Fault, NameError, Presence, Principal, RepoName, Route},
+    base::{Ask, Credential, Decision, Fault, NameError, Presence, Principal, RepoName, Route},
     depot::{CreateOptions, Depot, DepotError, Details},
     session::AskDesk,
     worker::{CallError, Lane},
@@ -91,9 +92,23 @@ async fn introduce(State(api): State<Arc<Api>>, mut request: Request, next: Next
         Ok(confined) => confined,
         Err(error) => return ApiError::from(error).into_response(),
     };
+    let (headers, uri) = (request.headers(), request.uri());
+    let authorization = headers.get_all(header::AUTHORIZATION).into_iter();
+    let mut shown = Credential::from_authorization(authorization.map(|value| value.as_bytes()));
+    let mut is_wanted = true;
+    if let Some(name) = api
+        .house
+        .options
+        .token_cookie
+        .as_deref()
+        .filter(|_| shown == Credential::None)
+    {
+        shown = cookie::token(headers, name);
+        is_wanted = shown == Credential::None || cookie::is_wanted(request.method(), headers, uri);
+    }
     let caller = api
         .house
-        .caller(request.version(), request.headers(), request.uri(), peer, confined);
+        .caller_with(&shown, request.version(), headers, uri, peer, confined);
     let safe = request.method().is_safe();
     let cross_site = request
         .headers()
@@ -101,7 +116,7 @@ async fn introduce(State(api): State<Arc<Api>>, mut request: Request, next: Next
         .is_some_and(|site| site == "cross-site");
     let mut response = if let Err(decision) = &caller.principal {
         ApiError::of_decision(*decision).into_response()
-    } else if cross_site && !safe {
+    } else if (cross_site && !safe) || !is_wanted {
         ApiError::new(
             StatusCode::FORBIDDEN,
             "cross_site",

@@ -79,6 +79,8 @@ pub struct Options {
     pub letta_memfs: bool,
     /// The header in which a proxy on loopback names the user.
     pub trusted_user_header: Option<HeaderName>,
+    /// The cookie that may hold a token in place of a header, on the control API's paths.
+    pub token_cookie: Option<String>,
     /// Public names of this server ([`Origin::own_hosts`]).
     pub hosts: Vec<String>,
 }
@@ -176,13 +178,31 @@ impl House {
         peer: Option<SocketAddr>,
         confined: bool,
     ) -> Caller {
+        let shown = Credential::from_authorization(
+            headers
+                .get_all(header::AUTHORIZATION)
+                .into_iter()
+                .map(|value| value.as_bytes()),
+        );
+        self.caller_with(&shown, version, headers, uri, peer, confined)
+    }
+
+    /// The same, with another credential than that in the headers.
+    pub(super) fn caller_with(
+        &self,
+        shown: &Credential,
+        version: HttpVersion,
+        headers: &HeaderMap,
+        uri: &Uri,
+        peer: Option<SocketAddr>,
+        confined: bool,
+    ) -> Caller {
         let values = |name: &HeaderName| headers.get_all(name).into_iter().map(|value| value.as_bytes());
         let from_loopback = !confined && peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
         let proxy = match &self.options.trusted_user_header {
             Some(name) if from_loopback => Credential::from_user_header(values(name)),
             _ => Credential::None,
         };
-        let authorization = Credential::from_authorization(values(&header::AUTHORIZATION));
         let single = |name: HeaderName| {
             let mut all = headers.get_all(name).into_iter();
             let first = all.next()?;
@@ -205,7 +225,7 @@ impl House {
                 own_hosts: &self.options.hosts,
             });
         Caller {
-            principal: self.rules.identify(&proxy, &authorization),
+            principal: self.rules.identify(&proxy, shown),
             local,
             peer: peer.map(|peer| peer.ip()),
         }

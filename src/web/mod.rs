@@ -6,6 +6,7 @@
 
 mod agents;
 mod api;
+mod cookie;
 mod depot_hands;
 mod git;
 mod hands;

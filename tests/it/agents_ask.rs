@@ -418,3 +418,345 @@ fn without_being_told_to_nobody_answers() {
         assert_eq!(read(send(&house, None, "GET", path, None)).0, 404, "{path}");
     }
 }
+
+fn notes(file: &std::path::Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn every_question_is_noted_whatever_becomes_of_it() {
+    let house = house("rate_max = 5");
+    let file = house.server.data().join("audit.jsonl");
+    let (first, second) = (begin(&house, "ann"), begin(&house, "ann"));
+    assert_eq!(ask(&house, "ann", &first, "how are you?").0, 200);
+    assert_eq!(ask(&house, "ann", &first, "what is wrong").0, 200);
+    assert_eq!(ask(&house, "ann", &first, "die").0, 502);
+    let body = json!({ "session_id": first, "message": "hold" });
+    let held = send(&house, Some("ann"), "POST", "/agent/ask", Some(&body));
+    eventually("it is held", || house.server.data().join("held").exists());
+    assert_eq!(ask(&house, "ann", &second, "impatient").0, 429);
+    fs::write(house.server.data().join("go"), "").unwrap();
+    assert_eq!(read(held).0, 200);
+    assert_eq!(ask(&house, "ann", &first, &"ü".repeat(600)).0, 200);
+    let (status, head, _) = ask(&house, "ann", &first, "once more");
+    assert_eq!(status, 429);
+    let found = notes(&file);
+    let kinds: Vec<_> = found.iter().map(|note| note["event"].as_str().unwrap()).collect();
+    let expected = [
+        "ask_start",
+        "ask_ok",
+        "ask_start",
+        "ask_ok",
+        "ask_start",
+        "ask_error",
+        "ask_start",
+        "concurrency_blocked",
+        "ask_ok",
+        "ask_start",
+        "ask_ok",
+        "rate_limited",
+    ];
+    assert_eq!(kinds, expected);
+    let mut requests = Vec::new();
+    for note in &found {
+        let session = if note["event"] == "concurrency_blocked" {
+            &second
+        } else {
+            &first
+        };
+        assert_eq!(
+            (&note["user"], &note["session_id"]),
+            (&json!("ann"), &json!(session)),
+            "{note}"
+        );
+        assert_eq!(note["address"], "127.0.0.1", "{note}");
+        // Whole seconds for whoever knows the service before, and to the millisecond.
+        let at = note["timestamp"].as_str().unwrap();
+        assert!(at.len() == 20 && at.ends_with('Z') && at.as_bytes()[10] == b'T', "{at}");
+        assert!(note["timestamp_ms"].as_u64().unwrap() > 1_600_000_000_000, "{note}");
+        requests.push(note["request_id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(requests[0], requests[1], "of one request");
+    assert_ne!(requests[0], requests[2]);
+    let (started, ended) = (&found[0], &found[1]);
+    assert_eq!(
+        (&started["message"], &started["message_len"]),
+        (&json!("how are you?"), &json!(12))
+    );
+    assert_eq!(
+        (&ended["result_preview"], &ended["result_len"]),
+        (&json!("answer 1"), &json!(8))
+    );
+    assert_eq!((&ended["turns"], &ended["is_error"]), (&json!(3), &json!(false)));
+    assert!(
+        ended["elapsed_ms"].is_u64() && ended.get("subprocess_ms").is_some(),
+        "{ended}"
+    );
+    assert_eq!(ended["message_id"].as_str().map(str::len), Some(36));
+    assert_eq!(found[3]["is_error"], true);
+    assert_eq!(found[5]["error"], "the agent has ended without an answer");
+    assert!(found[5]["elapsed_ms"].is_u64());
+    assert_eq!(found[7]["error"], "A previous question is still being processed");
+    let long = found[9]["message"].as_str().unwrap();
+    assert_eq!((long.chars().count(), &found[9]["message_len"]), (500, &json!(600)));
+    let limited = found.last().unwrap();
+    let seconds = limited["retry_after_s"].as_u64().unwrap();
+    assert!(
+        (1..=3_600).contains(&seconds) && head.contains(&format!("retry-after: {seconds}")),
+        "{head}"
+    );
+    assert_eq!(limited["bound"], "user");
+}
+
+#[test]
+fn an_audit_file_that_cannot_be_written_is_told_of_and_questions_are_answered() {
+    let wall = tempfile::tempdir().unwrap();
+    let in_the_way = wall.path().join("file");
+    fs::write(&in_the_way, "").unwrap();
+    for (path, is_told) in [(in_the_way.join("audit.jsonl"), true), ("/dev/null".into(), false)] {
+        let house = house(&format!("audit = \"{}\"", path.display()));
+        let session = begin(&house, "ann");
+        assert_eq!(ask(&house, "ann", &session, "one").0, 200, "{path:?}");
+        assert_eq!(ask(&house, "ann", &session, "two").0, 200, "{path:?}");
+        assert!(!house.server.data().join("audit.jsonl").exists());
+        let (_, said, _) = house.terminate();
+        assert_eq!(
+            said.matches("the audit file cannot be written").count(),
+            usize::from(is_told),
+            "{said}"
+        );
+    }
+    assert!(
+        fs::metadata("/dev/null").is_ok_and(|found| !found.is_file()),
+        "it is what it was"
+    );
+}
+
+#[test]
+fn notes_are_put_aside_bare_and_elsewhere_as_the_configuration_says() {
+    let more = "[audit]\nfile = \"notes/a.jsonl\"\nbytes = 1\nfiles = 2\ntexts = false\nflush = \"each\"";
+    let house = house(more);
+    let session = begin(&house, "ann");
+    for message in ["one", "two"] {
+        assert_eq!(ask(&house, "ann", &session, message).0, 200);
+    }
+    let dir = house.server.data().join("notes");
+    let all: Vec<_> = ["a.jsonl", "a.1.jsonl", "a.2.jsonl", "a.3.jsonl"]
+        .map(|name| notes(&dir.join(name)))
+        .to_vec();
+    let kinds: Vec<Vec<_>> = all
+        .iter()
+        .map(|notes| notes.iter().map(|note| note["event"].clone()).collect())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            vec![json!("ask_ok")],
+            vec![json!("ask_start")],
+            vec![json!("ask_ok")],
+            vec![]
+        ]
+    );
+    for note in all.iter().flatten() {
+        assert!(
+            note.get("message").is_none() && note.get("result_preview").is_none(),
+            "{note}"
+        );
+    }
+    assert_eq!(all[1][0]["message_len"], 3);
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = fs::metadata(dir.join("a.jsonl")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "nobody else's");
+}
+
+#[test]
+fn one_address_asks_only_so_often_whoever_it_is() {
+    let house = house("address_max = 2");
+    let (anns, bobs) = (begin(&house, "ann"), begin(&house, "bob"));
+    assert_eq!(ask(&house, "ann", &anns, "one").0, 200);
+    assert_eq!(ask(&house, "bob", &bobs, "two").0, 200);
+    for (user, session) in [("ann", &anns), ("bob", &bobs)] {
+        let (status, head, body) = ask(&house, user, session, "three");
+        assert_eq!(status, 429, "{body}");
+        assert!(
+            body["detail"]
+                .as_str()
+                .unwrap()
+                .starts_with("Rate limit exceeded; retry in "),
+            "{body}"
+        );
+        assert!(head.contains("retry-after: 3"), "within the hour: {head}");
+    }
+    let last = notes(&house.server.data().join("audit.jsonl")).pop().unwrap();
+    assert_eq!(
+        (&last["event"], &last["bound"], &last["user"]),
+        (&json!("rate_limited"), &json!("address"), &json!("bob"))
+    );
+}
+
+#[test]
+fn whether_a_question_would_be_answered_is_told_to_whoever_may_ask_one() {
+    let home = tempfile::tempdir().unwrap();
+    let house = house_with(
+        "total = 1",
+        vec![("HOME".to_owned(), home.path().display().to_string())],
+    );
+    let ready = |user: Option<&str>| {
+        let (status, _, body) = read(send(&house, user, "GET", "/agent/ready", None));
+        (status, body)
+    };
+    assert_eq!((ready(None).0, ready(Some("eve")).0), (401, 403));
+    let (status, body) = ready(Some("ann"));
+    let expected = json!({
+        "status": "ready", "dialect": "claude", "program": "claude", "program_found": true, "sessions_dir_exists": false,
+        "questions": { "running": 0, "waiting": 0, "most": 1 }, "sessions": 0, "agents": 0,
+    });
+    assert_eq!((status, body), (200, expected));
+    fs::create_dir_all(home.path().join(".claude/projects")).unwrap();
+    let session = begin(&house, "ann");
+    let body = json!({ "session_id": session, "message": "hold" });
+    let held = send(&house, Some("ann"), "POST", "/agent/ask", Some(&body));
+    eventually("it is held", || house.server.data().join("held").exists());
+    let (status, body) = ready(Some("bob"));
+    assert_eq!(
+        (status, &body["status"], &body["sessions_dir_exists"]),
+        (503, &json!("not_ready"), &json!(true))
+    );
+    assert_eq!(body["questions"], json!({ "running": 1, "waiting": 0, "most": 1 }));
+    assert_eq!((&body["sessions"], &body["agents"]), (&json!(1), &json!(1)));
+    fs::write(house.server.data().join("go"), "").unwrap();
+    assert_eq!(read(held).0, 200);
+    assert_eq!(ready(Some("ann")).0, 200);
+    fs::remove_file(house.server.data().join("claude")).unwrap();
+    let (status, body) = ready(Some("ann"));
+    assert_eq!((status, &body["program_found"]), (503, &json!(false)));
+    let text = body.to_string();
+    assert!(!text.contains(home.path().to_str().unwrap()), "no places: {text}");
+    // Without a service there is nothing to be ready.
+    let other = House::start();
+    assert_eq!(read(send(&other, None, "GET", "/agent/ready", None)).0, 404);
+}
+
+/// A request with these headers: its status and body.
+fn with(house: &House, method: &str, path: &str, headers: &[&str], body: Option<&Value>) -> (u16, Value) {
+    let address = house.server.address();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for header in headers {
+        text.push_str(&format!("{header}\r\n"));
+    }
+    text.push_str(&format!(
+        "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    stream.write_all(text.as_bytes()).unwrap();
+    let (status, _, body) = read(stream);
+    (status, body)
+}
+
+#[test]
+fn a_token_in_a_cookie_is_one_where_that_is_wanted_and_only_for_pages_of_ours() {
+    // Before the tables.
+    let data = tempfile::tempdir().unwrap();
+    let player = data.path().join("claude");
+    fs::write(&player, PLAYER).unwrap();
+    fs::set_permissions(&player, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let hash = TokenHash::of(&"ann".repeat(10));
+    let config = |cookie: &str| {
+        format!(
+            "{cookie}\n[ask]\ncommand = [\"{}\"]\ninherit = [\"HOUSE\"]\n[[tokens]]\nname = \"ann\"\nhash = \"{hash}\"\naccess = \"write\"\n",
+            player.display()
+        )
+    };
+    let options = |cookie: &str| ServerOptions {
+        config: Some(config(cookie)),
+        ..ServerOptions::default()
+    };
+    let house = House::on(data, options("token_cookie = \"sid\""));
+    let cookie = format!("Cookie: other=1; sid={}", "ann".repeat(10));
+    let wrong = format!("Cookie: sid={}", "bob".repeat(10));
+    let origin = format!("Origin: http://{}", house.server.address());
+    let new = "/agent/sessions/new";
+    // To look is free.
+    for (headers, status) in [(&[cookie.as_str()][..], 200), (&[wrong.as_str()], 401), (&[], 401)] {
+        assert_eq!(
+            with(&house, "GET", "/agent/ready", headers, None).0,
+            status,
+            "{headers:?}"
+        );
+        assert_eq!(
+            with(&house, "GET", "/api/v1/agents?repository=ask", headers, None).0,
+            status,
+            "{headers:?}"
+        );
+    }
+    // To do something takes a page of ours.
+    for (more, status) in [
+        (&["Sec-Fetch-Site: same-origin"][..], 200),
+        (&["Sec-Fetch-Site: none"], 200),
+        (&[origin.as_str()], 200),
+        (&["Sec-Fetch-Site: same-site"], 403),
+        (&["Sec-Fetch-Site: cross-site"], 403),
+        (&["Origin: http://evil.example"], 403),
+        (&["Origin: null"], 403),
+        (&[], 403),
+    ] {
+        let mut headers = vec![cookie.as_str()];
+        headers.extend_from_slice(more);
+        assert_eq!(with(&house, "POST", new, &headers, None).0, status, "{more:?}");
+    }
+    // A header needs no page.
+    let bearer = format!("Authorization: Bearer {}", "ann".repeat(10));
+    assert_eq!(with(&house, "POST", new, &[&bearer], None).0, 200);
+    assert_eq!(with(&house, "POST", new, &[&bearer, &wrong], None).0, 200, "and wins");
+    let twice = format!("{cookie}; sid=x");
+    assert_eq!(with(&house, "GET", "/agent/ready", &[&twice], None).0, 401);
+    // The whole way.
+    let (_, made) = with(&house, "POST", new, &[&cookie, &origin], None);
+    let question = json!({ "session_id": made["session_id"], "message": "one" });
+    let (status, answer) = with(&house, "POST", "/agent/ask", &[&cookie, &origin], Some(&question));
+    assert_eq!((status, &answer["result"]), (200, &json!("answer 1")), "{answer}");
+    // Git has its own ways, and no cookies.
+    let refs = "/repos/ask/info/refs?service=git-upload-pack";
+    assert_eq!(with(&house, "GET", refs, &[&bearer], None).0, 200);
+    assert_eq!(with(&house, "GET", refs, &[&cookie], None).0, 401);
+    // Nor has anybody where nobody has said so.
+    let house = House::on(house.kill(), options(""));
+    assert_eq!(with(&house, "GET", "/agent/ready", &[&cookie], None).0, 401);
+    assert_eq!(
+        with(&house, "POST", new, &[&cookie, "Sec-Fetch-Site: same-origin"], None).0,
+        401
+    );
+}
+
+#[test]
+fn what_a_session_is_answered_by_says_where_it_comes_from() {
+    let house = house("");
+    let session = begin(&house, "ann");
+    assert_eq!(ask(&house, "ann", &session, "one").0, 200);
+    let name = format!("ask-{}", &session[..13]);
+    let ann = "ann".repeat(10);
+    let show = || house.ask_as(Some(&ann), "GET", &format!("/{name}"), None).is(200);
+    assert_eq!(show()["source"], "config");
+    let player = house.server.data().join("claude");
+    let body = json!({ "name": "it", "repository": "ask", "preset": "claude", "argv": [player], "inherit": ["HOUSE"], "start": false });
+    let made = house.ask_as(Some(&ann), "POST", "", Some(&body)).is(201);
+    assert_eq!(made["source"], "preset:claude");
+    assert_eq!(made["updated_at"], made["created_at"]);
+    let begun = house.ask_as(Some(&ann), "POST", "/it/sessions", None).is(201);
+    let path = format!("/it/sessions/{}", begun["id"].as_str().unwrap());
+    let question = json!({ "message": "one" });
+    let answer = house
+        .ask_as(Some(&ann), "POST", &format!("{path}/ask"), Some(&question))
+        .is(200);
+    assert_eq!(answer["message_id"].as_str().map(str::len), Some(36), "{answer}");
+    let session = house.ask_as(Some(&ann), "GET", &path, None).is(200);
+    let answered_by = session["answered_by"].as_str().unwrap();
+    let shown = house
+        .ask_as(Some(&ann), "GET", &format!("/{answered_by}"), None)
+        .is(200);
+    assert_eq!(shown["source"], "session:it");
+}

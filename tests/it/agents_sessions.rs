@@ -593,12 +593,21 @@ fn what_it_wants_to_be_allowed_is_decided_in_the_session() {
     let audit = play.audit();
     let decided: Vec<_> = audit
         .iter()
-        .filter(|one| one["event"] == "permission_decided")
-        .map(|one| (one["user"].clone(), one["decision"].clone()))
+        .filter(|one| one["event"] == "permission")
+        .map(|one| (one["user"].clone(), one["decision"].clone(), one["by"].clone()))
         .collect();
     assert_eq!(
         decided,
-        [(json!("ann"), json!("allowed")), (json!("ann"), json!("denied"))]
+        [
+            (json!("ann"), json!("allowed"), json!("user")),
+            (json!("ann"), json!("denied"), json!("user"))
+        ]
+    );
+    let note = audit.iter().find(|one| one["event"] == "permission").unwrap();
+    assert_eq!((&note["session_id"], &note["owner"]), (&json!(session), &json!("ann")));
+    assert!(
+        note["request_id"].is_string() && note["address"] == "127.0.0.1",
+        "{note}"
     );
 }
 

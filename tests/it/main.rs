@@ -21,6 +21,7 @@ mod agents_kept;
 mod agents_many;
 mod agents_ndjson;
 mod agents_opencode;
+mod agents_permissions;
 mod agents_played;
 mod agents_sessions;
 mod agents_sessions_cli;

@@ -104,6 +104,16 @@ fn play() -> Play {
 }
 
 #[test]
+fn where_no_ask_service_is_configured_none_is_described() {
+    let play = Play::with("", &[]);
+    let document = document(&play.house.server);
+    let all = operations(&document);
+    assert!(all.len() > 40, "{}", all.len());
+    assert!(all.iter().all(|(path, _, _)| !path.starts_with("/agent/")));
+    assert_eq!(ask(&play.house.server, "GET", "/agent/openapi.json", None).status, 404);
+}
+
+#[test]
 fn every_operation_is_answered_and_every_other_method_is_refused() {
     let play = play();
     let server = &play.house.server;
@@ -424,7 +434,11 @@ fn answers_are_as_they_are_described() {
         Some(json!({ "decision": "allow" })),
         404,
     );
-    read.ask("tellAgent", &of_sh("/ask"), Some(json!({ "message": "hello" })), 202);
+    read.ask("tellAgent", &of_sh("/ask"), Some(json!({ "message": "hello" })), 409);
+    play.agent("talks", json!({ "start": true }));
+    read.ask("waitForAgent", "/api/v1/agents/talks/wait?until=ready", None, 200);
+    let hello = json!({ "message": "hello" });
+    read.ask("tellAgent", "/api/v1/agents/talks/ask", Some(hello), 202);
     read.ask("changeAgent", &of_sh("/change"), Some(json!({ "model": "m" })), 409);
     read.ask("interruptAgent", &of_sh("/interrupt"), None, 409);
     read.ask("writeInput", &of_sh("/input"), Some(json!({ "close": true })), 204);
@@ -481,6 +495,8 @@ fn answers_are_as_they_are_described() {
         Some(json!({ "session_id": "x", "message": "x" })),
         400,
     );
+    // There is no such program here.
+    read.ask("ready", "/agent/ready", None, 503);
     read.ask("askServiceDescription", "/agent/openapi.json", None, 200);
     read.ask("description", "/api/v1/openapi.json", None, 200);
     read.ask("metrics", "/metrics", None, 200);
@@ -496,6 +512,7 @@ fn answers_are_as_they_are_described() {
         "decidePermission",
         "interruptAgent",
         "interruptSession",
+        "ready",
     ];
     let unseen: Vec<_> = described.difference(&read.seen).collect();
     assert_eq!(unseen, left, "each was seen to go well");

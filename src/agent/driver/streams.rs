@@ -1,6 +1,6 @@
 //! What an agent writes and what it is given: bytes on their way in and out, and what its dialect says of them.
 
-use std::{io, sync::atomic::Ordering};
+use std::{collections::VecDeque, io, sync::atomic::Ordering};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -14,7 +14,7 @@ use crate::{
         state::Event,
         wire,
     },
-    dialect::{self, Dialect, Step},
+    dialect::{self, Decision, Dialect, Step},
 };
 
 /// Bytes of a line that is understood in no time.
@@ -61,7 +61,15 @@ impl<H: Host> Driver<H> {
 
     /// Lets the dialect do something, and does what it says.
     pub(super) fn speak(&mut self, act: impl FnOnce(&mut dyn Dialect, &mut Step)) {
-        let Some(run) = &mut self.run else { return };
+        let mut decided = VecDeque::from(self.speak_once(act));
+        while let Some((request, decision)) = decided.pop_front() {
+            decided.extend(self.speak_once(|dialect, step| dialect.permit(&request, decision, step)));
+        }
+    }
+
+    /// The same, but for questions that are decided at once: these are what it returns, by the agent's own names of them.
+    fn speak_once(&mut self, act: impl FnOnce(&mut dyn Dialect, &mut Step)) -> Vec<(String, Decision)> {
+        let Some(run) = &mut self.run else { return Vec::new() };
         let mut step = Step::default();
         act(run.dialect.as_mut(), &mut step);
         let mut refused = Vec::new();
@@ -71,7 +79,7 @@ impl<H: Host> Driver<H> {
                 refused.push((id, why.to_owned()));
             }
         }
-        let Some(run) = &mut self.run else { return };
+        let Some(run) = &mut self.run else { return Vec::new() };
         for (id, why) in refused {
             let mut more = Step::default();
             run.dialect.answer(&id, dialect::Answer::Failed(why), &mut more);
@@ -91,9 +99,16 @@ impl<H: Host> Driver<H> {
             self.host.told(News::Trouble(text.to_owned()));
         }
         run.close_input |= step.close_input;
+        let mut decided = Vec::new();
         for event in step.events {
-            let Some(run) = &mut self.run else { return };
+            let Some(run) = &mut self.run else { return Vec::new() };
             let run_at = run.line_end;
+            if let dialect::Event::Permission(asked) = &event
+                && let Some(decision) = self.host.decide(asked)
+            {
+                decided.push((asked.request.clone(), decision));
+                continue;
+            }
             match &event {
                 dialect::Event::Ready => self.events.push_back(Event::SessionReady),
                 dialect::Event::SessionGone { ends: true, .. } => self.events.push_back(Event::Again),
@@ -111,7 +126,7 @@ impl<H: Host> Driver<H> {
                     }
                     self.events.push_back(Event::PermissionAsked);
                 }
-                dialect::Event::PermissionGone { request } => {
+                dialect::Event::PermissionGone { request, .. } => {
                     self.question_gone(request);
                 }
                 dialect::Event::ToolStarted(tool) if !tool.background => {
@@ -128,6 +143,7 @@ impl<H: Host> Driver<H> {
             self.host.told(News::Said(Box::new(event), run_at));
         }
         self.write();
+        decided
     }
 
     /// It waits for no answer to that any more.

@@ -7,7 +7,7 @@ use super::{
     Acp,
     through::{Ordered, What},
 };
-use crate::dialect::{Decision, Event, Order, Permission, Step, bounded, calls::id, json::Json};
+use crate::dialect::{Decision, Event, Order, Permission, Step, bounded, calls::id, json::Json, subject};
 
 /// Answers that are offered to one question.
 const CHOICES: usize = 16;
@@ -171,6 +171,8 @@ impl Acp {
         out.events.push(Event::Permission(Permission {
             request,
             call,
+            name: tool.clone(),
+            subject: subject::of_request(&tool, raw, &self.options),
             tool,
             summary,
             input: bounded(raw, &self.options),

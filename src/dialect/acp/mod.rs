@@ -11,7 +11,8 @@ mod tools;
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Change, Decision, Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded,
+    Answer, Change, Decision, Dialect, Event, Exit, Gone, Joined, JoinedBy, Nature, Options, Refused, Step,
+    TurnOutcome, Usage, UserMessage, bounded,
     calls::{Calls, id},
     json::{self, Json},
     log, may_ask, object_or_log,
@@ -337,21 +338,33 @@ impl Dialect for Acp {
         self.ended = true;
         self.through = Through::default();
         let gone = self.permissions.drain(..);
-        out.events
-            .extend(gone.map(|waits| Event::PermissionGone { request: waits.request }));
+        out.events.extend(gone.map(|waits| Event::PermissionGone {
+            request: waits.request,
+            why: Gone::Ended,
+        }));
         self.flush(out);
         let left = self.calls.interrupt(|_| true);
         self.turns.end_with(exit, left, out);
     }
 
-    fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
-        may_ask(message, self.ended || self.broken, self.turns.is_open(), &self.options)?;
+    fn ask(&mut self, message: UserMessage<'_>, out: &mut Step) -> Result<(), Refused> {
+        may_ask(
+            message.text,
+            self.ended || self.broken,
+            self.turns.is_open(),
+            &self.options,
+        )?;
         if self.session.is_some() && !self.is_replayed {
-            self.prompt(message, out);
+            self.prompt(message.text, out);
         } else {
-            self.held = Some(message.to_owned());
+            self.held = Some(message.text.to_owned());
         }
-        self.turns.begin(out);
+        // The turn ends with the answer to the request that has the message.
+        let joined = Joined {
+            id: message.id.to_owned(),
+            by: JoinedBy::Id,
+        };
+        self.turns.begin_about(Some(joined), out);
         Ok(())
     }
 
@@ -368,7 +381,10 @@ impl Dialect for Acp {
                 // The protocol wants them answered so.
                 for waits in std::mem::take(&mut self.permissions) {
                     self.cancel(&waits.request, out);
-                    out.events.push(Event::PermissionGone { request: waits.request });
+                    out.events.push(Event::PermissionGone {
+                        request: waits.request,
+                        why: Gone::Interrupted,
+                    });
                 }
                 Ok(())
             }

@@ -3,10 +3,10 @@
 use super::{
     Call, Claude, Event, Json, Object, Outcome, Source, Step, ToolFinished, bounded, id,
     result::{exit_code, hints, is_background},
-    summarise,
+    subject, summarise,
 };
 use crate::dialect::{
-    Permission,
+    Gone, Permission,
     permissions::{Waiting, deny, failure, success},
 };
 
@@ -62,7 +62,10 @@ impl Claude {
     pub(super) fn withdrawn(&mut self, request: &str, out: &mut Step) {
         self.barriers.retain(|waits| waits != request);
         if let Some(gone) = self.permissions.take(request) {
-            out.events.push(Event::PermissionGone { request: gone.request });
+            out.events.push(Event::PermissionGone {
+                request: gone.request,
+                why: Gone::Withdrawn,
+            });
         }
     }
 
@@ -73,7 +76,8 @@ impl Claude {
             .raw(&["request", "permission_suggestions"])
             .filter(|_| !asked.at("permission_suggestions").list().is_empty());
         let relative = |path: &str| self.options.relative(path);
-        let about = summarise(asked.at("tool_name").str(), asked.at("input"), None, &relative);
+        let name = asked.at("tool_name").str();
+        let about = summarise(name, asked.at("input"), None, &relative);
         let call = asked.at("tool_use_id").some_text().map(id);
         let waiting = Waiting {
             request: request.clone(),
@@ -85,6 +89,8 @@ impl Claude {
             request: request.clone(),
             call,
             tool: about.tool,
+            name: id(name),
+            subject: subject::of_tool(name, input, &self.options),
             summary: about.text,
             input: bounded(input, &self.options),
             remembers: suggestions.is_some(),

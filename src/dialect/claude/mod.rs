@@ -4,6 +4,7 @@
 //! before the model hears of it. Where a call ends without its hook (refused before it ran) or no hooks are to be had, the tool's result line tells.
 
 mod control;
+mod given;
 mod history;
 mod result;
 
@@ -12,15 +13,18 @@ pub use history::{ClaudeHistory, HistoryMessage, HistoryPage, HistoryPlace, is_c
 use serde_json::json;
 
 use super::{
-    Change, Decision, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, ToolFinished, bounded,
+    Change, Decision, Dialect, Event, Exit, Nature, Options, Outcome, Refused, Source, Step, ToolFinished, UserMessage,
+    bounded,
     calls::{Call, Calls, Seen, id},
     json::{Json, Object},
     log, may_ask, object_or_log,
     permissions::{Permissions, Requests, success},
+    subject,
     summary::summarise,
     take_session,
     turns::{Turns, message},
 };
+use given::Given;
 
 /// The agent's session as one process knows it.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(super) struct Claude {
     options: Options,
     calls: Calls,
     turns: Turns,
+    /// What it was told and has not answered.
+    given: Given,
     /// Lines by their `uuid`.
     lines: Seen,
     session: Option<String>,
@@ -50,6 +56,7 @@ impl Claude {
             permissions: Permissions::new(&options),
             options,
             turns: Turns::default(),
+            given: Given::default(),
             lines: Seen::default(),
             session: None,
             ready: false,
@@ -249,11 +256,7 @@ impl Dialect for Claude {
             "user" => self.results(line, out),
             "stream_event" => self.piece(line, out),
             "result" => self.result(line, out),
-            "command_lifecycle" => {
-                if line.at("state").str() == "started" {
-                    self.turns.begin(out);
-                }
-            }
+            "command_lifecycle" => self.heard(line, out),
             "rate_limit_event" => {
                 if line.path(&["rate_limit_info", "status"]).str() == "rejected" {
                     out.events.push(Event::Trouble {
@@ -269,20 +272,24 @@ impl Dialect for Claude {
     fn finished(&mut self, exit: &Exit, out: &mut Step) {
         self.ended = true;
         self.barriers.clear();
+        self.given = Given::default();
         self.permissions.drop_all(out);
         let open = self.calls.interrupt(|_| true);
         self.turns.end_with(exit, open, out);
     }
 
-    fn ask(&mut self, text: &str, out: &mut Step) -> Result<(), Refused> {
-        may_ask(text, self.ended, self.turns.is_open(), &self.options)?;
+    fn ask(&mut self, asked: UserMessage<'_>, out: &mut Step) -> Result<(), Refused> {
+        let is_busy = self.turns.is_open() || self.given.is_full();
+        may_ask(asked.text, self.ended, is_busy, &self.options)?;
         out.input.push(message(&json!({
             "type": "user",
-            "message": { "role": "user", "content": text },
+            "message": { "role": "user", "content": asked.text },
             "parent_tool_use_id": null,
             "session_id": self.session.as_deref().unwrap_or_default(),
+            "uuid": asked.id,
         })));
-        self.turns.begin(out);
+        self.given.put(asked.id);
+        self.turns.begin_for(asked, out);
         Ok(())
     }
 
@@ -294,6 +301,9 @@ impl Dialect for Claude {
             return Err(Refused::Idle);
         }
         self.requests.send(json!({ "subtype": "interrupt" }), out);
+        for call in self.permissions.interrupt(out) {
+            self.denied.see(&call);
+        }
         Ok(())
     }
 

@@ -238,6 +238,7 @@ impl Claude {
             Some(text) => Some(bounded(text, &self.options)),
             None => errors().map(|text| bounded(&text, &self.options)),
         };
+        self.settle_message();
         self.turns.end(outcome, text, usage(line), out);
     }
 }

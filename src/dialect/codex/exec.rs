@@ -1,7 +1,7 @@
 use super::items::Items;
 use crate::dialect::{
-    Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded, calls::id, json::Json, log,
-    not_spoken, object_or_log, turns::Turns,
+    Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, UserMessage, bounded, calls::id,
+    json::Json, log, not_spoken, object_or_log, turns::Turns,
 };
 
 /// `codex exec --json`: one process is one turn, which is in its arguments.
@@ -80,7 +80,7 @@ impl Dialect for Exec {
         self.turns.end_with(exit, left, out);
     }
 
-    fn ask(&mut self, _: &str, _: &mut Step) -> Result<(), Refused> {
+    fn ask(&mut self, _: UserMessage<'_>, _: &mut Step) -> Result<(), Refused> {
         not_spoken(self.ended)
     }
 

@@ -147,6 +147,7 @@ impl Items {
             raw_tool: id(raw_tool),
             server,
             summary: text,
+            touches: touched(item.at("changes").list()),
             ..Call::default()
         })
     }
@@ -163,4 +164,14 @@ impl Items {
             (what, self.options.relative(change.at("path").str()))
         }))
     }
+}
+
+/// All files that changes are about, also those that they move.
+fn touched(changes: &[Json]) -> Vec<String> {
+    if changes.len() > HINTS {
+        return Vec::new();
+    }
+    let moved = |change: &Json| change.path(&["kind", "move_path"]).some_text().map(str::to_owned);
+    let of_one = |change: &Json| [Some(change.at("path").str().to_owned()), moved(change)];
+    changes.iter().flat_map(of_one).flatten().collect()
 }

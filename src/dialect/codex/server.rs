@@ -2,12 +2,13 @@ use serde_json::json;
 
 use super::items::Items;
 use crate::dialect::{
-    Decision, Dialect, Event, Exit, Nature, Options, Permission, Refused, Step, TurnOutcome, Usage, bounded,
+    Decision, Dialect, Event, Exit, Gone, Nature, Options, Permission, Refused, Step, Subject, TurnOutcome, Usage,
+    UserMessage, bounded,
     calls::id,
     json::Json,
     log, may_ask, object_or_log,
     rpc::{Message, Rpc},
-    summary,
+    subject, summary,
     turns::Turns,
     watched::says_unknown,
 };
@@ -22,6 +23,8 @@ pub(in crate::dialect) struct Server {
     thread: Option<String>,
     /// The open turn as Codex calls it, once it is known.
     turn: Option<String>,
+    /// The turn that Codex has begun for the message that was put in last, as it calls it.
+    own_turn: Option<String>,
     usage: Usage,
     /// A message that came before the thread.
     held: Option<String>,
@@ -50,6 +53,7 @@ impl Server {
             turns: Turns::default(),
             thread: None,
             turn: None,
+            own_turn: None,
             usage: Usage::default(),
             held: None,
             permissions: Vec::new(),
@@ -81,8 +85,10 @@ impl Server {
                 }
             }
             Asked::Turn => {
-                if self.turns.is_open() {
-                    self.turn = result.path(&["turn", "id"]).some_text().map(id).or(self.turn.take());
+                self.own_turn = result.path(&["turn", "id"]).some_text().map(id);
+                if self.turns.is_open() && self.own_turn.is_some() {
+                    self.turn.clone_from(&self.own_turn);
+                    self.turns.is_certain();
                 }
             }
             Asked::Interrupt => {}
@@ -144,7 +150,7 @@ impl Server {
     fn end_turn(&mut self, outcome: TurnOutcome, text: Option<String>, out: &mut Step) {
         let left = self.items.calls.interrupt(|_| true);
         out.events.extend(left.map(Event::ToolFinished));
-        self.turn = None;
+        (self.turn, self.own_turn) = (None, None);
         self.turns.end(outcome, text, std::mem::take(&mut self.usage), out);
     }
 
@@ -162,6 +168,9 @@ impl Server {
             }
             "turn/completed" => {
                 let turn = params.at("turn");
+                if self.own_turn.is_some() && turn.at("id").text() != self.own_turn.as_deref() {
+                    self.turns.is_about(None);
+                }
                 let outcome = match turn.at("status").str() {
                     "completed" => TurnOutcome::Completed,
                     "interrupted" => TurnOutcome::Interrupted,
@@ -208,7 +217,10 @@ impl Server {
     fn forget(&mut self, request: &str, out: &mut Step) {
         if let Some(at) = self.permissions.iter().position(|waits| waits == request) {
             let request = self.permissions.remove(at);
-            out.events.push(Event::PermissionGone { request });
+            out.events.push(Event::PermissionGone {
+                request,
+                why: Gone::Withdrawn,
+            });
         }
     }
 
@@ -222,21 +234,45 @@ impl Server {
             return self.rpc.reply(&request, &json!({ "decision": "decline" }), out);
         }
         let call = params.at("itemId").some_text().map(id);
-        let known = call.as_deref().and_then(|call| self.items.calls.get(call));
-        let summary = match (params.at("command").some_text(), known) {
+        let known = call.as_deref().and_then(|call| self.items.calls.get(call)).cloned();
+        let summary = match (params.at("command").some_text(), &known) {
             (Some(command), _) => summary::command(command),
             (None, Some(call)) => call.summary.clone(),
             (None, None) => summary::line(params.at("reason").str()),
         };
+        let touched = known.map(|call| call.touches);
+        let subject = self.subject(method, params, touched.unwrap_or_default());
         self.permissions.push(request.clone());
         out.events.push(Event::Permission(Permission {
             request,
             call,
             tool: tool.to_owned(),
+            name: tool.to_owned(),
+            subject,
             summary,
             input: bounded(input.unwrap_or("{}"), &self.options),
             remembers: true,
         }));
+    }
+}
+
+impl Server {
+    /// What a question is about, if it is about no more than that.
+    fn subject(&self, method: &str, params: &Json, touched: Vec<String>) -> Subject {
+        let asks_more = ["networkApprovalContext", "additionalPermissions", "grantRoot"];
+        if asks_more.iter().any(|more| !params.at(more).is_null()) {
+            return Subject::Unknown;
+        }
+        match (method, params.at("command").some_text()) {
+            // One that is as long as what is kept of a text may have been cut.
+            ("item/commandExecution/requestApproval", Some(line))
+                if line.len() + 4 < self.options.bounds.text_bytes =>
+            {
+                subject::commands([line.to_owned()])
+            }
+            ("item/fileChange/requestApproval", _) => subject::paths(touched, &self.options),
+            _ => Subject::Unknown,
+        }
     }
 }
 
@@ -269,19 +305,27 @@ impl Dialect for Server {
     fn finished(&mut self, exit: &Exit, out: &mut Step) {
         self.ended = true;
         let gone = self.permissions.drain(..);
-        out.events.extend(gone.map(|request| Event::PermissionGone { request }));
+        out.events.extend(gone.map(|request| Event::PermissionGone {
+            request,
+            why: Gone::Ended,
+        }));
         let left = self.items.calls.interrupt(|_| true);
         self.turns.end_with(exit, left, out);
     }
 
-    fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
-        may_ask(message, self.ended || self.broken, self.turns.is_open(), &self.options)?;
+    fn ask(&mut self, message: UserMessage<'_>, out: &mut Step) -> Result<(), Refused> {
+        may_ask(
+            message.text,
+            self.ended || self.broken,
+            self.turns.is_open(),
+            &self.options,
+        )?;
         if self.thread.is_some() {
-            self.start_turn(message, out);
+            self.start_turn(message.text, out);
         } else {
-            self.held = Some(message.to_owned());
+            self.held = Some(message.text.to_owned());
         }
-        self.turns.begin(out);
+        self.turns.begin_for(message, out);
         Ok(())
     }
 
@@ -293,6 +337,13 @@ impl Dialect for Server {
             Some(turn) => {
                 let params = json!({ "threadId": self.thread, "turnId": turn });
                 self.rpc.call(Asked::Interrupt, "turn/interrupt", params, out);
+                for request in std::mem::take(&mut self.permissions) {
+                    self.rpc.reply(&request, &json!({ "decision": "cancel" }), out);
+                    out.events.push(Event::PermissionGone {
+                        request,
+                        why: Gone::Interrupted,
+                    });
+                }
                 Ok(())
             }
         }

@@ -8,11 +8,13 @@ mod calls;
 use serde_json::json;
 
 use super::{
-    Decision, Dialect, Event, Exit, Nature, Options, Permission, Refused, Step, TurnOutcome, Usage, bounded,
+    Decision, Dialect, Event, Exit, Gone, Nature, Options, Permission, Refused, Step, TurnOutcome, Usage, UserMessage,
+    bounded,
     calls::{Calls, id},
     json::{Json, Object},
     log, may_ask, not_spoken, object_or_log,
     permissions::{Permissions, Requests, Waiting, deny, failure, success},
+    subject,
     summary::summarise,
     take_session,
     turns::{Turns, message},
@@ -28,6 +30,8 @@ pub(super) struct Letta {
     calls: Calls,
     pieces: Pieces,
     turns: Turns,
+    /// Its own name of the message that it has in its queue.
+    item: Option<String>,
     session: Option<String>,
     /// The run that messages came of last.
     run: Option<String>,
@@ -48,6 +52,7 @@ impl Letta {
             permissions: Permissions::new(&options),
             options,
             turns: Turns::default(),
+            item: None,
             session: None,
             run: None,
             usage: Usage::default(),
@@ -93,12 +98,15 @@ impl Letta {
             .filter(|_| !asked.at("permission_suggestions").list().is_empty());
         let relative = |path: &str| self.options.relative(path);
         let about = summarise(tool, input, None, &relative);
+        let raw = object.raw(&["request", "input"]).unwrap_or("{}");
         let shown = Permission {
             request: request.clone(),
             call: call.clone(),
             tool: about.tool,
+            name: id(tool),
+            subject: subject::of_tool(tool, raw, &self.options),
             summary: about.text,
-            input: bounded(object.raw(&["request", "input"]).unwrap_or("{}"), &self.options),
+            input: bounded(raw, &self.options),
             remembers: suggestions.is_some(),
         };
         let waiting = Waiting {
@@ -124,6 +132,35 @@ impl Letta {
             out.events.push(Event::Trouble {
                 text: bounded(response.at("error").str(), &self.options),
             });
+        }
+    }
+
+    /// It has taken a message into its queue. Older ones do not say whose name of it is which: then it is the one that was put in last.
+    fn enqueued(&mut self, line: &Json) {
+        let told = line.at("client_message_id").some_text();
+        let is_ours = match (told, self.turns.message()) {
+            (Some(told), Some(message)) => told == message.id,
+            (None, Some(_)) => self.item.is_none() && line.at("source").str() == "user",
+            (_, None) => false,
+        };
+        if is_ours {
+            self.item = line.at("item_id").some_text().map(id);
+            if told.is_some() {
+                self.turns.is_certain();
+            }
+        }
+    }
+
+    /// It has thrown away what was in its queue.
+    fn dequeued_unread(&mut self, line: &Json, out: &mut Step) {
+        let gone = line.at("item_id").some_text();
+        let is_ours = self.item.is_some() && gone.is_none_or(|gone| self.item.as_deref() == Some(gone));
+        if is_ours {
+            self.item = None;
+            let why = line.at("reason").some_text().unwrap_or("no reason is told");
+            let text = bounded(&format!("the agent has dropped the message: {why}"), &self.options);
+            self.turns
+                .end(TurnOutcome::Interrupted, Some(text), Usage::default(), out);
         }
     }
 
@@ -261,14 +298,28 @@ impl Dialect for Letta {
             "control_response" => self.answered(line, out),
             "control_cancel_request" => {
                 if let Some(gone) = self.permissions.take(line.at("request_id").str()) {
-                    out.events.push(Event::PermissionGone { request: gone.request });
+                    out.events.push(Event::PermissionGone {
+                        request: gone.request,
+                        why: Gone::Withdrawn,
+                    });
                 }
             }
             "message" => self.said(line, true, bytes, out),
             "stream_event" => self.said(line.at("event"), false, bytes, out),
             "auto_approval" => self.approved(line.at("tool_call"), out),
             "result" => self.result(line, out),
-            "queue_batch_dequeued" => self.turns.begin(out),
+            "queue_item_enqueued" => self.enqueued(line),
+            "queue_batch_dequeued" => {
+                self.item = None;
+                self.turns.begin(out);
+            }
+            "queue_item_dropped" | "queue_cleared" => self.dequeued_unread(line, out),
+            "queue_blocked" => out.events.push(Event::Trouble {
+                text: bounded(
+                    &format!("the message waits in the agent's queue: {}", line.at("reason").str()),
+                    &self.options,
+                ),
+            }),
             "retry" => {
                 let attempt = line.at("attempt").int().unwrap_or_default();
                 let reason = line
@@ -285,12 +336,7 @@ impl Dialect for Letta {
             "error" => out.events.push(Event::Failed {
                 text: bounded(line.at("message").str(), &self.options),
             }),
-            "queue_item_enqueued"
-            | "queue_item_dropped"
-            | "queue_cleared"
-            | "queue_blocked"
-            | "approval_requested"
-            | "approval_received" => {}
+            "approval_requested" | "approval_received" => {}
             _ => out.events.push(log(bytes)),
         }
     }
@@ -302,15 +348,16 @@ impl Dialect for Letta {
         self.turns.end_with(exit, left, out);
     }
 
-    fn ask(&mut self, text: &str, out: &mut Step) -> Result<(), Refused> {
+    fn ask(&mut self, asked: UserMessage<'_>, out: &mut Step) -> Result<(), Refused> {
         if !self.asks {
             return not_spoken(self.ended);
         }
-        may_ask(text, self.ended, self.turns.is_open(), &self.options)?;
+        may_ask(asked.text, self.ended, self.turns.is_open(), &self.options)?;
         out.input.push(message(&json!({
-            "type": "user", "message": { "role": "user", "content": text },
+            "type": "user", "message": { "role": "user", "content": asked.text }, "client_message_id": asked.id,
         })));
-        self.turns.begin(out);
+        self.item = None;
+        self.turns.begin_for(asked, out);
         Ok(())
     }
 
@@ -322,6 +369,11 @@ impl Dialect for Letta {
             () => {}
         }
         self.requests.send(json!({ "subtype": "interrupt" }), out);
+        for call in self.permissions.interrupt(out) {
+            if let Some(call) = self.calls.get(&call) {
+                call.denied = true;
+            }
+        }
         Ok(())
     }
 

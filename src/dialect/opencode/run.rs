@@ -1,7 +1,7 @@
 use super::parts;
 use crate::dialect::{
-    Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, bounded, calls::Calls, log, not_spoken,
-    object_or_log, take_session, turns::Turns,
+    Dialect, Event, Exit, Nature, Options, Refused, Step, TurnOutcome, Usage, UserMessage, bounded, calls::Calls, log,
+    not_spoken, object_or_log, take_session, turns::Turns,
 };
 
 /// `opencode run --format json`: one process is one turn, which is in its arguments. Tools are told of when they have ended, and the end of the process is that of the turn.
@@ -112,7 +112,7 @@ impl Dialect for Run {
         }
     }
 
-    fn ask(&mut self, _: &str, _: &mut Step) -> Result<(), Refused> {
+    fn ask(&mut self, _: UserMessage<'_>, _: &mut Step) -> Result<(), Refused> {
         not_spoken(self.ended)
     }
 

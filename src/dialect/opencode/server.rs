@@ -2,11 +2,11 @@ use serde_json::json;
 
 use super::parts;
 use crate::dialect::{
-    Answer, Change, Decision, Dialect, Event, Exit, Nature, Options, Order, Permission, Refused, Step, TurnOutcome,
-    Usage, bounded,
+    Answer, Change, Decision, Dialect, Event, Exit, Gone, Nature, Options, Order, Permission, Refused, Step, Subject,
+    TurnOutcome, Usage, UserMessage, bounded,
     calls::{Call, Calls, Seen, id},
     json::{self, Json},
-    log, may_ask, summary,
+    log, may_ask, subject, summary,
     turns::Turns,
 };
 
@@ -221,7 +221,10 @@ impl Server {
                 let request = request.unwrap_or_default();
                 if let Some(at) = self.permissions.iter().position(|waits| waits.request == request) {
                     let request = self.permissions.remove(at).request;
-                    out.events.push(Event::PermissionGone { request });
+                    out.events.push(Event::PermissionGone {
+                        request,
+                        why: Gone::Withdrawn,
+                    });
                 }
             }
             "" => out.events.push(log(bytes)),
@@ -361,10 +364,31 @@ impl Server {
             request: request.to_owned(),
             call,
             tool,
+            name: id(kind),
+            subject: self.subject(kind, told),
             summary: text,
             input: bounded(&input, &self.options),
             remembers: true,
         }));
+    }
+
+    /// What a question is about: the commands or files that it names, all of them.
+    fn subject(&self, kind: &str, told: &Json) -> Subject {
+        let patterns = told.at("patterns").list();
+        let texts: Vec<String> = patterns.iter().filter_map(Json::some_text).map(str::to_owned).collect();
+        // What is as long as what is kept of a text may have been cut.
+        let most = self.options.bounds.text_bytes;
+        let is_whole = texts.len() == patterns.len() && texts.iter().all(|text| text.len() + 4 < most);
+        if !is_whole || texts.is_empty() {
+            return Subject::Unknown;
+        }
+        let whole = told.path(&["metadata", "command"]).some_text().map(str::to_owned);
+        match kind {
+            "bash" => subject::commands(texts.into_iter().chain(whole)),
+            "edit" | "read" | "list" | "external_directory" => subject::paths(texts, &self.options),
+            "webfetch" | "websearch" if texts.len() == 1 => Subject::Text(texts.concat()),
+            _ => Subject::Unknown,
+        }
     }
 
     fn reply(&mut self, pending: &Pending, word: &str, out: &mut Step) {
@@ -409,20 +433,27 @@ impl Dialect for Server {
         self.ended = true;
         self.orders.clear();
         let gone = self.permissions.drain(..);
-        out.events
-            .extend(gone.map(|waits| Event::PermissionGone { request: waits.request }));
+        out.events.extend(gone.map(|waits| Event::PermissionGone {
+            request: waits.request,
+            why: Gone::Ended,
+        }));
         let left = self.calls.interrupt(|_| true);
         self.turns.end_with(exit, left, out);
     }
 
-    fn ask(&mut self, message: &str, out: &mut Step) -> Result<(), Refused> {
-        may_ask(message, self.ended || self.broken, self.turns.is_open(), &self.options)?;
+    fn ask(&mut self, message: UserMessage<'_>, out: &mut Step) -> Result<(), Refused> {
+        may_ask(
+            message.text,
+            self.ended || self.broken,
+            self.turns.is_open(),
+            &self.options,
+        )?;
         if self.session.is_some() {
-            self.start_turn(message, out);
+            self.start_turn(message.text, out);
         } else {
-            self.held = Some(message.to_owned());
+            self.held = Some(message.text.to_owned());
         }
-        self.turns.begin(out);
+        self.turns.begin_for(message, out);
         Ok(())
     }
 
@@ -435,6 +466,13 @@ impl Dialect for Server {
                 let path = format!("/session/{session}/abort");
                 self.order(Asked::Other, "POST", path, "{}".to_owned(), out);
                 self.cancelled = true;
+                for pending in std::mem::take(&mut self.permissions) {
+                    self.reply(&pending, "reject", out);
+                    out.events.push(Event::PermissionGone {
+                        request: pending.request,
+                        why: Gone::Interrupted,
+                    });
+                }
                 Ok(())
             }
         }

@@ -33,11 +33,16 @@ fn a_plain_command_only_says_things() {
 fn a_plain_command_is_asked_by_lines() {
     let mut agent = Kind::Plain.speaker(Options::new("/ws"));
     let mut step = Step::default();
-    agent.ask("ls", &mut step).expect("it takes lines");
+    agent
+        .ask(UserMessage { id: "m", text: "ls" }, &mut step)
+        .expect("it takes lines");
     assert_eq!(step.input, [b"ls\n".to_vec()]);
     assert_eq!(agent.interrupt(&mut step), Err(Refused::NotSpoken));
     agent.finished(&Exit::signal(15), &mut step);
-    assert_eq!(agent.ask("ls", &mut step), Err(Refused::Ended));
+    assert_eq!(
+        agent.ask(UserMessage { id: "m", text: "ls" }, &mut step),
+        Err(Refused::Ended)
+    );
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn run(kind: Kind, lines: &[Vec<u8>], story: &[Next]) {
             Next::Ask => {
                 // What is said to a plain command is as many lines as it is.
                 let text = if kind == Kind::Plain { "go" } else { "go\non" };
-                let taken = agent.ask(text, &mut step).is_ok();
+                let taken = agent.ask(UserMessage { id: "m", text }, &mut step).is_ok();
                 assert!(taken || step.is_empty(), "who refuses does nothing");
             }
             Next::Interrupt => {
@@ -110,7 +110,8 @@ fn run(kind: Kind, lines: &[Vec<u8>], story: &[Next]) {
     agent.finished(&Exit::signal(9), &mut step);
     listener.hear(&mut step, &bounds);
     listener.end();
-    assert!(agent.ask("more", &mut step).is_err() && agent.interrupt(&mut step).is_err());
+    let more = UserMessage { id: "m", text: "more" };
+    assert!(agent.ask(more, &mut step).is_err() && agent.interrupt(&mut step).is_err());
 }
 
 #[test]

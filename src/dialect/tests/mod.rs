@@ -16,12 +16,13 @@ fn brief(event: &Event) -> String {
         Event::Unfit { why, text } => write!(out, "unfit for {}: {text}", why.as_str()),
         Event::Changed(change) => write!(out, "changed {} to {}", change.told().0, change.told().1),
         Event::Session { id, model } => write!(out, "session {id}{}", opt(" of ", model.as_deref())),
-        Event::TurnStarted { turn } => write!(out, "turn {turn}"),
+        Event::TurnStarted { turn, message } => write!(out, "turn {turn}{}", about(message.as_ref())),
         Event::TurnEnded(turn) => write!(
             out,
-            "turn {} {}{}",
+            "turn {} {}{}{}",
             turn.turn,
             turn.outcome.as_str(),
+            about(turn.message.as_ref()),
             opt(": ", turn.text.as_deref())
         ),
         Event::ToolStarted(tool) => write!(
@@ -51,14 +52,16 @@ fn brief(event: &Event) -> String {
         ),
         Event::Permission(asked) => write!(
             out,
-            "may {}{} [{}] {}{}",
+            "may {}{} [{}={}] {}{}: {}",
             asked.request,
             opt(" for ", asked.call.as_deref()),
             asked.tool,
+            asked.name,
             asked.summary,
-            if asked.remembers { " remembers" } else { "" }
+            if asked.remembers { " remembers" } else { "" },
+            subject(&asked.subject)
         ),
-        Event::PermissionGone { request } => write!(out, "no matter {request}"),
+        Event::PermissionGone { request, why } => write!(out, "no matter {request} ({})", why.as_str()),
         Event::Trouble { text } => write!(out, "trouble {text}"),
         Event::Failed { text } => write!(out, "failed {text}"),
         Event::Log { text } => write!(out, "log {text}"),
@@ -103,6 +106,25 @@ fn finish(out: &mut String, tool: &ToolFinished) -> std::fmt::Result {
     match tool.source {
         Source::Stream | Source::Barrier => Ok(()),
         source => write!(out, " by {}", source.as_str()),
+    }
+}
+
+/// What a turn is about, and how that is known.
+fn about(message: Option<&Joined>) -> String {
+    message.map_or_else(String::new, |joined| {
+        format!(" for {} by {}", joined.id, joined.by.as_str())
+    })
+}
+
+fn subject(subject: &Subject) -> String {
+    match subject {
+        Subject::Unknown => "unknown".to_owned(),
+        Subject::Commands(lines) => format!("commands {lines:?}"),
+        Subject::Paths(paths) => {
+            let paths: Vec<_> = paths.iter().map(|one| one.path.as_str()).collect();
+            format!("paths {paths:?}")
+        }
+        Subject::Text(text) => format!("text {text:?}"),
     }
 }
 

@@ -124,7 +124,11 @@ fn do_it(agent: &mut dyn Dialect, told: &Json, step: &mut Step, out: &mut String
     let what = told.at("@").str();
     let said = match what {
         "options" | "wait" | "about" => return,
-        "ask" => agent.ask(told.at("text").str(), step).err(),
+        "ask" => {
+            let id = told.at("id").some_text().unwrap_or("m");
+            let text = told.at("text").str();
+            agent.ask(UserMessage { id, text }, step).err()
+        }
         "interrupt" => agent.interrupt(step).err(),
         "change" => {
             let word = |key: &str| told.at(key).some_text().map(str::to_owned);

@@ -199,7 +199,7 @@ impl Inner {
 }
 
 /// Where Claude Code keeps its files, when it is started as described.
-fn projects_of(spec: &AgentSpec) -> Option<PathBuf> {
+pub(super) fn projects_of(spec: &AgentSpec) -> Option<PathBuf> {
     let told = |name: &str| env::value(spec, name, |name| std::env::var_os(name)).map(PathBuf::from);
     let dir = told("CLAUDE_CONFIG_DIR").or_else(|| Some(told("HOME")?.join(".claude")))?;
     dir.is_absolute().then(|| dir.join("projects"))

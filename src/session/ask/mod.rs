@@ -1,15 +1,14 @@
 //! Sessions that somebody asks questions in: each is an agent of its own in one workspace, started with the first question and let go when nobody asks any more.
 
-mod audit;
 mod history;
 mod limits;
+mod ready;
 mod sessions;
 mod turn;
 
 use std::{
     collections::HashMap,
     fmt::Write as _,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,13 +19,14 @@ use tokio::task::AbortHandle;
 use super::{AgentSpec, Agents, Cause, Entry, SessionError, env, tally::head};
 use crate::{
     agent::Redactor,
-    base::{Fault, rfc3339},
+    base::Fault,
     ledger::{Ledger, Shelf},
     worker::{Lane, Workers},
 };
 
 pub use history::{HistoryEntry, HistorySlice, MOST_HISTORY};
 use limits::Usage;
+pub use ready::Readiness;
 use sessions::SessionRecord;
 pub use sessions::{SessionList, SessionView};
 pub use turn::{Answered, Asking};
@@ -42,6 +42,8 @@ pub struct AskRules {
     pub spec: Option<AgentSpec>,
     /// Questions of one user in [`rate_window`](Self::rate_window).
     pub rate_max: usize,
+    /// Questions from one address in [`rate_window`](Self::rate_window), whoever asks; 0 for any number.
+    pub address_max: usize,
     /// See [`rate_max`](Self::rate_max).
     pub rate_window: Duration,
     /// Questions of one user at a time.
@@ -52,10 +54,6 @@ pub struct AskRules {
     pub deadline: Duration,
     /// How long an agent stays for whom there is no question.
     pub idle: Duration,
-    /// Where every question is noted, a JSON value a line; nowhere without it.
-    pub audit: Option<PathBuf>,
-    /// Whether the notes hold the beginnings of questions and answers, and not only their lengths.
-    pub audit_texts: bool,
 }
 
 impl Default for AskRules {
@@ -64,13 +62,12 @@ impl Default for AskRules {
         AskRules {
             spec: None,
             rate_max: 60,
+            address_max: 0,
             rate_window: Duration::from_secs(3_600),
             per_user: 1,
             total: 8,
             deadline: Duration::from_secs(600),
             idle: Duration::from_secs(900),
-            audit: None,
-            audit_texts: true,
         }
     }
 }
@@ -86,6 +83,25 @@ pub struct Asker {
     pub request: Option<String>,
 }
 
+/// Whose questions a rate bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Whose {
+    /// Those of one user.
+    User,
+    /// Those from one address.
+    Address,
+}
+
+impl Whose {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Whose::User => "user",
+            Whose::Address => "address",
+        }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -98,6 +114,8 @@ pub enum AskError {
     RateLimited {
         /// Seconds.
         retry_after: u64,
+        /// Whose questions were counted.
+        whose: Whose,
     },
     /// One at a time.
     #[error("A previous question is still being processed")]
@@ -188,27 +206,9 @@ impl Inner {
         }
     }
 
-    /// Notes something in the audit file. What cannot be noted is told in the log, and holds up nobody.
-    async fn note(&self, event: &str, mut data: Value) {
-        let Some(path) = self.rules.audit.clone() else { return };
-        data["event"] = json!(event);
-        let now = self.agents.now();
-        data["timestamp"] = json!(rfc3339(i64::try_from(now / 1_000).unwrap_or(i64::MAX), 0));
-        data["timestamp_ms"] = json!(now);
-        if !self.rules.audit_texts
-            && let Some(data) = data.as_object_mut()
-        {
-            for text in ["message", "result_preview"] {
-                data.remove(text);
-            }
-        }
-        let written = self
-            .workers
-            .call(Lane::Short, None, move || audit::append(&path, &data))
-            .await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!(%error, "a question is not in the audit file");
-        }
+    /// Notes something in the audit file.
+    async fn note(&self, event: &str, data: Value) {
+        self.agents.context().audit.note(event, data).await;
     }
 
     /// Waits until the ledger has on disk what was said so far.
@@ -318,13 +318,6 @@ impl AskDesk {
         let _ = writeln!(out, "gitstead_asks_in_progress{{state=\"running\"}} {running}");
         let _ = writeln!(out, "gitstead_asks_in_progress{{state=\"waiting\"}} {waiting}");
         out
-    }
-
-    /// Notes what somebody has decided about a question for permission of his session's agent.
-    pub async fn note_decision(&self, asker: &Asker, id: &str, question: &str, decision: &str) {
-        let mut data = asker.note(id);
-        (data["permission"], data["decision"]) = (json!(question), json!(decision));
-        self.inner.note("permission_decided", data).await;
     }
 
     /// The agent of a session, if it has one by now.

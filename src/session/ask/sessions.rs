@@ -10,7 +10,10 @@ use crate::{
     agent::Restart,
     dialect::Asks,
     ledger::Shelf,
-    session::{AgentName, AgentSpec, Cause, Entry, SessionError},
+    session::{
+        AgentName, AgentSpec, Cause, Entry, SessionError,
+        uuid::{is_uuid, new_uuid},
+    },
 };
 
 /// Sessions that nobody has asked anything in yet, of one user.
@@ -39,6 +42,16 @@ pub(super) struct SessionRecord {
     /// How often.
     #[serde(default)]
     pub questions: u64,
+}
+
+impl SessionRecord {
+    /// What its agent is described by: the configuration, or another agent.
+    pub(super) fn source(&self) -> String {
+        match &self.of {
+            Some(of) => format!("session:{}", of.name),
+            None => "config".to_owned(),
+        }
+    }
 }
 
 /// An agent, and not another one of that name after it.
@@ -88,26 +101,6 @@ pub struct SessionList {
     pub sessions: Vec<SessionView>,
     /// Where older ones begin, if there are any.
     pub cursor: Option<String>,
-}
-
-/// Whether a text is a UUID as it is written: 36 characters, lower case.
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, b)| match at {
-            8 | 13 | 18 | 23 => b == b'-',
-            _ => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
-        })
-}
-
-fn new_uuid() -> Result<String, SessionError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| SessionError::Invalid {
-        why: format!("the system has no randomness: {error}"),
-    })?;
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
 }
 
 /// A place in a list: when a session was begun, and its name.
@@ -343,24 +336,6 @@ impl AskDesk {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_session_is_named_by_a_uuid_as_it_is_written() {
-        let id = new_uuid().expect("randomness");
-        assert!(is_uuid(&id), "{id}");
-        assert_eq!(&id[14..15], "4");
-        for text in [
-            "",
-            "x",
-            "{0835c2b4-0000-4000-8000-000000000001}",
-            "urn:uuid:0835c2b4-0000-4000-8000-000000000001",
-            "0835c2b400004000800000000000000001",
-            "0835C2B4-0000-4000-8000-000000000001",
-            "../../../../../../../../etc/passwd00",
-        ] {
-            assert!(!is_uuid(text), "{text}");
-        }
-    }
 
     #[test]
     fn a_place_in_a_list_is_a_time_and_a_name() {

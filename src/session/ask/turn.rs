@@ -6,10 +6,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{AskDesk, AskError, Asker, Inner, audit::beginning, sessions::SessionRecord};
+use super::{AskDesk, AskError, Asker, Inner, sessions::SessionRecord};
 use crate::{
     agent::{NotTaken, Redactor},
-    session::{AgentName, Agents, Cause, Entry, SessionError, State, tally::Count},
+    session::{AgentName, Agents, Cause, Entry, Given, SessionError, State, audit::beginning, tally::Count},
 };
 
 /// How long an agent that was interrupted may take to end its turn, before it is stopped.
@@ -28,6 +28,8 @@ pub struct Answered {
     pub result: String,
     /// In which session.
     pub session_id: String,
+    /// Our name of the question, a UUID: the events of its turn have it.
+    pub message_id: String,
     /// From the question to the answer.
     pub duration_ms: u64,
     /// Calls of the model.
@@ -49,8 +51,10 @@ pub struct Answered {
 /// What is known of a turn by its events.
 #[derive(Debug, Default)]
 struct Turned {
+    /// Our name of the question.
+    message: String,
     said: String,
-    /// Its number: it is the first one that began after the question. What the agent did before by itself may end after that.
+    /// Its number, as far as that is known. What the agent did by itself may have been taken for it: its end tells.
     turn: Option<u64>,
     ended: Option<Value>,
     checkpoints: Vec<Value>,
@@ -79,8 +83,9 @@ impl Turned {
                 .flatten()
                 .filter_map(Value::as_str)
         };
+        let is_ours = event["message_id"].as_str() == Some(&self.message);
         match text("type") {
-            "turn_started" if self.turn.is_none() => self.turn = event["turn"].as_u64(),
+            "turn_started" if is_ours => self.turn = event["turn"].as_u64(),
             "said" if event["thought"] == false && event["parent"].is_null() && self.is_open() => {
                 self.said = text("text").to_owned();
             }
@@ -108,7 +113,13 @@ impl Turned {
                 }
             }
             "session_gone" => self.is_lost = true,
-            "turn_ended" if self.is_open() && event["turn"].as_u64() == self.turn => self.ended = Some(event.clone()),
+            "turn_ended" if is_ours && self.ended.is_none() => self.ended = Some(event.clone()),
+            "turn_ended" if self.is_open() && event["turn"].as_u64() == self.turn => {
+                // It was about something else: the question still waits.
+                (self.turn, self.tools) = (None, 0);
+                self.said.clear();
+                self.checkpoints.clear();
+            }
             "stopped" | "exited" | "failed" | "lost" | "crash_looping" | "restarting" => return true,
             _ => {}
         }
@@ -117,11 +128,14 @@ impl Turned {
 }
 
 /// Follows what an agent does after a question, until its turn has ended and what it did is recorded.
-async fn follow(agents: &Agents, entry: &Entry, asked: u64) -> Result<Turned, AskError> {
+async fn follow(agents: &Agents, entry: &Entry, given: &Given) -> Result<Turned, AskError> {
     let failed = |text: &str| AskError::Failed { text: text.to_owned() };
     let mut bell = entry.events().follow();
-    let mut turned = Turned::default();
-    let (mut cursor, mut settled) = (asked, None);
+    let mut turned = Turned {
+        message: given.message.clone(),
+        ..Turned::default()
+    };
+    let (mut cursor, mut settled) = (given.seq, None);
     loop {
         bell.borrow_and_update();
         let page = agents.events_after(entry, cursor, PAGE).await?;
@@ -156,7 +170,7 @@ async fn follow(agents: &Agents, entry: &Entry, asked: u64) -> Result<Turned, As
 /// The right to ask one question. Given back on drop.
 struct Ticket {
     inner: Arc<Inner>,
-    user: String,
+    asker: Asker,
     session: String,
     since: Instant,
     /// Whether an agent has it.
@@ -165,7 +179,10 @@ struct Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.inner.book().usage.release(&self.user, &self.session, self.put);
+        self.inner
+            .book()
+            .usage
+            .release(&self.asker.user, &self.session, self.put);
         // Whatever became of the question: its agent may have been started for it.
         if tokio::runtime::Handle::try_current().is_ok() {
             self.inner.let_go_later(&self.session);
@@ -176,12 +193,12 @@ impl Drop for Ticket {
 /// A question that is being answered. When nobody waits for the answer any more, what the agent does is stopped, and the session can be asked again when it has.
 struct Running {
     ticket: Option<Ticket>,
-    at_work: Option<(Arc<Entry>, u64)>,
+    at_work: Option<(Arc<Entry>, Given)>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let (Some(ticket), Some((entry, asked))) = (self.ticket.take(), self.at_work.take()) else {
+        let (Some(ticket), Some((entry, given))) = (self.ticket.take(), self.at_work.take()) else {
             return;
         };
         let Ok(here) = tokio::runtime::Handle::try_current() else {
@@ -189,7 +206,7 @@ impl Drop for Running {
         };
         here.spawn(async move {
             let _ = entry.interrupt().await;
-            let ended = timeout(UNWIND, follow(&ticket.inner.agents, &entry, asked)).await;
+            let ended = timeout(UNWIND, follow(&ticket.inner.agents, &entry, &given)).await;
             if ended.is_err() {
                 let name = entry.record().name;
                 tracing::warn!(agent = %name, "does not heed an interrupt, and is stopped");
@@ -246,13 +263,14 @@ impl AskDesk {
         let inner = &self.inner;
         let record = self.session(&asker.user, id)?;
         let since = Instant::now();
-        let admitted = inner.book().usage.admit(&inner.rules, &asker.user, id, since);
+        let admitted = inner.book().usage.admit(&inner.rules, &asker, id, since);
         if let Err(error) = admitted {
             let mut data = asker.note(id);
             data["error"] = json!(error.to_string());
             let (event, what) = match error {
-                AskError::RateLimited { retry_after } => {
+                AskError::RateLimited { retry_after, whose } => {
                     data["retry_after_s"] = json!(retry_after);
+                    data["bound"] = json!(whose.as_str());
                     ("rate_limited", Count::AskRateLimited)
                 }
                 AskError::Full => ("concurrency_blocked", Count::AskFull),
@@ -265,7 +283,7 @@ impl AskDesk {
         let mut asking = Asking {
             ticket: Some(Ticket {
                 inner: Arc::clone(inner),
-                user: asker.user.clone(),
+                asker: asker.clone(),
                 session: id.to_owned(),
                 since,
                 put: false,
@@ -329,6 +347,7 @@ impl Asking {
                 answered.duration_ms = elapsed;
                 data["result_preview"] = json!(self.beginning(&answered.result, 300));
                 data["result_len"] = json!(answered.result.chars().count());
+                data["message_id"] = json!(answered.message_id);
                 data["turns"] = json!(answered.num_turns);
                 data["is_error"] = json!(answered.is_error);
                 // By the agent's own account; the rest of the time is ours.
@@ -365,13 +384,12 @@ impl Asking {
             if let Some(conversation) = lost {
                 self.note_lost(&conversation).await;
             }
-            entry.listen();
             let before = entry.record();
-            let asked = match entry.ask(self.message.clone(), Some(&self.asker.user)).await {
-                Ok(seq) => seq,
+            let given = match entry.ask_for_all(self.message.clone(), Some(&self.asker.user)).await {
+                Ok(given) => given,
                 Err(SessionError::NotTaken(NotTaken::Refused(_) | NotTaken::Full)) => {
                     if let Some(ticket) = &running.ticket {
-                        inner.book().usage.refund(&ticket.user, ticket.since);
+                        inner.book().usage.refund(&ticket.asker, ticket.since);
                     }
                     return Err(AskError::Busy);
                 }
@@ -381,16 +399,16 @@ impl Asking {
                 ticket.put = true;
                 inner.book().usage.put();
             }
-            running.at_work = Some((Arc::clone(&entry), asked));
+            running.at_work = Some((Arc::clone(&entry), given.clone()));
             if let Some(begun) = begun.take() {
                 // It may have been closed at this very moment: then its agent ends.
                 let _ = inner.change(&self.id, |record| {
                     record.asked = Some(inner.agents.now());
                     record.questions += 1;
                 });
-                begun(&entry, asked);
+                begun(&entry, given.seq);
             }
-            let followed = follow(&inner.agents, &entry, asked).await;
+            let followed = follow(&inner.agents, &entry, &given).await;
             running.at_work = None;
             match followed? {
                 // It is started again without it, and has not seen the question.
@@ -411,8 +429,9 @@ impl Asking {
         }
         let text = ended["text"].as_str().map(str::to_owned);
         Ok(Answered {
-            result: entry.take_answer(turned.turn).or(text).unwrap_or(turned.said),
+            result: entry.take_answer(&turned.message).or(text).unwrap_or(turned.said),
             session_id: self.id.clone(),
+            message_id: turned.message,
             duration_ms: 0,
             num_turns: ended["usage"]["model_turns"].as_u64().unwrap_or(1),
             is_error: !is_completed,
@@ -485,7 +504,7 @@ impl Inner {
         loop {
             let made = self
                 .agents
-                .create_for(id, name.clone(), spec.clone(), record.owner.clone())
+                .create_for(id, record.source(), name.clone(), spec.clone(), record.owner.clone())
                 .await;
             match made {
                 // An earlier server was killed before it had noted whose that is.
@@ -536,25 +555,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_that_began_before_the_question_is_not_the_answer() {
-        let mut turned = Turned::default();
+    fn the_answer_is_that_of_the_turn_that_is_about_the_question() {
+        let mut turned = Turned {
+            message: "m".to_owned(),
+            ..Turned::default()
+        };
         let said = |text: &str| json!({ "type": "said", "text": text, "thought": false, "parent": null });
         for (seq, event) in [
             said("of before"),
-            json!({ "type": "turn_ended", "turn": 1, "text": "of before" }),
-            json!({ "type": "turn_started", "turn": 2 }),
+            json!({ "type": "turn_ended", "turn": 1, "text": "of before", "message_id": null }),
+            json!({ "type": "turn_started", "turn": 2, "message_id": "m", "joined_by": "order" }),
+            said("of its own"),
+            json!({ "type": "tool_finished", "call": "c", "outcome": "ok" }),
+            json!({ "type": "checkpoint", "calls": ["c"], "commit": "x" }),
+            json!({ "type": "turn_ended", "turn": 2, "text": "of its own", "message_id": null }),
+            json!({ "type": "turn_started", "turn": 3, "message_id": "m", "joined_by": "id" }),
             said("the answer"),
-            json!({ "type": "turn_ended", "turn": 2, "text": "the answer" }),
-            json!({ "type": "turn_started", "turn": 3 }),
+            json!({ "type": "turn_ended", "turn": 3, "text": "the answer", "message_id": "m", "joined_by": "id" }),
+            json!({ "type": "turn_started", "turn": 4, "message_id": null }),
             said("more"),
-            json!({ "type": "turn_ended", "turn": 3, "text": "more" }),
+            json!({ "type": "turn_ended", "turn": 4, "text": "more", "message_id": null }),
         ]
         .iter()
         .enumerate()
         {
             assert!(!turned.take(seq as u64, event));
         }
-        assert_eq!(turned.said, "the answer");
-        assert_eq!(turned.ended.expect("it has ended")["turn"], 2);
+        assert_eq!((turned.said.as_str(), turned.tools), ("the answer", 0));
+        assert!(turned.checkpoints.is_empty());
+        assert_eq!(turned.ended.expect("it has ended")["turn"], 3);
     }
 }

@@ -1,4 +1,4 @@
-//! The paths of the ask service: `/agent/health`, `/agent/sessions/new`, `/agent/ask`, `/agent/sessions/{id}/history`, with its shapes and texts.
+//! The paths of the ask service: `/agent/health`, `/agent/ready`, `/agent/sessions/new`, `/agent/ask`, `/agent/sessions/{id}/history`, with its shapes and texts.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ fn failed(error: &AskError) -> Response {
     let text = error.to_string();
     match error {
         AskError::NoSession => told(StatusCode::NOT_FOUND, &text),
-        AskError::RateLimited { retry_after } => {
+        AskError::RateLimited { retry_after, .. } => {
             let mut response = told(StatusCode::TOO_MANY_REQUESTS, &text);
             let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
@@ -83,6 +83,35 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Response {
         true => api::json(StatusCode::OK, &json!({ "status": "ok" })),
         false => told(StatusCode::NOT_FOUND, "Not Found"),
     }
+}
+
+/// Whether a question would be answered now, for whoever may ask one.
+pub(super) async fn ready(State(api): State<Arc<Api>>, who: Who) -> Response {
+    let desk = match desk(&api, who).await {
+        Ok((desk, _)) => desk,
+        Err(response) => return response,
+    };
+    let Some(found) = desk.readiness().await else {
+        let mut response = told(StatusCode::SERVICE_UNAVAILABLE, "nobody has the time to look");
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
+        return response;
+    };
+    let (status, word) = match found.is_ready() {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
+    };
+    let body = json!({
+        "status": word,
+        "dialect": found.dialect,
+        "program": found.program,
+        "program_found": found.is_program_found,
+        "sessions_dir_exists": found.has_sessions_dir,
+        "questions": { "running": found.running, "waiting": found.waiting, "most": found.most },
+        "sessions": found.sessions,
+        "agents": found.agents,
+    });
+    api::json(status, &body)
 }
 
 pub(super) async fn new_session(State(api): State<Arc<Api>>, who: Who) -> Response {

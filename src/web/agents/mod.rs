@@ -71,6 +71,7 @@ pub(in crate::web) fn agent_routes() -> Routes {
         .get(&of_one("/permissions"), talk::permissions)
         .post(&of_one("/permissions/{request}"), talk::permit)
         .get("/agent/health", ask::health)
+        .get("/agent/ready", ask::ready)
         .get("/agent/openapi.json", openapi::document_of_asking)
         .post("/agent/sessions/new", ask::new_session)
         .post("/agent/ask", ask::ask)

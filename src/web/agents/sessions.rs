@@ -56,7 +56,7 @@ impl From<AskError> for ApiError {
         match error {
             AskError::NoSession => ApiError::new(StatusCode::NOT_FOUND, "not_found", text),
             AskError::NoPlace => ApiError::new(StatusCode::BAD_REQUEST, "bad_cursor", text),
-            AskError::RateLimited { retry_after } => ApiError::too_many("rate_limited", text, retry_after),
+            AskError::RateLimited { retry_after, .. } => ApiError::too_many("rate_limited", text, retry_after),
             AskError::Busy | AskError::Full => ApiError::too_many("busy", text, 1),
             AskError::TooManySessions => ApiError::new(StatusCode::CONFLICT, "too_many", text),
             AskError::TimedOut => ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", text),
@@ -342,8 +342,7 @@ async fn permit(
     let Path((agent, id, question)) = at?;
     let room = Room::of(&api, &who, agent).await?;
     let entry = room.agent(&id)?;
-    let word = decide(&entry, &question, wanted, Some(&room.asker.user)).await?;
-    room.desk.note_decision(&room.asker, &id, &question, word).await;
+    decide(&entry, &question, wanted, Some(&room.asker.user), &room.asker).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -12,7 +12,7 @@ use serde_json::json as value;
 use super::{At, Deed, Who, entry};
 use crate::{
     dialect::{Change, Decision},
-    session::Entry,
+    session::{Asker, Entry},
     web::api::{Answer, Api, ApiError, json},
 };
 
@@ -38,7 +38,7 @@ pub(super) async fn input(State(api): State<Arc<Api>>, who: Who, at: At, request
     };
     let entry = entry(&api, &who, at, Deed::Talk).await?;
     if !bytes.is_empty() {
-        entry.input(bytes).await?;
+        entry.input(bytes, who.caller.user()).await?;
     }
     if wanted.close {
         entry.close_input().await;
@@ -59,8 +59,11 @@ pub(super) async fn ask(State(api): State<Arc<Api>>, who: Who, at: At, request: 
         return Err(ApiError::bad_request("'message' is empty"));
     }
     let entry = entry(&api, &who, at, Deed::Talk).await?;
-    let seq = entry.ask(wanted.message, who.caller.user()).await?;
-    Ok(json(StatusCode::ACCEPTED, &value!({ "seq": seq })))
+    let given = entry.ask(wanted.message, who.caller.user()).await?;
+    Ok(json(
+        StatusCode::ACCEPTED,
+        &value!({ "seq": given.seq, "message_id": given.message }),
+    ))
 }
 
 pub(super) async fn interrupt(State(api): State<Arc<Api>>, who: Who, at: At) -> Answer {
@@ -110,6 +113,7 @@ pub(super) fn open_questions(entry: &Entry) -> Response {
                 "request": asked.to_string(),
                 "call": question.call.as_deref().map(|call| entry.hide(call)),
                 "tool": entry.hide(&question.tool),
+                "name": entry.hide(&question.name),
                 "summary": entry.hide(&question.summary),
                 "input": entry.hide(&question.input),
                 "remembers": question.remembers,
@@ -148,32 +152,32 @@ pub(super) async fn permit(
     let wanted: PermitBody = api.body(&parts.headers, body).await?;
     let Path((agent, question)) = at?;
     let entry = entry(&api, &who, Ok(Path(agent)), Deed::Talk).await?;
-    decide(&entry, &question, wanted, who.caller.user()).await?;
+    decide(&entry, &question, wanted, who.caller.user(), &who.asker()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Answers a question of an agent's. Says in a word how.
+/// Answers a question of an agent's.
 pub(super) async fn decide(
     entry: &Entry,
     question: &str,
     wanted: PermitBody,
     by: Option<&str>,
-) -> Result<&'static str, ApiError> {
-    let (decision, word) = match wanted.decision {
-        Word::Allow => (Decision::Allow, "allowed"),
-        Word::Always => (Decision::AllowAlways, "allowed"),
-        Word::Deny => {
-            let reason = wanted.message.unwrap_or_default();
-            let stop = wanted.stop;
-            (Decision::Deny { reason, stop }, "denied")
-        }
+    asker: &Asker,
+) -> Result<(), ApiError> {
+    let decision = match wanted.decision {
+        Word::Allow => Decision::Allow,
+        Word::Always => Decision::AllowAlways,
+        Word::Deny => Decision::Deny {
+            reason: wanted.message.unwrap_or_default(),
+            stop: wanted.stop,
+        },
     };
     let is_open = match question.parse() {
-        Ok(asked) => entry.permit(asked, decision, by).await,
+        Ok(asked) => entry.permit(asked, decision, by, asker).await,
         Err(_) => false,
     };
     match is_open {
-        true => Ok(word),
+        true => Ok(()),
         false => Err(ApiError::new(
             StatusCode::NOT_FOUND,
             "not_found",

@@ -6,8 +6,8 @@ use crate::{
     base::rfc3339,
     dialect::Pointers,
     session::{
-        AgentRecord, AgentSpec, Cause, ContainerSpec, Isolation, LettaSpec, Reaction, Restart, RestartMode,
-        SandboxMode, SandboxSpec, Watchdog, Watchdogs,
+        AgentRecord, AgentSpec, Cause, ContainerSpec, Isolation, LettaSpec, PermissionRule, Reaction, Restart,
+        RestartMode, SandboxMode, SandboxSpec, Watchdog, Watchdogs,
     },
 };
 
@@ -31,6 +31,10 @@ pub struct AgentView {
     pub secrets: Vec<String>,
     pub owner: Option<String>,
     pub trace: Option<String>,
+    /// What it was made from: `preset:claude`, `api`, `config`, `session:claude-1`.
+    pub source: Option<String>,
+    /// What is decided without asking anybody, in this order.
+    pub permissions: Vec<PermissionRule>,
     pub restart: RestartMode,
     pub state: String,
     /// Whether it has come to an end.
@@ -70,6 +74,8 @@ pub struct AgentView {
     pub checkpoint: Option<String>,
     pub checkpoints: u64,
     pub created_at: String,
+    /// When anything of this changed the last time.
+    pub updated_at: String,
     pub started_at: Option<String>,
     pub ended_at: Option<String>,
 }
@@ -85,6 +91,7 @@ impl AgentView {
         self.stragglers = Vec::new();
         self.last_words = None;
         self.label = None;
+        self.permissions = Vec::new();
         self
     }
 }
@@ -93,6 +100,9 @@ impl From<&AgentRecord> for AgentView {
     fn from(record: &AgentRecord) -> Self {
         let spec = &record.spec;
         let time = |millis: u64| rfc3339(i64::try_from(millis / 1_000).unwrap_or(i64::MAX), 0);
+        // Of a record of before that was noted, at least what happened last.
+        let known = [Some(record.updated), record.started, record.ended, Some(record.created)];
+        let updated = known.into_iter().flatten().max().unwrap_or_default();
         AgentView {
             name: record.name.to_string(),
             label: spec.label.clone(),
@@ -107,6 +117,8 @@ impl From<&AgentRecord> for AgentView {
             secrets: spec.secrets.keys().cloned().collect(),
             owner: record.owner.clone(),
             trace: spec.trace.clone(),
+            source: record.source.clone(),
+            permissions: spec.permissions.clone(),
             restart: spec.restart.mode,
             state: record.state.as_str().to_owned(),
             ended: record.state.is_over(),
@@ -143,6 +155,7 @@ impl From<&AgentRecord> for AgentView {
             checkpoint: record.checkpoint.clone(),
             checkpoints: record.checkpoints,
             created_at: time(record.created),
+            updated_at: time(updated),
             started_at: record.started.map(time),
             ended_at: record.ended.map(time),
         }
@@ -195,6 +208,8 @@ pub(super) struct CreateBody {
     pub patience_ms: Option<u64>,
     /// How long questions for permission wait for an answer; 0 for ever.
     pub answer_within_ms: Option<u64>,
+    #[serde(default)]
+    pub permissions: Vec<PermissionRule>,
     #[serde(default)]
     pub ladder: LadderBody,
     #[serde(default)]
@@ -284,6 +299,7 @@ impl CreateBody {
             spec.patience = ms(time);
         }
         spec.answer_within = self.answer_within_ms.map(ms);
+        spec.permissions = self.permissions;
         let mut ladder = spec.usual_ladder();
         for (told, slot) in [
             (self.ladder.interrupt_ms, &mut ladder.interrupt),

@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use super::api::Api;
 
 static WHOLE: LazyLock<String> = LazyLock::new(|| whole().to_string());
+static WITHOUT_ASK: LazyLock<String> = LazyLock::new(|| without_asking().to_string());
 static CLASSIC: LazyLock<String> = LazyLock::new(|| classic().to_string());
 
 /// The first part of the paths of the ask service.
@@ -36,16 +37,27 @@ fn whole() -> Value {
     document(info, paths::all())
 }
 
+/// What there is where no ask service is configured.
+fn without_asking() -> Value {
+    let mut document = whole();
+    if let Some(paths) = document["paths"].as_object_mut() {
+        paths.retain(|path, _| !path.starts_with(ASK));
+    }
+    // Which may be sent, and says nothing.
+    keep_what_is_used(&mut document, "NewSession");
+    document
+}
+
 /// The ask service alone, under the name of the one whose paths these are.
 fn classic() -> Value {
     let own = paths::all().into_iter().filter(|(path, _)| path.starts_with(ASK));
     let mut document = document(json!({ "title": "Overlord Agent", "version": "0.1.0" }), own.collect());
-    keep_what_is_used(&mut document);
+    keep_what_is_used(&mut document, "");
     document
 }
 
-/// Takes away what nothing refers to.
-fn keep_what_is_used(document: &mut Value) {
+/// Takes away what nothing refers to, but for one that is referred to nowhere.
+fn keep_what_is_used(document: &mut Value, whole_only: &str) {
     let mut used = BTreeSet::new();
     references(&document["paths"], &mut used);
     loop {
@@ -61,7 +73,7 @@ fn keep_what_is_used(document: &mut Value) {
     }
     for kind in ["schemas", "parameters", "responses"] {
         if let Some(all) = document["components"][kind].as_object_mut() {
-            all.retain(|name, _| used.contains(&format!("#/components/{kind}/{name}")));
+            all.retain(|name, _| name == whole_only || used.contains(&format!("#/components/{kind}/{name}")));
         }
     }
 }
@@ -129,13 +141,17 @@ fn answer(text: &'static str) -> Response {
     response
 }
 
-pub(super) async fn document_of_all() -> Response {
-    answer(&WHOLE)
+fn can_ask(api: &Api) -> bool {
+    api.ask.as_ref().is_some_and(|desk| desk.spec().is_some())
+}
+
+pub(super) async fn document_of_all(State(api): State<Arc<Api>>) -> Response {
+    answer(if can_ask(&api) { &WHOLE } else { &WITHOUT_ASK })
 }
 
 /// Where questions can be asked at all.
 pub(super) async fn document_of_asking(State(api): State<Arc<Api>>) -> Response {
-    match api.ask.as_ref().is_some_and(|desk| desk.spec().is_some()) {
+    match can_ask(&api) {
         true => answer(&CLASSIC),
         false => super::api::json(StatusCode::NOT_FOUND, &json!({ "detail": "Not Found" })),
     }
@@ -181,7 +197,7 @@ mod tests {
 
     #[test]
     fn every_reference_leads_to_something_and_everything_is_referred_to() {
-        for document in [whole(), classic()] {
+        for document in [whole(), without_asking(), classic()] {
             refers_well(&document);
         }
     }
@@ -273,9 +289,22 @@ mod tests {
                 "/agent/ask",
                 "/agent/health",
                 "/agent/openapi.json",
+                "/agent/ready",
                 "/agent/sessions/new",
                 "/agent/sessions/{session}/history"
             ]
+        );
+    }
+
+    #[test]
+    fn where_nobody_answers_no_ask_service_is_described() {
+        let document = without_asking();
+        let paths = document["paths"].as_object().expect("an object");
+        assert!(paths.len() > 30 && !paths.keys().any(|path| path.starts_with(ASK)));
+        assert!(document["components"]["schemas"]["ClassicAnswer"].is_null());
+        assert!(
+            document["components"]["schemas"]["NewSession"].is_object(),
+            "it may be sent"
         );
     }
 

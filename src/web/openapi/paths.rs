@@ -331,6 +331,10 @@ fn classic(paths: &mut Map<String, Value>) {
         .open()
         .gives(200, "They can.", "#Health")
         .at(paths, "get", "/agent/health");
+    op("ready", "Whether a question would be answered now, and what that takes")
+        .gives(200, "It would.", "#Readiness")
+        .gives(503, "It would not.", "#Readiness")
+        .at(paths, "get", "/agent/ready");
     op("newSession", "Begin a session")
         .gives(200, "It is begun.", "#ClassicSession")
         .at(paths, "post", "/agent/sessions/new");

@@ -53,6 +53,16 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                 ("env", "[string]", "Names only."),
                 ("secrets", "[string]", "Names only."),
                 ("owner", "string?", ""),
+                (
+                    "source",
+                    "string?",
+                    "What it was made from: `preset:claude`, `api`, `config`, `session:claude-1`.",
+                ),
+                (
+                    "permissions",
+                    "[#PermissionRule]",
+                    "What is decided without asking anybody: the first that is meant.",
+                ),
                 ("restart", "never|on-failure|always", ""),
                 ("state", "#AgentState", ""),
                 ("ended", "bool", ""),
@@ -97,8 +107,28 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                 ("checkpoint", "string?", "The last one."),
                 ("checkpoints", "int", ""),
                 ("created_at", "time", ""),
+                ("updated_at", "time", "When anything of this changed the last time."),
                 ("started_at", "time?", ""),
                 ("ended_at", "time?", ""),
+            ],
+        ),
+    );
+    add(
+        "PermissionRule",
+        object(
+            "An answer to questions for permission that is given without asking anybody.",
+            &[
+                ("decision", "allow|deny|ask", ""),
+                (
+                    "tool",
+                    "string",
+                    "By the agent's name of it; `*` stands for any characters.",
+                ),
+                (
+                    "matches?",
+                    "string",
+                    "By the command, path or address; `*` stands for any characters. A command with another one in it is never allowed so; what is denied may be any part.",
+                ),
             ],
         ),
     );
@@ -163,6 +193,11 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                     "answer_within_ms?",
                     "int",
                     "How long questions for permission wait; 0 for ever.",
+                ),
+                (
+                    "permissions?",
+                    "[#PermissionRule]",
+                    "The first that is meant decides; what none is meant for is asked.",
                 ),
                 ("ladder?", "#Ladder", ""),
                 (
@@ -374,11 +409,18 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
         "Asked",
         object(
             "",
-            &[(
-                "seq",
-                "int",
-                "The number of the event that has the message; what comes of it comes after that.",
-            )],
+            &[
+                (
+                    "seq",
+                    "int",
+                    "The number of the event that has the message; what comes of it comes after that.",
+                ),
+                (
+                    "message_id",
+                    "string",
+                    "Our name of it: the events of its turn have it.",
+                ),
+            ],
         ),
     );
     add(
@@ -389,6 +431,7 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                 ("request", "string", "Names it."),
                 ("call", "string?", ""),
                 ("tool", "string", ""),
+                ("name", "string", "The tool as the agent names it, and rules do."),
                 ("summary", "string", ""),
                 ("input", "string", "As the agent tells it."),
                 ("remembers", "bool", "Whether `always` is remembered."),

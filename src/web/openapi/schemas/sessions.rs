@@ -51,6 +51,11 @@ pub(super) fn sessions(add: &mut impl FnMut(&str, Value)) {
             &[
                 ("result", "string", "What the agent said at last."),
                 ("session_id", "string", ""),
+                (
+                    "message_id",
+                    "string",
+                    "Of the question: the events of its turn have it.",
+                ),
                 ("duration_ms", "int", ""),
                 ("num_turns", "int", "Calls of the model."),
                 ("is_error", "bool", ""),
@@ -91,6 +96,37 @@ pub(super) fn sessions(add: &mut impl FnMut(&str, Value)) {
     );
     // As the service that these paths come from has them.
     add("Health", object("", &[("status", "ok", "")]));
+    add(
+        "Readiness",
+        object(
+            "",
+            &[
+                ("status", "ready|not_ready", ""),
+                ("dialect", "string", "How the agent speaks."),
+                ("program", "string", "Without directories."),
+                ("program_found", "bool", ""),
+                (
+                    "sessions_dir_exists",
+                    "bool?",
+                    "Whether there is the directory in which the agent keeps its conversations, where that is known. It makes it with the first one.",
+                ),
+                ("questions", "#ReadinessQuestions", ""),
+                ("sessions", "int", "Those that are not closed."),
+                ("agents", "int", "Of sessions, that run."),
+            ],
+        ),
+    );
+    add(
+        "ReadinessQuestions",
+        object(
+            "",
+            &[
+                ("running", "int", ""),
+                ("waiting", "int", "For an agent that is being started."),
+                ("most", "int", "At a time."),
+            ],
+        ),
+    );
     add("ClassicSession", object("", &[("session_id", "string", "")]));
     let mut question = object("", &[("session_id", "string", ""), ("message", "string", "")]);
     question["properties"]["message"]["minLength"] = json!(1);
