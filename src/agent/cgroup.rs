@@ -240,6 +240,7 @@ fn set_limits(dir: &Path, bounds: &Bounds, disk: &Result<String, String>, isolat
         .map(|percent| format!("{} 100000", u64::from(percent.max(1)) * 1_000));
     let wanted = [
         ("memory.max", bounds.memory.map(|bytes| bytes.to_string())),
+        ("memory.high", bounds.memory_high.map(|bytes| bytes.to_string())),
         ("pids.max", bounds.tasks.map(|number| number.to_string())),
         ("cpu.max", cpu),
     ];
@@ -272,6 +273,7 @@ fn set_limits(dir: &Path, bounds: &Bounds, disk: &Result<String, String>, isolat
 pub(super) fn without(bounds: &Bounds, isolation: &mut Isolation) {
     let wanted = [
         ("memory.max", bounds.memory.is_some()),
+        ("memory.high", bounds.memory_high.is_some()),
         ("pids.max", bounds.tasks.is_some()),
         ("cpu.max", bounds.cpu_percent.is_some()),
         ("io.max", bounds.io_bytes_per_second.is_some()),
@@ -305,7 +307,7 @@ mod tests {
     #[test]
     fn bounds_are_written_as_the_kernel_reads_them_and_what_cannot_be_had_is_said() {
         let dir = tempfile::tempdir().expect("a directory");
-        for file in ["memory.max", "memory.swap.max", "cpu.max", "io.max"] {
+        for file in ["memory.max", "memory.high", "memory.swap.max", "cpu.max", "io.max"] {
             fs::write(dir.path().join(file), "").expect("written");
         }
         fs::write(
@@ -315,6 +317,7 @@ mod tests {
         .expect("written");
         let bounds = Bounds {
             memory: Some(64 << 20),
+            memory_high: Some(48 << 20),
             tasks: Some(50),
             cpu_percent: Some(150),
             io_bytes_per_second: Some(1 << 20),
@@ -327,8 +330,9 @@ mod tests {
             (read("memory.max"), read("memory.swap.max"), read("cpu.max")),
             ("67108864".to_owned(), "0".to_owned(), "150000 100000".to_owned())
         );
+        assert_eq!(read("memory.high"), "50331648");
         assert_eq!(read("io.max"), "8:0 rbps=1048576 wbps=1048576");
-        assert_eq!(isolation.limits, ["memory.max", "cpu.max", "io.max"]);
+        assert_eq!(isolation.limits, ["memory.max", "memory.high", "cpu.max", "io.max"]);
         assert!(
             isolation.missing.len() == 1 && isolation.missing[0].starts_with("pids.max: "),
             "{isolation:?}"
@@ -339,7 +343,7 @@ mod tests {
         assert_eq!(cell.out_of_memory(), 3);
         let mut nothing = Isolation::default();
         without(&bounds, &mut nothing);
-        assert_eq!(nothing.missing.len(), 4);
+        assert_eq!(nothing.missing.len(), 5);
         let mut nowhere = Isolation::default();
         set_limits(dir.path(), &bounds, &Err("on no disk".to_owned()), &mut nowhere);
         assert_eq!(nowhere.missing.last().map(String::as_str), Some("io.max: on no disk"));

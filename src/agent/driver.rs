@@ -340,7 +340,8 @@ impl<H: Host> Driver<H> {
             Command::Kill(cause) => self.events.push_back(Event::Kill(cause)),
             Command::Prepared(run, prepared) => self.prepared(run, prepared),
             // Of a run that was given up before it answered: the present one is not that far.
-            Command::Recorded(run) | Command::Hunted(run, _) if run != self.status.run => {}
+            Command::Recorded(run) | Command::Hunted(run, _) | Command::Holds(run, _) if run != self.status.run => {}
+            Command::Holds(_, bytes) => self.events.push_back(Event::Holds(bytes)),
             Command::Recorded(_) => self.events.push_back(Event::Recorded),
             Command::Hunted(_, killed) => {
                 self.status.swept += killed;

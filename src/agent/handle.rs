@@ -145,6 +145,8 @@ pub enum Command {
     Prepared(u32, Result<Box<Prepared>, SpawnFailure>),
     /// The answer to [`Host::record`] of this run; that of an earlier one comes too late.
     Recorded(u32),
+    /// So many bytes on the disk are its workspace's, in this run.
+    Holds(u32, u64),
     /// What was left of this run without a parent process is gone; so many were killed.
     Hunted(u32, usize),
     /// Of an agent that ran when an earlier Gitstead ended: how it ended, if that is known, and how many processes were left of it. Nothing is now.

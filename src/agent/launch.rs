@@ -69,7 +69,7 @@ impl Sandbox {
 pub struct Isolation {
     /// Whether it has a cgroup of its own, by which it is killed; else it is by looking for its processes.
     pub cgroup: bool,
-    /// The bounds of all of it together that hold: `memory.max`, `pids.max`, `cpu.max`, `io.max`.
+    /// The bounds of all of it together that hold: `memory.max`, `memory.high`, `pids.max`, `cpu.max`, `io.max`.
     pub limits: Vec<String>,
     /// Those that were asked for and do not hold, with the reason.
     pub missing: Vec<String>,
@@ -166,6 +166,9 @@ pub struct Bounds {
     /// Bytes of memory of all of it together; needs a cgroup.
     #[serde(default)]
     pub memory: Option<u64>,
+    /// Bytes of memory of all of it together from which on it is slowed down and has to give some back; needs a cgroup.
+    #[serde(default)]
+    pub memory_high: Option<u64>,
     /// Processes and threads of all of it together; needs a cgroup.
     #[serde(default)]
     pub tasks: Option<u64>,
@@ -190,6 +193,7 @@ impl Default for Bounds {
             oom_score_adj: 200,
             umask: 0o022,
             memory: None,
+            memory_high: None,
             tasks: None,
             cpu_percent: None,
             file_bytes: None,
@@ -258,6 +262,8 @@ pub enum SpawnFault {
     MissingDirectory,
     /// It has to be in a sandbox, and can be in none.
     NoSandbox,
+    /// Its workspace holds more than it may.
+    Full,
     /// The system refuses for another reason.
     Other,
 }

@@ -150,6 +150,8 @@ pub enum Watchdog {
     Turns,
     /// More money than it may spend in a run, by its own account.
     Cost,
+    /// More on the disk than its workspace may hold.
+    Disk,
 }
 
 impl Watchdog {
@@ -186,6 +188,8 @@ pub struct Watchdogs {
     pub turns: Most,
     /// Millionths of a dollar.
     pub cost: Most,
+    /// Bytes.
+    pub disk: Most,
 }
 
 impl Default for Watchdogs {
@@ -200,6 +204,7 @@ impl Default for Watchdogs {
             wall: None,
             turns: None,
             cost: None,
+            disk: None,
         }
     }
 }
@@ -214,7 +219,7 @@ impl Watchdogs {
             Watchdog::Turn => self.turn,
             Watchdog::Linger => self.linger,
             Watchdog::Wall => self.wall,
-            Watchdog::Turns | Watchdog::Cost => None,
+            Watchdog::Turns | Watchdog::Cost | Watchdog::Disk => None,
         }
     }
 
@@ -222,6 +227,7 @@ impl Watchdogs {
         match dog {
             Watchdog::Turns => self.turns.map(|(_, reaction)| reaction),
             Watchdog::Cost => self.cost.map(|(_, reaction)| reaction),
+            Watchdog::Disk => self.disk.map(|(_, reaction)| reaction),
             timed => self.of(timed).map(|(_, reaction)| reaction),
         }
     }

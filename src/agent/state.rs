@@ -67,6 +67,8 @@ pub enum Event {
     TurnEnded,
     /// It says that it has spent so many millionths of a dollar.
     Spent(u64),
+    /// So many bytes on the disk are its workspace's.
+    Holds(u64),
     /// Of its tools the first is under way, or none is any more.
     Tools {
         /// Which.
@@ -178,6 +180,8 @@ pub struct Machine {
     /// Turns of this run, and what it has spent.
     turns: u64,
     spent: u64,
+    /// Whether its workspace held too much when it was last looked at.
+    full: bool,
     /// Why it is not to be started again, whatever it ends of: somebody has said so.
     halted: Option<Cause>,
     /// Whether it begins anew because of what it was started with; that is no wish of somebody's.
@@ -204,6 +208,7 @@ impl Machine {
             tools: false,
             turns: 0,
             spent: 0,
+            full: false,
             halted: None,
             renewed: false,
             warned: None,
@@ -285,6 +290,7 @@ impl Machine {
                     self.bark_at_cost(now, &mut out);
                 }
             }
+            Event::Holds(bytes) => self.holds(bytes, now, &mut out),
             Event::Tools { under_way } => {
                 self.tools = under_way;
                 if self.state == State::Busy {
@@ -418,6 +424,7 @@ impl Machine {
         self.output_ended = false;
         self.lost = false;
         (self.tools, self.turns, self.spent, self.warned) = (false, 0, 0, None);
+        self.full = false;
         (self.halted, self.renewed, self.unfit) = (None, false, false);
         self.restarts.begin(now);
         out.push(Order::Spawn);
@@ -617,6 +624,23 @@ impl Machine {
         }
     }
 
+    fn holds(&mut self, bytes: u64, now: Duration, out: &mut Vec<Order>) {
+        let Some((most, reaction)) = self.rules.watchdogs.disk else {
+            return;
+        };
+        let was = std::mem::replace(&mut self.full, bytes > most);
+        let is_at_work = matches!(self.state, State::Busy | State::WaitingPermission);
+        // What is only told is told once each time; what is interrupted is so in each turn.
+        let barks = match reaction {
+            Reaction::Warn => !was,
+            Reaction::Interrupt if self.rules.interrupt => is_at_work && self.warned.is_none(),
+            Reaction::Interrupt | Reaction::Stop => true,
+        };
+        if self.full && barks {
+            self.bark(Watchdog::Disk, now, out);
+        }
+    }
+
     fn bark(&mut self, dog: Watchdog, now: Duration, out: &mut Vec<Order>) {
         let concerns = match dog {
             Watchdog::Start => self.state == State::Starting,
@@ -627,6 +651,7 @@ impl Machine {
             Watchdog::Linger => self.state == State::Idle && self.rules.one_turn,
             Watchdog::Wall => self.state.is_up() || self.state == State::Starting,
             Watchdog::Turns | Watchdog::Cost => self.state.is_up(),
+            Watchdog::Disk => self.state.is_up() || self.state == State::Starting,
         };
         let Some(reaction) = self.rules.watchdogs.reaction(dog) else {
             return;

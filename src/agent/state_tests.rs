@@ -470,6 +470,33 @@ fn turns_and_money_have_bounds() {
 }
 
 #[test]
+fn a_workspace_that_holds_too_much_is_told_of_interrupted_or_stopped() {
+    let dog = |reaction, events: &[Event]| {
+        let mut machine = at_work(|rules| rules.watchdogs.disk = Some((100, reaction)));
+        assert_eq!(after(&mut machine, &[Event::Holds(100)]), [""; 0], "as much as it may");
+        after(&mut machine, events)
+    };
+    let (over, within) = (Event::Holds(101), Event::Holds(1));
+    let told = dog(Reaction::Warn, &[over, over, within, over]);
+    assert_eq!(told, ["Warn(Disk)", "Warn(Disk)"], "once for each time");
+    let stopped = dog(Reaction::Stop, &[over]);
+    assert_eq!(stopped[..2], ["Warn(Disk)", "Enter(Stopping)"]);
+    let interrupted = dog(
+        Reaction::Interrupt,
+        &[over, over, Event::TurnEnded, over, Event::TurnStarted, over],
+    );
+    let expected = [
+        "Warn(Disk)",
+        "Interrupt",
+        "Enter(Idle)",
+        "Enter(Busy)",
+        "Warn(Disk)",
+        "Interrupt",
+    ];
+    assert_eq!(interrupted, expected, "while it waits there is nothing to interrupt");
+}
+
+#[test]
 fn a_stop_that_comes_after_the_end_or_beside_a_watchdog_is_one() {
     for cause in [Cause::Asked, Cause::Shutdown] {
         let mut rules = rules();
@@ -547,6 +574,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Recorded),
         any::<bool>().prop_map(|under_way| Event::Tools { under_way }),
         (0u64..200).prop_map(Event::Spent),
+        (0u64..5).prop_map(Event::Holds),
         (proptest::option::of(exit), any::<bool>()).prop_map(|(exit, orphaned)| Event::Adopted { exit, orphaned }),
     ]
 }
@@ -575,8 +603,8 @@ fn any_rules() -> impl Strategy<Value = Rules> {
         ..Restart::default()
     });
     let timed = (bound(), bound(), bound(), bound(), bound(), bound(), bound());
-    let dogs = (timed, most(), most()).prop_map(
-        |((start, silence, tool, permission, turn, linger, wall), turns, cost)| Watchdogs {
+    let dogs = (timed, most(), most(), most()).prop_map(
+        |((start, silence, tool, permission, turn, linger, wall), turns, cost, disk)| Watchdogs {
             start,
             silence,
             tool,
@@ -586,6 +614,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
             wall,
             turns,
             cost,
+            disk,
         },
     );
     let yes = any::<bool>;

@@ -11,6 +11,9 @@ pub(super) struct Hold {
     /// Memory of all of it together (512m, 2g); needs a cgroup
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     memory: Option<u64>,
+    /// Memory of all of it together from which on it is slowed down; needs a cgroup
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory_high: Option<u64>,
     /// Processes and threads of all of it together; needs a cgroup
     #[arg(long, value_name = "NUMBER")]
     tasks: Option<u64>,
@@ -42,7 +45,7 @@ pub(super) struct Hold {
     #[arg(long)]
     user_namespaces: bool,
     /// What may last how long, and what follows (warn, interrupt, stop [default]): silence=10m:interrupt; of start, silence, tool, permission, turn, linger and wall. How many turns, or
-    /// dollars: turns=50, cost=2.50:warn
+    /// dollars, or bytes on the disk of its workspace: turns=50, cost=2.50:warn, disk=2g
     #[arg(long, value_name = "NAME=TIME[:ACTION]")]
     watchdog: Vec<String>,
     /// How long a step of stopping it may take: terminate=30s; of interrupt, end_of_input, terminate and verify
@@ -79,6 +82,7 @@ impl Hold {
     pub(super) fn lay(&self, body: &mut Value) -> anyhow::Result<()> {
         body["bounds"] = json!({
             "memory": self.memory,
+            "memory_high": self.memory_high,
             "tasks": self.tasks,
             "cpu_percent": self.cpu,
             "io_bytes_per_second": self.io,
@@ -133,6 +137,10 @@ fn watchdog(told: &str) -> anyhow::Result<(String, Value)> {
             let dollars: f64 = most.parse().context("cost is a number of dollars")?;
             json!({ "most_usd": dollars, "action": action })
         }
+        "disk" => {
+            let bytes = bytes(most).map_err(anyhow::Error::msg)?;
+            json!({ "most_bytes": bytes, "action": action })
+        }
         _ => json!({ "after_ms": millis(most)?, "action": action }),
     };
     Ok((name.to_owned(), dog))
@@ -148,7 +156,13 @@ mod tests {
         let hold = Hold {
             memory: bytes("512m").ok(),
             cpu: Some(150),
-            watchdog: words(&["silence=10m:interrupt", "wall=1h", "turns=50:warn", "cost=2.5"]),
+            watchdog: words(&[
+                "silence=10m:interrupt",
+                "wall=1h",
+                "turns=50:warn",
+                "cost=2.5",
+                "disk=2g",
+            ]),
             ladder: words(&["terminate=30s", "end-of-input=500ms"]),
             ..Hold::default()
         };
@@ -166,6 +180,7 @@ mod tests {
                 "wall": { "after_ms": 3_600_000, "action": "stop" },
                 "turns": { "most": 50, "action": "warn" },
                 "cost": { "most_usd": 2.5, "action": "stop" },
+                "disk": { "most_bytes": 2u64 << 30, "action": "stop" },
             })
         );
         assert_eq!(

@@ -16,6 +16,7 @@ use super::{
     letta,
     pieces::Pieces,
     policy::Policy,
+    quota,
     shared::{Shared, TEXT_BYTES},
     tally::reason,
     trace,
@@ -114,7 +115,7 @@ impl Host for Desk {
             News::Fostered(status) => self.shared.change(|record| record.parent = status.parent),
             News::Said(event, at) => self.said(*event, at),
             News::Warned(dog) => {
-                self.shared.events.push("watchdog", json!({ "watchdog": dog }));
+                self.shared.events.push("watchdog", quota::barked(dog, &self.shared));
             }
             News::Trouble(text) => {
                 self.shared
@@ -173,6 +174,17 @@ impl Desk {
         let now = self.shared.now();
         let before = self.shared.record().state;
         self.shared.change(|record| record.follow(status, now));
+        if let Some(agent) = self.agent.clone().filter(|_| status.state == State::Starting) {
+            let scales = quota::Scales {
+                shared: Arc::clone(&self.shared),
+                place: self.place.clone(),
+                workers: self.workers.clone(),
+                workspaces: Arc::clone(&self.workspaces),
+                agent,
+                run: status.run,
+            };
+            scales.begin();
+        }
         let over = status.state.is_over();
         // One that waits to be started again has ended before.
         if (over || status.state == State::Restarting) && before != State::Restarting {
@@ -562,6 +574,8 @@ impl Preparation {
         let sandbox = self
             .fences
             .sandbox(&self.spec, &workspace, search.as_deref(), &self.temporary, &house);
+        let holds = quota::check(&self.spec, workspace.root())?;
+        self.shared.change(|record| record.workspace_bytes = holds);
         drop(workspace);
         if sandbox.is_some() {
             let unmade = |error| other(format!("its directory for temporary files cannot be made: {error}"));

@@ -22,6 +22,7 @@ mod metrics;
 mod permits;
 mod pieces;
 mod policy;
+mod quota;
 mod record;
 mod room;
 mod shared;

@@ -47,6 +47,9 @@ pub struct AgentRecord {
     /// What it is held in, or was the last time, if that is known.
     #[serde(default)]
     pub isolation: Option<Isolation>,
+    /// Bytes on the disk of its workspace, where that is bounded, when it was last looked at.
+    #[serde(default)]
+    pub workspace_bytes: Option<u64>,
     /// When it was made, in milliseconds since 1970.
     pub created: u64,
     /// Tells it from one of the same name that another server has made in the same millisecond; 0 in records of before there was this.
@@ -103,6 +106,7 @@ impl AgentRecord {
             unfit: None,
             stragglers: Vec::new(),
             isolation: None,
+            workspace_bytes: None,
             created: now,
             nonce: nonce(),
             started: None,

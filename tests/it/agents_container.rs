@@ -106,8 +106,7 @@ fn an_agent_in_a_container_is_given_its_environment_by_name_and_its_work_is_reco
         .find(|event| event["type"] == "checkpoint");
     assert_eq!(subject.unwrap()["subject"], "[sh] Created sub/made");
     let log = engine.log();
-    let keys =
-        "-e COLOR -e GITSTEAD_AGENT -e GITSTEAD_RUN -e GITSTEAD_WORKSPACE -e HOUSE -e KEY -e LOGNAME=dev -e USER=dev";
+    let keys = "-e COLOR -e GITSTEAD_AGENT -e GITSTEAD_RUN -e GITSTEAD_WORKSPACE -e HOUSE -e KEY -e LOGNAME=dev -e TRACEPARENT -e USER=dev";
     let script = "read x; echo $x $COLOR $KEY > made; exit 3";
     assert_eq!(
         log[0],

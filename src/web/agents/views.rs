@@ -67,6 +67,8 @@ pub struct AgentView {
     pub container: Option<String>,
     /// What the system holds it in, or did the last time.
     pub isolation: Option<Isolation>,
+    /// Bytes on the disk of its workspace, where that is bounded, when it was last looked at.
+    pub workspace_bytes: Option<u64>,
     pub session: Option<String>,
     /// The version of its program, where that was asked for.
     pub program_version: Option<String>,
@@ -150,6 +152,7 @@ impl From<&AgentRecord> for AgentView {
             sandbox: spec.sandbox.mode,
             container: spec.container.as_ref().map(|container| container.name.clone()),
             isolation: record.isolation.clone(),
+            workspace_bytes: record.workspace_bytes,
             session: record.session.clone(),
             program_version: record.program_version.clone(),
             checkpoint: record.checkpoint.clone(),
@@ -246,6 +249,8 @@ pub(super) struct WatchdogBody {
     most: Option<u64>,
     /// For `cost`.
     most_usd: Option<f64>,
+    /// For `disk`.
+    most_bytes: Option<u64>,
     action: Reaction,
 }
 
@@ -259,6 +264,7 @@ pub(super) struct BoundsBody {
     oom_score_adj: Option<i16>,
     umask: Option<u32>,
     memory: Option<u64>,
+    memory_high: Option<u64>,
     tasks: Option<u64>,
     cpu_percent: Option<u32>,
     file_bytes: Option<u64>,
@@ -319,7 +325,7 @@ impl CreateBody {
         (spec.sandbox, spec.container) = (self.sandbox, self.container);
         let bounds = &mut spec.bounds;
         (bounds.memory, bounds.tasks) = (self.bounds.memory, self.bounds.tasks);
-        bounds.cpu_percent = self.bounds.cpu_percent;
+        (bounds.memory_high, bounds.cpu_percent) = (self.bounds.memory_high, self.bounds.cpu_percent);
         (bounds.file_bytes, bounds.io_bytes_per_second) = (self.bounds.file_bytes, self.bounds.io_bytes_per_second);
         bounds.open_files = self.bounds.open_files;
         bounds.address_space = self.bounds.address_space;
@@ -343,22 +349,23 @@ impl WatchdogBody {
             "turn" => &mut dogs.turn,
             "linger" => &mut dogs.linger,
             "wall" => &mut dogs.wall,
-            "turns" | "cost" => {
-                let (slot, most) = match name {
-                    "turns" => (&mut dogs.turns, self.most),
+            "turns" | "cost" | "disk" => {
+                let (slot, most, word) = match name {
+                    "turns" => (&mut dogs.turns, self.most, "most"),
+                    "disk" => (&mut dogs.disk, self.most_bytes, "most_bytes"),
                     _ => {
                         let dollars = self.most_usd.filter(|dollars| (0.0..1e9).contains(dollars));
-                        (&mut dogs.cost, dollars.map(|dollars| (dollars * 1e6) as u64))
+                        let millionths = dollars.map(|dollars| (dollars * 1e6) as u64);
+                        (&mut dogs.cost, millionths, "most_usd")
                     }
                 };
-                let word = if name == "turns" { "most" } else { "most_usd" };
                 let most = most.ok_or_else(|| format!("the watchdog '{name}' needs '{word}'"))?;
                 *slot = Some((most, action));
                 return Ok(());
             }
             _ => {
                 return Err(format!(
-                    "there is no watchdog '{name}'; there are start, silence, tool, permission, turn, linger, wall, turns and cost"
+                    "there is no watchdog '{name}'; there are start, silence, tool, permission, turn, linger, wall, turns, cost and disk"
                 ));
             }
         };
