@@ -182,11 +182,16 @@ impl Fences {
             write.extend(told.write.iter().cloned());
         }
         let (ours, theirs) = (&self.sandbox, &spec.sandbox);
+        let user_namespaces = theirs.user_namespaces.or(ours.user_namespaces).unwrap_or(false);
+        if user_namespaces && !rustix::process::geteuid().is_root() {
+            // Who is who in a namespace is written there.
+            write.extend(PROC.iter().map(PathBuf::from));
+        }
         Some(Sandbox {
             required: mode == SandboxMode::Required,
             read,
             write,
-            user_namespaces: theirs.user_namespaces.or(ours.user_namespaces).unwrap_or(false),
+            user_namespaces,
             connect: both(ours.connect.as_deref(), theirs.connect.as_deref()),
             bind: both(ours.bind.as_deref(), theirs.bind.as_deref()),
         })

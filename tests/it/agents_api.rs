@@ -483,10 +483,16 @@ fn without_a_server_it_is_said_how_to_start_one() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("gitstead serve"), "{said}");
-    // And the parent process is for nobody else.
-    let output = Command::new(env!("CARGO_BIN_EXE_gitstead"))
-        .arg("agent-parent")
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(2));
+    // And the parent process is for nobody else, nor is what becomes an agent.
+    for hidden in ["agent-parent", "agent-stage"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_gitstead"))
+            .arg(hidden)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.code() == Some(2) && said.contains("nobody else"),
+            "{said}"
+        );
+    }
 }

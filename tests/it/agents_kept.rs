@@ -138,6 +138,23 @@ fn namespaces_are_for_those_to_whom_they_are_given() {
     if has(&agent, "seccomp") {
         assert_eq!(seen, ["clone3 other", "setns other", "bpf EPERM"]);
     }
+    if has(&agent, "landlock") && !rustix::process::geteuid().is_root() {
+        let script = "unshare -Urn sh -c 'id -u > root; ip link > links'; unshare -Urm mount -t tmpfs none \"$TMPDIR\" && touch mounted";
+        let wants = |name: &str, given: bool| {
+            let sandbox = json!({ "mode": "best-effort", "user_namespaces": given });
+            house.run(name, script, json!({ "sandbox": sandbox }));
+            house.ended(name);
+            fs::read_to_string(house.files().join("root")).unwrap_or_default()
+        };
+        let free = Command::new("unshare").args(["-Urn", "true"]).status();
+        if free.is_ok_and(|free| free.success()) {
+            assert_eq!(
+                (wants("denied", false).as_str(), wants("given", true).as_str()),
+                ("", "0\n")
+            );
+            assert!(!house.files().join("mounted").exists(), "landlock lets nobody mount");
+        }
+    }
     let wanted = json!({ "repository": "demo", "argv": ["true"], "sandbox": { "user_namespaces": true } });
     let refused = house.ask("POST", "", Some(&wanted)).is(400).to_string();
     assert!(refused.contains("in a sandbox only"), "{refused}");
