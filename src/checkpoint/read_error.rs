@@ -32,7 +32,7 @@ pub enum ReadError {
     NoSuchPath {
         /// The path.
         path: String,
-        /// The tree it was looked for in.
+        /// The commit or tree it was looked for in.
         tree: ObjectId,
     },
     /// A directory, or a commit of another repository, where a file was asked for; or the other way round.

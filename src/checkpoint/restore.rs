@@ -408,7 +408,7 @@ fn restored_tree(
         if found.files.is_empty() && !exists(odb, now, path)? && !exists(odb, &source.tree, path)? {
             return Err(ReadError::NoSuchPath {
                 path: path.to_string(),
-                tree: source.tree,
+                tree: source.id,
             }
             .into());
         }

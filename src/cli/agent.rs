@@ -145,7 +145,7 @@ enum AgentCommand {
 #[derive(Debug, Args)]
 struct Start {
     /// An agent that is there already, to be started again
-    #[arg(value_name = "NAME", conflicts_with_all = ["workspace", "name", "argv"], required_unless_present = "workspace")]
+    #[arg(value_name = "NAME", conflicts_with_all = ["workspace", "name", "argv"])]
     again: Option<String>,
     /// Where it works: a repository (its workspace 'main'), or REPO/WORKSPACE; made if it is not there
     #[arg(long, short, value_name = "REPO[/WORKSPACE]")]
@@ -396,7 +396,7 @@ fn begin(client: &Client, wanted: &Start, as_json: bool) -> anyhow::Result<()> {
     let agent = match (&wanted.again, &wanted.workspace) {
         (Some(name), _) => client.ask("POST", &path(name, "/start"), None)?,
         (None, Some(workspace)) => create(client, wanted, workspace)?,
-        (None, None) => bail!("say where it works with --workspace"),
+        (None, None) => bail!("say where a new agent works (--workspace REPO), or which one is to be started again"),
     };
     let name = agent["name"].as_str().context("the server names no agent")?.to_owned();
     if wanted.follow {

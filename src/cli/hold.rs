@@ -53,6 +53,9 @@ pub(super) struct Hold {
     ladder: Vec<String>,
 }
 
+/// Of stopping an agent, in their order.
+const STEPS: [&str; 4] = ["interrupt", "end_of_input", "terminate", "verify"];
+
 fn bytes(text: &str) -> Result<u64, String> {
     size(text).ok_or_else(|| format!("'{text}' is not a number of bytes such as 512m: use k, m or g"))
 }
@@ -111,8 +114,12 @@ impl Hold {
             let Some((step, time)) = told.split_once('=') else {
                 bail!("--ladder wants STEP=TIME, not '{told}'");
             };
+            let step = step.replace('-', "_");
+            if !STEPS.contains(&step.as_str()) {
+                bail!("--ladder {told}: '{step}' is none of {}", STEPS.join(", "));
+            }
             let time = millis(time).with_context(|| format!("--ladder {told}"))?;
-            ladder.insert(format!("{}_ms", step.replace('-', "_")), json!(time));
+            ladder.insert(format!("{step}_ms"), json!(time));
         }
         (body["watchdogs"], body["ladder"]) = (Value::Object(dogs), Value::Object(ladder));
         Ok(())
@@ -149,6 +156,19 @@ fn watchdog(told: &str) -> anyhow::Result<(String, Value)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_that_is_none_is_refused_with_those_that_are() {
+        let hold = Hold {
+            ladder: vec!["foo=1s".to_owned()],
+            ..Hold::default()
+        };
+        let refused = hold.lay(&mut json!({})).expect_err("there is no such step");
+        assert_eq!(
+            refused.to_string(),
+            "--ladder foo=1s: 'foo' is none of interrupt, end_of_input, terminate, verify"
+        );
+    }
 
     #[test]
     fn what_is_said_is_what_the_server_is_asked_for() {

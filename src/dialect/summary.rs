@@ -81,7 +81,7 @@ pub fn summarise<V: Shape>(name: &str, input: &V, response: Option<&V>, relative
             text: match text_at("description").or_else(|| text_at("title")) {
                 Some(text) => line(text),
                 // What else it was told may be anybody's business: at least what it is, and whose.
-                None => line(&format!("{} ({server})", tool.replace(['_', '-'], " "))),
+                None => line(&format!("{server}.{tool}")),
             },
             server: Some(line(server)),
         };
@@ -647,7 +647,7 @@ mod tests {
         );
         assert_eq!(
             (found.tool.as_str(), found.text.as_str(), found.server.as_deref()),
-            ("query", "query (db)", Some("db"))
+            ("query", "db.query", Some("db"))
         );
     }
 

@@ -1,6 +1,7 @@
 //! Who an agent works for: turns what happens with it into events, records and checkpoints.
 
 use std::{
+    collections::BTreeMap,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,7 +30,7 @@ use crate::{
         SpawnFault, Status, Stream, spawn_parent, spooled_end,
     },
     base::Limits,
-    dialect::{Asks, Bounds, Decision, Event, Gone, Joined, Kind, Options, Order, Permission, ToolFinished},
+    dialect::{Asks, Bounds, Decision, Event, Gone, Joined, Kind, Options, Order, Outcome, Permission, ToolFinished},
     worker::{Lane, Workers},
 };
 
@@ -57,6 +58,8 @@ pub(super) struct Desk {
     pub(super) policy: Policy,
     pub(super) agent: Option<Agent>,
     pub(super) turn: u64,
+    /// When calls that are open began, in milliseconds since 1970.
+    pub(super) began: BTreeMap<String, u64>,
     /// The number of the line before the first one of this run.
     pub(super) first_line: u64,
     /// Whether it says where turns begin and end; asked for with every line.
@@ -75,6 +78,7 @@ impl Host for Desk {
     fn prepare(&mut self, run: u32, agent: &Agent) {
         self.agent = Some(agent.clone());
         self.turn = 0;
+        self.began.clear();
         self.first_line = agent.log().last(0).cursor;
         // Of a run before, which has come to its end without that.
         self.shared.cut_off().take();
@@ -351,6 +355,9 @@ impl Desk {
             }
             Event::ToolStarted(tool) => {
                 self.say_rest(Some(&tool.parent));
+                if self.began.len() < self.limits.agent_calls {
+                    self.began.insert(tool.call.clone(), self.shared.now());
+                }
                 self.shared.events.push(
                     "tool_started",
                     json!({
@@ -393,17 +400,32 @@ impl Desk {
     }
 
     fn tool_finished(&mut self, mut tool: ToolFinished, at: Option<u64>) {
+        let now = self.shared.now();
+        // In the background it goes on, and ends once more.
+        let began = match tool.outcome == Outcome::BackgroundStarted {
+            true => self.began.get(&tool.call).copied(),
+            false => self.began.remove(&tool.call),
+        };
+        for other in &tool.with {
+            self.began.remove(other);
+        }
+        let took = tool
+            .duration
+            .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         self.shared.events.push(
             "tool_finished",
             json!({
                 "call": tool.call,
                 "with": tool.with,
                 "tool": tool.tool,
+                "raw_tool": tool.raw_tool,
+                "server": tool.server,
                 "summary": tool.summary,
                 "outcome": tool.outcome.as_str(),
                 "background": tool.background,
                 "exit_code": tool.exit_code,
-                "duration_ms": tool.duration.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+                "started_at_ms": began,
+                "duration_ms": took.or(began.map(|began| now.saturating_sub(began))),
                 "parent": tool.parent,
                 "concurrent": tool.concurrent,
                 "paths": tool.paths,

@@ -238,6 +238,7 @@ impl Agents {
             policy: Policy::new(&context.permissions, &spec.permissions),
             agent: None,
             turn: 0,
+            began: BTreeMap::new(),
             first_line: 0,
             tells_turns: spec.nature().tells_turns,
             late: Vec::new(),

@@ -206,6 +206,14 @@ fn each_tool_is_a_commit_before_the_agent_goes_on() {
             .collect()
     };
     assert_eq!(of_call("b2"), ["tool_started", "tool_finished", "checkpoint"]);
+    let told = |kind: &str| {
+        events
+            .iter()
+            .find(|event| event["call"] == "b2" && event["type"] == kind)
+            .unwrap()
+    };
+    assert_eq!(told("tool_finished")["started_at_ms"], told("tool_started")["at_ms"]);
+    assert!(told("tool_finished")["duration_ms"].is_u64());
     // And where in its output that is: behind the line that told of it.
     let (head, all) = house.raw("/it/output");
     assert!(head.contains("gitstead-offset: 0"), "{head}");

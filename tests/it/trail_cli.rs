@@ -431,7 +431,7 @@ fn a_workspace_of_the_depot_is_named_by_its_repository() {
     for (workspace, words) in [
         ("team/app/other", "repository 'team/app' has no workspace 'other'"),
         ("app/main", "repository 'app' not found"),
-        ("nowhere", "find nowhere: No such file"),
+        ("nowhere", "repository 'nowhere' not found"),
         (text, "not a workspace"),
     ] {
         let said = run(here, &["log", "--data", text, "--workspace", workspace], &[], b"");

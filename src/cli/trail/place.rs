@@ -94,12 +94,13 @@ impl At {
     }
 }
 
-/// `REPO/WORKSPACE`.
+/// `REPO/WORKSPACE`, or `REPO` for its workspace `main`.
 fn names(wanted: &Path) -> Option<(RepoName, WorkspaceName)> {
     if wanted.is_absolute() || wanted.starts_with(".") || wanted.starts_with("..") {
         return None;
     }
-    let (repository, name) = wanted.to_str()?.rsplit_once('/')?;
+    let wanted = wanted.to_str()?;
+    let (repository, name) = wanted.rsplit_once('/').unwrap_or((wanted, "main"));
     Some((RepoName::parse(repository).ok()?, WorkspaceName::parse(name).ok()?))
 }
 
@@ -212,7 +213,8 @@ mod tests {
         let name = |text: &str| names(Path::new(text)).map(|(repo, name)| format!("{repo} {name}"));
         assert_eq!(name("app/main").as_deref(), Some("app main"));
         assert_eq!(name("team/app/session-7").as_deref(), Some("team/app session-7"));
-        for path in ["/app/main", "./app/main", "../app/main", "main", "app/", "app/.x"] {
+        assert_eq!(name("app").as_deref(), Some("app main"));
+        for path in ["/app/main", "./app/main", "../app/main", "app/", "app/.x"] {
             assert_eq!(name(path), None, "{path}");
         }
     }
