@@ -244,7 +244,10 @@ impl Desk {
         };
         let name = self.shared.record().name.clone();
         tracing::info!(agent = %name, run = status.run, trace, "{kind}");
-        self.shared.events.push(kind, data);
+        let seq = self.shared.events.push(kind, data);
+        if status.state == State::Starting {
+            self.shared.change(|record| record.began_with = seq);
+        }
         if status.state == State::Ready
             && self.shared.spec.nature().asks != Asks::InArguments
             && let (Some(message), Some(agent)) = (self.shared.spec.message.clone(), self.agent.clone())

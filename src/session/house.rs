@@ -305,7 +305,8 @@ impl Agents {
     /// The calls that were open when an earlier Gitstead ended, as one that was interrupted, and their turn.
     async fn cut_off(&self, entry: &Entry) -> Option<(ToolFinished, u64)> {
         let mut open: Vec<(ToolFinished, u64)> = Vec::new();
-        let mut after = 0;
+        // What was before its last start is of other runs.
+        let mut after = entry.record().began_with;
         loop {
             let page = self.events_after(entry, after, PAGE).await.ok()?;
             if page.events.is_empty() {
@@ -561,12 +562,20 @@ impl Agents {
 
     /// The parent processes of agents that run in a sandbox: what is below them is not to be trusted as the user that it runs as.
     pub fn confined(&self) -> Vec<i32> {
-        let all_are = self.inner.context.fences.sandbox.mode != SandboxMode::Off;
         let agents = self.read();
-        let held = agents
-            .values()
-            .filter(|entry| all_are || entry.shared.spec.sandbox.mode != SandboxMode::Off);
-        held.filter_map(|entry| Some(entry.agent.parent_process()?.0)).collect()
+        let parents = agents.values().filter_map(|entry| self.confined_parent(entry));
+        parents.collect()
+    }
+
+    /// Whether there are any of these.
+    pub fn has_confined(&self) -> bool {
+        self.read().values().any(|entry| self.confined_parent(entry).is_some())
+    }
+
+    fn confined_parent(&self, entry: &Entry) -> Option<i32> {
+        let house = self.inner.context.fences.sandbox.mode;
+        let is_held = house.max(entry.shared.spec.sandbox.mode) != SandboxMode::Off;
+        Some(entry.agent.parent_process().filter(|_| is_held)?.0)
     }
 
     /// Tells the agents that work in a workspace that its files are others now: somebody has pushed.

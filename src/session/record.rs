@@ -57,6 +57,9 @@ pub struct AgentRecord {
     pub nonce: u32,
     /// When it was started the last time.
     pub started: Option<u64>,
+    /// The number of the event that told of it; 0 in records of before there was this.
+    #[serde(default)]
+    pub began_with: u64,
     /// When it ended the last time.
     pub ended: Option<u64>,
     /// Its own name of its session, which resumes it.
@@ -110,6 +113,7 @@ impl AgentRecord {
             created: now,
             nonce: nonce(),
             started: None,
+            began_with: 0,
             ended: None,
             session: None,
             program_version: None,

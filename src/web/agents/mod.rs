@@ -184,7 +184,7 @@ impl Deed {
 
 impl Guard for AgentDoors {
     fn watches(&self) -> bool {
-        !self.agents.confined().is_empty()
+        self.agents.has_confined()
     }
 
     fn is_confined(&self, peer: SocketAddr) -> bool {
