@@ -396,7 +396,12 @@ impl Told {
                 word("summary"),
                 word("request")
             )),
-            "permission_decided" => self.note(&format!("request {}: {}", word("request"), word("decision"))),
+            "permission_decided" => {
+                let why = event["rule"]["text"].as_str().or(event["why"].as_str());
+                let why = why.map_or_else(String::new, |why| format!(" ({})", harmless(why)));
+                self.note(&format!("request {}: {}{why}", word("request"), word("decision")));
+            }
+            "permission_gone" => self.note(&format!("request {}: {}", word("request"), word("why"))),
             "answer" => {
                 self.rest(word("result"));
                 self.end = Some(match event["is_error"] == true {

@@ -54,6 +54,8 @@ pub struct Permission {
     pub summary: String,
     /// What the tool was given, as JSON, cut at `Limits::agent_text_bytes`: whoever decides has to see it. May hold secrets.
     pub input: String,
+    /// It was answered with no at once, since too many wait for an answer already: nobody is to answer it any more.
+    pub is_refused: bool,
     /// It offers to remember the answer: [`Decision::AllowAlways`] means something.
     pub remembers: bool,
 }

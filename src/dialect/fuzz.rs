@@ -65,7 +65,9 @@ impl Listener {
             Event::Said { text, .. } => assert!(text.len() <= bounds.text_bytes + 3),
             Event::Permission(asked) => {
                 one_line(&asked.summary);
-                self.permissions.push(asked.request.clone());
+                if !asked.is_refused {
+                    self.permissions.push(asked.request.clone());
+                }
             }
             Event::PermissionGone { request, .. } => {
                 let at = self.permissions.iter().position(|waits| waits == request);

@@ -231,7 +231,10 @@ impl Entry {
             "permission_decided",
             json!({ "request": asked.to_string(), "decision": word, "by": by }),
         );
-        let note = self.shared.note_of(asked, &question.permission, word, &By::User(asker));
+        let mut note = self.shared.note_of(asked, &question.permission, word, &By::User(asker));
+        if decision == Decision::AllowAlways {
+            note["always"] = json!(true);
+        }
         let request = question.permission.request.clone();
         // In this order: what the agent does next is noted behind it.
         let noted = self.shared.audit.note("permission", note);

@@ -164,8 +164,23 @@ impl Desk {
         Some(decision)
     }
 
+    /// It was answered with no, since too many questions wait already.
+    fn refused(&self, permission: &Permission) {
+        let asked = self.tell(permission, None);
+        let why = "too many questions wait for an answer";
+        self.shared.events.push(
+            "permission_decided",
+            json!({ "request": asked.to_string(), "decision": "denied", "by": null, "why": why }),
+        );
+        let note = self.shared.note_of(asked, permission, "denied", &By::Bound);
+        self.shared.audit.put("permission", note);
+    }
+
     /// It wants to know whether it may do something, and no rule says.
     pub(super) fn asks(&mut self, permission: Permission) {
+        if permission.is_refused {
+            return self.refused(&permission);
+        }
         let rule = match self.policy.decide(&permission) {
             Ruling::Ask(placed) => Some(placed),
             _ => None,

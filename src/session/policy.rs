@@ -235,15 +235,9 @@ fn at_beginning(pattern: &str, text: &str, is_end: impl Fn(usize) -> bool) -> bo
     if last.is_empty() {
         return true;
     }
-    let rest = &text[at..];
-    rest.match_indices(last)
-        .any(|(found, _)| is_end(at + found + last.len()))
-        || overlaps(rest, last, at, is_end)
-}
-
-/// The same for a last part that overlaps with itself, as `aa` in `aaa`.
-fn overlaps(rest: &str, last: &str, at: usize, is_end: impl Fn(usize) -> bool) -> bool {
-    rest.ends_with(last) && is_end(at + rest.len())
+    let ends = text[at..].char_indices().map(|(found, _)| at + found);
+    ends.filter(|begin| text[*begin..].starts_with(last))
+        .any(|begin| is_end(begin + last.len()))
 }
 
 /// Whether a shell makes more of a command than one program with its words: more programs, or what another one prints, or another file.
@@ -310,17 +304,18 @@ fn between_words(pattern: &str, text: &str) -> bool {
     let is_end = |at: usize| text[at..].chars().next().is_none_or(|c| !is_word(c));
     let pattern = pattern.trim();
     if pattern.starts_with('*') {
-        return ends_anywhere(pattern, text, is_end);
+        return at_beginning(pattern, text, is_end);
     }
     let is_begin = |at: usize| text[..at].chars().next_back().is_none_or(|c| !is_word(c));
-    text.char_indices()
-        .filter(|(at, _)| is_begin(*at))
-        .any(|(at, _)| at_beginning(pattern, &text[at..], |end| is_end(at + end)))
-}
-
-/// What begins with a star begins at the beginning.
-fn ends_anywhere(pattern: &str, text: &str, is_end: impl Fn(usize) -> bool) -> bool {
-    at_beginning(pattern, text, is_end)
+    let first = pattern.split('*').next().unwrap_or_default();
+    let places = text.char_indices().map(|(at, _)| at);
+    let mut begins = places.filter(|at| text[*at..].starts_with(first) && is_begin(*at));
+    let ends_well = |at: usize| at_beginning(pattern, &text[at..], |end| is_end(at + end));
+    match pattern.contains('*') {
+        // What comes after a star is as far as it is: the first place leaves the most room, and the others are not looked at.
+        true => begins.next().is_some_and(ends_well),
+        false => begins.any(ends_well),
+    }
 }
 
 #[cfg(test)]

@@ -143,6 +143,22 @@ fn what_is_denied_is_denied_in_any_part() {
         &command("cat my-secret-file"),
         "deny by agent 1",
     );
+    check(&["deny Bash(a a*)", "allow *"], &command("xa a a"), "deny by agent 1");
+    check(
+        &["deny Bash(x*a a)", "allow *"],
+        &command("x ba a a"),
+        "deny by agent 1",
+    );
+    check(
+        &["deny Bash(rm *x)", "allow *"],
+        &command("farm x; rm y"),
+        "allow by agent 2",
+    );
+    check(
+        &["deny Bash(rm *x)", "allow *"],
+        &command("rm y; ls x"),
+        "deny by agent 1",
+    );
     // Too long to be looked through, or not told: somebody is asked, and not the next rule.
     let long = format!("echo {}", "x".repeat(COMMAND));
     check(&["deny Bash(rm *)", "allow *"], &command(&long), "ask by agent 1");

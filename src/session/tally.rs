@@ -40,6 +40,9 @@ pub(super) enum Count {
     PermissionAllowed,
     PermissionDenied,
     PermissionByItself,
+    PermissionAllowedByRule,
+    PermissionDeniedByRule,
+    PermissionGone,
     AskOk,
     AskError,
     AskFailed,
@@ -144,6 +147,9 @@ const METRICS: [Metric; 13] = [
             ("allowed", Count::PermissionAllowed),
             ("denied", Count::PermissionDenied),
             ("denied_by_itself", Count::PermissionByItself),
+            ("allowed_by_rule", Count::PermissionAllowedByRule),
+            ("denied_by_rule", Count::PermissionDeniedByRule),
+            ("gone", Count::PermissionGone),
         ],
     ),
     (
@@ -323,6 +329,11 @@ impl Tally {
             "checkpoint_late" => Count::CheckpointLate,
             "watchdog" => Count::Watchdog,
             "permission" => Count::PermissionAsked,
+            "permission_gone" => Count::PermissionGone,
+            "permission_decided" if data["rule"].is_object() => match is("decision", "allowed") {
+                true => Count::PermissionAllowedByRule,
+                false => Count::PermissionDeniedByRule,
+            },
             "permission_decided" if is("decision", "allowed") => Count::PermissionAllowed,
             "permission_decided" if data["why"].is_string() => Count::PermissionByItself,
             "permission_decided" => Count::PermissionDenied,
@@ -418,6 +429,15 @@ mod tests {
             ("checkpoint", json!({ "changed": 0 })),
             ("checkpoint", json!({ "changed": 3 })),
             ("permission_decided", json!({ "decision": "denied", "why": "late" })),
+            (
+                "permission_decided",
+                json!({ "decision": "allowed", "rule": { "number": 1 } }),
+            ),
+            (
+                "permission_decided",
+                json!({ "decision": "denied", "rule": { "number": 2 } }),
+            ),
+            ("permission_gone", json!({ "why": "interrupted" })),
         ] {
             tally.event(kind, &data);
         }
@@ -445,6 +465,10 @@ mod tests {
             "gitstead_agent_checkpoints_total{outcome=\"unchanged\"} 1",
             "gitstead_agent_checkpoints_total{outcome=\"made\"} 1",
             "gitstead_agent_permissions_total{event=\"denied_by_itself\"} 1",
+            "gitstead_agent_permissions_total{event=\"allowed\"} 0",
+            "gitstead_agent_permissions_total{event=\"allowed_by_rule\"} 1",
+            "gitstead_agent_permissions_total{event=\"denied_by_rule\"} 1",
+            "gitstead_agent_permissions_total{event=\"gone\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

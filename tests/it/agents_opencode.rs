@@ -177,6 +177,55 @@ fn done(description: &str) -> Value {
 }
 
 #[test]
+fn rules_answer_what_its_server_asks() {
+    let fake = Fake::start();
+    let rules = json!([
+        { "decision": "deny", "tool": "bash", "matches": "rm *" },
+        { "decision": "allow", "tool": "Bash", "matches": "git *" },
+        { "decision": "allow", "tool": "edit", "matches": "src/*" },
+    ]);
+    fake.agent(json!({ "message": "go", "permissions": rules }));
+    fake.wait_for("POST", "/session/ses_1/message", 1);
+    fake.tell("server.connected", json!({}));
+    let busy = json!({ "sessionID": "ses_1", "status": { "type": "busy" } });
+    fake.tell("session.status", busy);
+    // It names each command of a line by itself.
+    for (id, kind, patterns, response) in [
+        ("per_1", "bash", json!(["git status", "git diff"]), "once"),
+        ("per_2", "bash", json!(["git status", "rm x"]), "reject"),
+        ("per_3", "edit", json!(["src/a.rs"]), "once"),
+    ] {
+        let asked = json!({ "id": id, "sessionID": "ses_1", "permission": kind, "patterns": patterns });
+        fake.tell("permission.asked", asked);
+        assert_eq!(
+            fake.wait_for("POST", &format!("/session/ses_1/permissions/{id}"), 1),
+            format!(r#"{{"response":"{response}"}}"#)
+        );
+    }
+    let asked =
+        json!({ "id": "per_4", "sessionID": "ses_1", "permission": "edit", "patterns": ["src/a.rs", "src/../../x"] });
+    fake.tell("permission.asked", asked);
+    eventually("somebody is asked", || {
+        fake.house.get("/it/permissions")["permissions"]
+            .as_array()
+            .is_some_and(|open| open.len() == 1)
+    });
+    fake.house.post("/it/interrupt");
+    assert_eq!(
+        fake.wait_for("POST", "/session/ses_1/permissions/per_4", 1),
+        r#"{"response":"reject"}"#
+    );
+    let events = fake.house.events("it");
+    let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
+    assert_eq!(
+        (of("permission"), of("permission_decided"), of("permission_gone")),
+        (4, 3, 1)
+    );
+    fake.house.post("/it/kill");
+    fake.house.ended("it");
+}
+
+#[test]
 fn a_turn_over_its_server_is_recorded_also_what_was_told_while_nobody_listened() {
     let fake = Fake::start();
     fake.agent(json!({ "message": "build it", "model": "mock/large", "partial": true }));

@@ -22,11 +22,17 @@ fn player(house: &House, parts: &[Part]) -> PathBuf {
     );
     for part in parts {
         match part {
+            // With what the last message was called.
             Says(line) => script.push_str(&format!(
-                "printf '%s\\n' '{}'\n",
+                "printf '%s\\n' '{}' | sed \"s/@ID@/$id/\"\n",
                 line.to_string().replace('\'', r"'\''")
             )),
-            Awaits(text) => script.push_str(&format!("await '{text}'\n")),
+            Awaits(text) => {
+                script.push_str(&format!("await '{text}'\n"));
+                if *text == "\"user\"" {
+                    script.push_str("id=$(printf %s \"$line\" | sed 's/.*\"uuid\":\"\\([^\"]*\\)\".*/\\1/')\n");
+                }
+            }
         }
     }
     script.push_str("await never\n");
@@ -407,6 +413,90 @@ fn a_question_that_nobody_answers_has_an_end_and_that_is_noted() {
         house.ended("it");
         assert_eq!(audit(&house).len(), 1, "{how}: once");
     }
+}
+
+#[test]
+fn what_is_asked_beyond_all_bounds_is_denied_and_noted() {
+    let options = ServerOptions {
+        config: Some("[limits]\nagent_pending = 1\n".to_owned()),
+        ..ServerOptions::default()
+    };
+    let house = House::with(options);
+    let mut parts = claude_begins();
+    parts.extend([
+        claude_asks("p1", "Bash", json!({ "command": "make" })),
+        claude_asks("p2", "Bash", json!({ "command": "make more" })),
+        Awaits("\"p2\""),
+    ]);
+    start(&house, "claude", &parts, json!({}));
+    eventually("that is noted", || !audit(&house).is_empty());
+    let note = &audit(&house)[0];
+    assert_eq!(
+        (&note["decision"], &note["by"], &note["call"]),
+        (&json!("denied"), &json!("bound"), &json!("call-p2")),
+        "{note}"
+    );
+    eventually("it is told", || heard(&house).contains("too many questions wait"));
+    let open = house.get("/it/permissions")["permissions"].clone();
+    assert_eq!(
+        (open.as_array().map(Vec::len), &open[0]["call"]),
+        (Some(1), &json!("call-p1"))
+    );
+    assert_eq!(house.get("/it")["state"], "waiting_permission");
+    house.post("/it/kill");
+    house.ended("it");
+}
+
+#[test]
+fn an_answer_is_that_to_the_question_although_the_agent_has_something_of_its_own_to_say() {
+    let house = House::start();
+    let life = |state: &str, uuid: &str| {
+        Says(
+            json!({ "type": "command_lifecycle", "command_uuid": "@ID@", "state": state, "uuid": uuid, "session_id": CLAUDE }),
+        )
+    };
+    let result = |text: &str, uuid: &str| {
+        Says(
+            json!({ "type": "result", "subtype": "success", "result": text, "is_error": false, "session_id": CLAUDE, "num_turns": 1, "terminal_reason": "completed", "usage": {}, "uuid": uuid }),
+        )
+    };
+    let mut parts = claude_begins();
+    parts.extend([
+        life("queued", "l1"),
+        result("Background work is done.", "r1"),
+        life("started", "l2"),
+        result("The answer.", "r2"),
+        life("completed", "l3"),
+    ]);
+    let body = json!({ "name": "it", "repository": "demo", "dialect": "claude", "argv": [player(&house, &parts)], "inherit": ["HOUSE"], "start": false });
+    house.ask("POST", "", Some(&body)).is(201);
+    let session = house.ask("POST", "/it/sessions", None).is(201);
+    let path = format!("/it/sessions/{}", session["id"].as_str().unwrap());
+    let question = json!({ "message": "what is it?" });
+    let answer = house.ask("POST", &format!("{path}/ask"), Some(&question)).is(200);
+    assert_eq!(answer["result"], "The answer.", "{answer}");
+    let id = answer["message_id"].as_str().unwrap();
+    let shown = house.get(&path);
+    let events = house.events(shown["answered_by"].as_str().unwrap());
+    let turns: Vec<_> = events
+        .iter()
+        .filter(|event| matches!(event["type"].as_str(), Some("asked" | "turn_started" | "turn_ended")))
+        .map(|event| {
+            let text = |key: &str| event[key].as_str().unwrap_or("-").replace(id, "ID");
+            [text("type"), text("message_id"), text("joined_by")].join(" ")
+        })
+        .collect();
+    assert_eq!(
+        turns,
+        [
+            "asked ID -",
+            "turn_started ID order",
+            "turn_ended - -",
+            "turn_started ID id",
+            "turn_ended ID id"
+        ]
+    );
+    assert_eq!(house.ask("DELETE", &path, None).status, 204);
 }
 
 #[test]

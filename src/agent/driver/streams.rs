@@ -104,6 +104,7 @@ impl<H: Host> Driver<H> {
             let Some(run) = &mut self.run else { return Vec::new() };
             let run_at = run.line_end;
             if let dialect::Event::Permission(asked) = &event
+                && !asked.is_refused
                 && let Some(decision) = self.host.decide(asked)
             {
                 decided.push((asked.request.clone(), decision));
@@ -120,7 +121,7 @@ impl<H: Host> Driver<H> {
                     self.events.extend(ended.usage.cost_microusd.map(Event::Spent));
                     self.events.push_back(Event::TurnEnded);
                 }
-                dialect::Event::Permission(asked) => {
+                dialect::Event::Permission(asked) if !asked.is_refused => {
                     if !run.open_questions.contains(&asked.request) {
                         run.open_questions.push(asked.request.clone());
                     }

@@ -151,11 +151,10 @@ impl Acp {
             .take(CHOICES)
             .map(|choice| (id(choice.at("kind").str()), choice.at("optionId").str().to_owned()))
             .collect();
-        if self.permissions.len() >= self.options.bounds.pending
-            || params.at("sessionId").text() != self.session.as_deref()
-        {
+        if params.at("sessionId").text() != self.session.as_deref() {
             return self.cancel(&request, out);
         }
+        let is_refused = self.permissions.len() >= self.options.bounds.pending;
         let call = asked.at("toolCallId").some_text().map(id);
         let known = call.as_deref().and_then(|call| self.calls.get(call));
         let (tool, summary) = match known {
@@ -163,12 +162,16 @@ impl Acp {
             None => ("Tool".to_owned(), String::new()),
         };
         let remembers = choices.iter().any(|(kind, _)| kind == "allow_always");
-        self.permissions.push(Pending {
-            request: request.clone(),
-            call: call.clone(),
-            choices,
-        });
+        match is_refused {
+            true => self.cancel(&request, out),
+            false => self.permissions.push(Pending {
+                request: request.clone(),
+                call: call.clone(),
+                choices,
+            }),
+        }
         out.events.push(Event::Permission(Permission {
+            is_refused,
             request,
             call,
             name: tool.clone(),

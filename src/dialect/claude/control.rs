@@ -85,7 +85,7 @@ impl Claude {
             input: input.to_owned(),
             suggestions: suggestions.map(str::to_owned),
         };
-        let shown = Permission {
+        let mut shown = Permission {
             request: request.clone(),
             call,
             tool: about.tool,
@@ -93,14 +93,15 @@ impl Claude {
             subject: subject::of_tool(name, input, &self.options),
             summary: about.text,
             input: bounded(input, &self.options),
+            is_refused: false,
             remembers: suggestions.is_some(),
         };
-        if self.permissions.hold(waiting) {
-            out.events.push(Event::Permission(shown));
-        } else {
-            out.input
-                .push(success(&request, &deny("too many questions wait for an answer", false)));
+        if !self.permissions.hold(waiting) {
+            let answer = deny("too many questions wait for an answer", false);
+            out.input.push(success(&request, &answer));
+            shown.is_refused = true;
         }
+        out.events.push(Event::Permission(shown));
     }
 
     fn hook(&mut self, request: String, asked: &Json, out: &mut Step) {

@@ -230,9 +230,10 @@ impl Server {
             "item/fileChange/requestApproval" => "Patch",
             _ => return self.rpc.refuse(&request, out),
         };
-        if self.permissions.len() >= self.options.bounds.pending || self.permissions.contains(&request) {
+        if self.permissions.contains(&request) {
             return self.rpc.reply(&request, &json!({ "decision": "decline" }), out);
         }
+        let is_refused = self.permissions.len() >= self.options.bounds.pending;
         let call = params.at("itemId").some_text().map(id);
         let known = call.as_deref().and_then(|call| self.items.calls.get(call)).cloned();
         let summary = match (params.at("command").some_text(), &known) {
@@ -242,8 +243,12 @@ impl Server {
         };
         let touched = known.map(|call| call.touches);
         let subject = self.subject(method, params, touched.unwrap_or_default());
-        self.permissions.push(request.clone());
+        match is_refused {
+            true => self.rpc.reply(&request, &json!({ "decision": "decline" }), out),
+            false => self.permissions.push(request.clone()),
+        }
         out.events.push(Event::Permission(Permission {
+            is_refused,
             request,
             call,
             tool: tool.to_owned(),

@@ -99,7 +99,7 @@ impl Letta {
         let relative = |path: &str| self.options.relative(path);
         let about = summarise(tool, input, None, &relative);
         let raw = object.raw(&["request", "input"]).unwrap_or("{}");
-        let shown = Permission {
+        let mut shown = Permission {
             request: request.clone(),
             call: call.clone(),
             tool: about.tool,
@@ -107,6 +107,7 @@ impl Letta {
             subject: subject::of_tool(tool, raw, &self.options),
             summary: about.text,
             input: bounded(raw, &self.options),
+            is_refused: false,
             remembers: suggestions.is_some(),
         };
         let waiting = Waiting {
@@ -116,12 +117,12 @@ impl Letta {
             input: "null".to_owned(),
             suggestions: suggestions.map(str::to_owned),
         };
-        if self.permissions.hold(waiting) {
-            out.events.push(Event::Permission(shown));
-        } else {
+        if !self.permissions.hold(waiting) {
             let answer = deny("too many questions wait for an answer", false);
             out.input.push(success(&request, &answer));
+            shown.is_refused = true;
         }
+        out.events.push(Event::Permission(shown));
     }
 
     fn answered(&mut self, line: &Json, out: &mut Step) {

@@ -328,9 +328,7 @@ impl Server {
         if self.permissions.contains(&pending) {
             return;
         }
-        if self.permissions.len() >= self.options.bounds.pending {
-            return self.reply(&pending, "reject", out);
-        }
+        let is_refused = self.permissions.len() >= self.options.bounds.pending;
         let call = told
             .path(&["tool", "callID"])
             .some_text()
@@ -359,8 +357,12 @@ impl Server {
             None => text,
         };
         let input = json!({ "permission": kind, "patterns": patterns }).to_string();
-        self.permissions.push(pending);
+        match is_refused {
+            true => self.reply(&pending, "reject", out),
+            false => self.permissions.push(pending),
+        }
         out.events.push(Event::Permission(Permission {
+            is_refused,
             request: request.to_owned(),
             call,
             tool,
