@@ -619,17 +619,12 @@ fn input(client: &Client, name: &str, text: Option<&str>, close: bool) -> anyhow
 }
 
 fn ask(client: &Client, name: &str, message: &str, wait: bool) -> anyhow::Result<()> {
-    let seen = match wait {
-        true => client.ask("GET", &path(name, "/events?after=0"), None)?["cursor"]
-            .as_u64()
-            .unwrap_or(0),
-        false => 0,
-    };
-    client.ask("POST", &path(name, "/ask"), Some(&json!({ "message": message })))?;
+    let given = client.ask("POST", &path(name, "/ask"), Some(&json!({ "message": message })))?;
     if !wait {
         return Ok(());
     }
-    let target = path(name, &format!("/events?after={seen}&until_ended=true"));
+    let seq = given["seq"].as_u64().unwrap_or(0);
+    let target = path(name, &format!("/events?after={seq}&until_ended=true"));
     let mut failed = None;
     client
         .send("GET", &target, None, "text/event-stream")?
@@ -645,7 +640,8 @@ fn ask(client: &Client, name: &str, message: &str, wait: bool) -> anyhow::Result
                     "{}\n",
                     harmless_lines(event["text"].as_str().unwrap_or_default())
                 ))?,
-                "turn_ended" => {
+                // One that is about something else may end before.
+                "turn_ended" if event["message_id"] == given["message_id"] => {
                     if event["outcome"] != "completed" {
                         failed = Some(event["outcome"].as_str().unwrap_or("failed").to_owned());
                     }

@@ -330,3 +330,36 @@ pub(super) enum Debug {
     /// Show a stream of pkt-lines from standard input as text.
     PktLine,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::server::Config;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    #[test]
+    fn the_sidecar_of_letta_listens_where_letta_looks_for_it() {
+        let read = |words: &[&str]| {
+            let line = Line::try_parse_from([&["serve", "--data", "/data"], words].concat()).expect("flags");
+            Config::from_toml("", Path::new("gitstead.toml"), &line.serve.overrides()).expect("sound")
+        };
+        let config = read(&["--letta-memfs", "/memories"]);
+        let address = config.address().expect("an address");
+        assert_eq!(
+            (address.to_string().as_str(), config.repos.as_path()),
+            ("127.0.0.1:8285", Path::new("/memories"))
+        );
+        let config = read(&["--letta-memfs", "/memories", "--listen", "127.0.0.1:9"]);
+        assert_eq!(config.listen, "127.0.0.1:9");
+        assert_eq!(read(&[]).listen, "127.0.0.1:8080");
+    }
+}

@@ -460,11 +460,17 @@ fn an_answer_is_that_to_the_question_although_the_agent_has_something_of_its_own
             json!({ "type": "result", "subtype": "success", "result": text, "is_error": false, "session_id": CLAUDE, "num_turns": 1, "terminal_reason": "completed", "usage": {}, "uuid": uuid }),
         )
     };
+    let says = |text: &str, uuid: &str| {
+        let message = json!({ "id": uuid, "role": "assistant", "content": [{ "type": "text", "text": text }] });
+        Says(json!({ "type": "assistant", "message": message, "session_id": CLAUDE, "uuid": uuid }))
+    };
     let mut parts = claude_begins();
     parts.extend([
         life("queued", "l1"),
+        says("Background work is done.", "s1"),
         result("Background work is done.", "r1"),
         life("started", "l2"),
+        says("The answer.", "s2"),
         result("The answer.", "r2"),
         life("completed", "l3"),
     ]);
@@ -497,6 +503,25 @@ fn an_answer_is_that_to_the_question_although_the_agent_has_something_of_its_own
         ]
     );
     assert_eq!(house.ask("DELETE", &path, None).status, 204);
+    // And so does the command line wait for it.
+    house.post("/it/start");
+    eventually("it is ready", || house.get("/it")["state"] == "ready");
+    let output = Command::new(env!("CARGO_BIN_EXE_gitstead"))
+        .args([
+            "agent",
+            "--server",
+            house.server.url(),
+            "ask",
+            "it",
+            "--wait",
+            "what is it?",
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.ends_with("The answer.\n"), "{said}");
+    house.post("/it/kill");
+    house.ended("it");
 }
 
 #[test]

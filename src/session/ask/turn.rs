@@ -468,6 +468,11 @@ impl Inner {
             // What a server before this one has left is still being ended.
             entry.wait(deadline, |status| status.state != State::Stopping).await;
         }
+        if entry.state().is_up() && !entry.is_there() {
+            // It has just ended over the last question, and that is still being recorded.
+            let is_again = |status: &crate::agent::Status| status.pid.is_some() || status.state.is_over();
+            entry.wait(deadline, is_again).await;
+        }
         let before = entry.record().session;
         if entry.state() == State::Created || entry.state().is_over() {
             self.agents.start(&entry).await?;
