@@ -48,6 +48,9 @@ pub struct Sandbox {
     /// Whether it may make namespaces of its own, and mount in them as far as landlock allows that.
     #[serde(default)]
     pub user_namespaces: bool,
+    /// Whether it has a network of its own, with nothing in it but loopback.
+    #[serde(default)]
+    pub no_network: bool,
     /// The TCP ports, of whichever host, to which it can connect; all where there is no list.
     #[serde(default)]
     pub connect: Option<Vec<u16>>,
@@ -78,6 +81,9 @@ pub struct Isolation {
     /// Whether it is kept from calls of the kernel that programs do not need.
     #[serde(default)]
     pub seccomp: bool,
+    /// Whether it has a network of its own, with nothing in it but loopback.
+    #[serde(default)]
+    pub no_network: bool,
     /// The TCP ports to which it can connect, where that is bounded.
     #[serde(default)]
     pub connect: Option<Vec<u16>>,

@@ -4,6 +4,7 @@
 //! known or said to be unknown. What it writes is read at once and kept, however slow those are who look on. Decisions are a value ([`Machine`]); the only place
 //! that starts processes is `spawn.rs`. Knows nothing of git and nothing of HTTP.
 
+mod alone;
 mod cgroup;
 mod container;
 mod driver;

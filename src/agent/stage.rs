@@ -27,7 +27,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cgroup,
+    alone, cgroup,
     launch::{Isolation, Launch, SpawnFailure, SpawnFault},
     sandbox,
     spawn::{self, Streams},
@@ -102,6 +102,7 @@ pub(super) fn start(
         Ok((Some(bound), None)) => {
             isolation.landlock = bound.landlock;
             isolation.seccomp = bound.seccomp;
+            isolation.no_network = bound.no_network;
             isolation.connect = bound.connect;
             isolation.bind = bound.bind;
             isolation.missing.extend(bound.missing);
@@ -161,13 +162,20 @@ fn stage() -> io::Result<()> {
     let task: Task = serde_json::from_slice(&text).map_err(io::Error::other)?;
     drop(text);
     // It may have been gone before the kernel was told to end us with it.
-    if getppid().is_none_or(|parent| parent.as_raw_nonzero().get() != task.parent) {
-        return Err(io::Error::other("that is gone"));
-    }
+    end_with(task.parent)?;
     rustix::stdio::dup2_stdin(stdin)?;
     close_fds::set_fds_cloexec(3, &[]);
     let failure = become_it(&task, program.as_ref(), &mut control);
     control.write_all(&line(&Told::Failed(failure)))
+}
+
+/// Has the kernel end this process with its parent, which is this one.
+fn end_with(parent: i32) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    match getppid().map(|now| now.as_raw_nonzero().get()) {
+        Some(now) if now == parent => Ok(()),
+        _ => Err(io::Error::other("that is gone")),
+    }
 }
 
 /// Comes back only with what went wrong.
@@ -211,6 +219,24 @@ fn bind(task: &Task, program: Option<&OwnedFd>, held: &mut Isolation) -> Result<
     if !bounds.new_privileges && launch.container.is_none() {
         rustix::thread::set_no_new_privs(true)
             .map_err(|error| other(format!("its privileges cannot be bounded: {error}")))?;
+    }
+    if let Some(sandbox) = launch.sandbox.as_ref().filter(|sandbox| sandbox.no_network) {
+        match alone::leave_networks() {
+            Ok(known) => {
+                alone::settle(&known)
+                    .map_err(|error| other(format!("it cannot be who it is in a network of its own: {error}")))?;
+                held.no_network = true;
+            }
+            Err(error) if sandbox.required => {
+                return Err(SpawnFailure {
+                    fault: SpawnFault::NoSandbox,
+                    text: format!("it is to have no network, and that cannot be had: {error}"),
+                });
+            }
+            Err(error) => held.missing.push(format!("no network: {error}")),
+        }
+        // Whoever is given other rights is not ended any more with his parent process.
+        end_with(task.parent).map_err(|error| other(format!("its parent process cannot be watched: {error}")))?;
     }
     if let Some(sandbox) = &launch.sandbox {
         let spared = [Some(task.parent), task.server];

@@ -41,6 +41,9 @@ pub(super) struct Hold {
     /// The TCP ports on which it can listen in its sandbox, comma-separated, or none; 0 for any that the system picks [default: all]
     #[arg(long, value_name = "PORTS", value_parser = ports)]
     bind_ports: Option<Ports>,
+    /// Give it a network of its own in its sandbox, with nothing in it but loopback
+    #[arg(long)]
+    no_network: bool,
     /// Let it make namespaces of its own in its sandbox, as browsers do
     #[arg(long)]
     user_namespaces: bool,
@@ -98,6 +101,7 @@ impl Hold {
         for (key, value) in [
             ("connect", listed(&self.connect_ports)),
             ("bind", listed(&self.bind_ports)),
+            ("network", self.no_network.then_some(Value::Bool(false))),
             ("user_namespaces", self.user_namespaces.then_some(Value::Bool(true))),
         ] {
             if let Some(value) = value {

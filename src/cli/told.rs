@@ -133,6 +133,7 @@ fn held(isolation: &Value) -> String {
         None => parts.push("no sandbox".to_owned()),
     }
     parts.extend((isolation["seccomp"] == true).then(|| "seccomp".to_owned()));
+    parts.extend((isolation["no_network"] == true).then(|| "no network".to_owned()));
     for (what, key) in [("connects to", "connect"), ("listens on", "bind")] {
         if let Some(ports) = isolation[key].as_array() {
             let ports: Vec<_> = ports.iter().map(Value::to_string).collect();

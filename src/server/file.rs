@@ -220,6 +220,7 @@ pub(super) struct FileAgents {
     #[serde(default)]
     pub sandbox_write: Vec<PathBuf>,
     pub sandbox_user_namespaces: Option<bool>,
+    pub sandbox_network: Option<bool>,
     pub sandbox_connect: Option<Vec<u16>>,
     pub sandbox_bind: Option<Vec<u16>>,
     pub answer_within: Option<Span>,
@@ -256,6 +257,7 @@ impl FileAgents {
             read: whole(self.sandbox_read),
             write: whole(self.sandbox_write),
             user_namespaces: self.sandbox_user_namespaces,
+            network: self.sandbox_network,
             connect: self.sandbox_connect,
             bind: self.sandbox_bind,
         };

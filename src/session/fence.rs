@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{AgentSpec, SessionError};
 use crate::{
     agent::{Cgroups, Sandbox},
+    dialect::Kind,
     workspace::Workspace,
 };
 
@@ -68,6 +69,9 @@ pub struct SandboxSpec {
     /// Whether it may make namespaces of its own; not if nobody says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_namespaces: Option<bool>,
+    /// Whether it has the networks of its host; if not, it has one of its own with nothing in it but loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<bool>,
     /// The TCP ports, of whichever host, to which it can connect; all where there is no list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect: Option<Vec<u16>>,
@@ -127,14 +131,21 @@ impl Fences {
             read,
             write,
             user_namespaces,
+            network,
             connect,
             bind,
             ..
         } = &spec.sandbox;
         let is_off = spec.sandbox.mode.max(self.sandbox.mode) == SandboxMode::Off;
-        if is_off && (user_namespaces.is_some() || connect.is_some() || bind.is_some()) {
+        if is_off && (user_namespaces.is_some() || network.is_some() || connect.is_some() || bind.is_some()) {
             return Err(SessionError::Invalid {
-                why: "ports and namespaces are bounded in a sandbox only, and this agent is in none".to_owned(),
+                why: "networks and namespaces are bounded in a sandbox only, and this agent is in none".to_owned(),
+            });
+        }
+        let has_network = [self.sandbox.network, *network].iter().all(|said| *said != Some(false));
+        if !is_off && !has_network && spec.kind()? == Kind::OpencodeServer {
+            return Err(SessionError::Invalid {
+                why: "what listens in a network of its own is not on this machine's loopback".to_owned(),
             });
         }
         let may = self.sandbox.user_namespaces == Some(true);
@@ -192,6 +203,7 @@ impl Fences {
             read,
             write,
             user_namespaces,
+            no_network: [ours.network, theirs.network].contains(&Some(false)),
             connect: both(ours.connect.as_deref(), theirs.connect.as_deref()),
             bind: both(ours.bind.as_deref(), theirs.bind.as_deref()),
         })
@@ -225,6 +237,11 @@ mod tests {
         assert!(refused(&fences, &spec).is_some_and(|why| why.contains("in none")));
         fences.sandbox.mode = SandboxMode::BestEffort;
         assert_eq!(refused(&fences, &spec), None, "it is stricter");
+        spec.sandbox.network = Some(false);
+        assert_eq!(refused(&fences, &spec), None, "so is this");
+        spec.dialect = "opencode-server".to_owned();
+        assert!(refused(&fences, &spec).is_some_and(|why| why.contains("loopback")));
+        (spec.dialect, spec.sandbox.network) = ("plain".to_owned(), None);
         spec.sandbox.user_namespaces = Some(true);
         assert!(refused(&fences, &spec).is_some_and(|why| why.contains("configuration")));
         fences.sandbox.user_namespaces = Some(true);

@@ -274,6 +274,43 @@ fn an_agent_connects_to_listed_ports_and_no_others() {
 }
 
 #[test]
+fn an_agent_that_is_to_have_no_network_has_loopback_for_itself() {
+    let house = House::start();
+    let outside = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = outside.local_addr().unwrap().port();
+    let script = "id -u > own; tail -n +3 /proc/net/dev | cut -d: -f1 > devices; \
+                  (exec 3<>/dev/tcp/127.0.0.1/$PORT) 2> refused && touch reached; cat /proc/$PPID/comm > parent; \
+                  (trap 'exit 0' TERM; while :; do sleep 0.05; done) & sleep 1000";
+    let more = json!({
+        "argv": ["bash", "-c", script],
+        "env": { "PORT": port.to_string() },
+        "sandbox": { "mode": "best-effort", "network": false, "read": ["/proc/net"] },
+    });
+    house.run("it", "", more);
+    let agent = house.get("/it/wait?until=ready");
+    if !has(&agent, "no_network") || agent["isolation"]["no_network"] == false {
+        let missing = agent["isolation"]["missing"].to_string();
+        assert!(missing.contains("no network: "), "it is said: {agent}");
+        return;
+    }
+    eventually("it has looked", || house.files().join("refused").exists());
+    eventually("it is still there", || !house.processes().is_empty());
+    let read = |name: &str| fs::read_to_string(house.files().join(name)).unwrap_or_default();
+    let own = format!("{}\n", rustix::process::geteuid().as_raw());
+    assert_eq!(read("own"), own, "it is who it was");
+    eventually("nobody is reached", || read("refused").contains("refused"));
+    assert!(!house.files().join("reached").exists());
+    house.post("/it/stop");
+    let agent = house.ended("it");
+    assert_eq!(
+        (&agent["state"], agent["stragglers"].as_array().map(Vec::len)),
+        (&json!("stopped"), Some(0)),
+        "{agent}"
+    );
+    assert_eq!(house.processes(), [0i32; 0]);
+}
+
+#[test]
 fn ports_of_the_house_are_for_all_its_agents() {
     let house = House::with(ServerOptions {
         config: Some("[agents]\nsandbox = \"best-effort\"\nsandbox_connect = [443, 8443]\nsandbox_bind = []\nsandbox_user_namespaces = false\n".to_owned()),

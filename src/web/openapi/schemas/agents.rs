@@ -20,6 +20,11 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                     "Whether it is kept from calls of the kernel that programs do not need.",
                 ),
                 (
+                    "no_network",
+                    "bool",
+                    "Whether it has a network of its own, with nothing in it but loopback.",
+                ),
+                (
                     "connect",
                     "[int]?",
                     "The TCP ports to which it can connect, where that is bounded.",
@@ -329,6 +334,11 @@ pub(super) fn agents(add: &mut impl FnMut(&str, Value)) {
                 ("read?", "[string]", "What it can read and execute, too."),
                 ("write?", "[string]", "What it can write, too."),
                 ("user_namespaces?", "bool", "Whether it may make namespaces of its own."),
+                (
+                    "network?",
+                    "bool",
+                    "False for one of its own, with nothing in it but loopback.",
+                ),
                 (
                     "connect?",
                     "[int]",
