@@ -44,6 +44,13 @@ fn memory(git: &Git) -> PathBuf {
     work
 }
 
+/// A bare copy of it that comes into being there at once, as a restored backup does: a server that has just been started looks through what it finds.
+fn moved_in(git: &Git, place: &Path) {
+    git.ok(git.dir(), "clone -q --bare work moving");
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::rename(git.path("moving"), place).unwrap();
+}
+
 fn info_refs(server: &Server, path: &str, headers: &[(&str, &str)]) -> wire::Response {
     request(server, "GET", path, headers, b"")
 }
@@ -227,10 +234,7 @@ fn an_agent_is_found_in_another_organization_if_there_is_only_one() {
     let (server, base) = serve("[letta_memfs]\norg_fallback = true\n");
     let git = Git::new();
     let work = memory(&git);
-    git.ok(
-        git.dir(),
-        &format!("clone -q --bare work {}", bare(&base, "org-1", AGENT).display()),
-    );
+    moved_in(&git, &bare(&base, "org-1", AGENT));
     let url = url(&server, AGENT);
     for _ in 0..2 {
         assert!(
@@ -247,10 +251,7 @@ fn an_agent_is_found_in_another_organization_if_there_is_only_one() {
 
     let another = "agent-2";
     for organization in ["org-1", "org-2"] {
-        git.ok(
-            git.dir(),
-            &format!("clone -q --bare work {}", bare(&base, organization, another).display()),
-        );
+        moved_in(&git, &bare(&base, organization, another));
     }
     let answer = info_refs(&server, &format!("/git/{another}/state.git/{ASK}"), &[]);
     assert_eq!(answer.status, 400);
@@ -261,10 +262,7 @@ fn an_agent_is_found_in_another_organization_if_there_is_only_one() {
     );
 
     let (server, base) = serve("");
-    git.ok(
-        git.dir(),
-        &format!("clone -q --bare work {}", bare(&base, "org-1", AGENT).display()),
-    );
+    moved_in(&git, &bare(&base, "org-1", AGENT));
     assert_eq!(
         info_refs(&server, &format!("/git/{AGENT}/state.git/{ASK}"), &[]).status,
         404
