@@ -1,7 +1,8 @@
 //! What an agent in a sandbox may ask of the kernel: what programs ask for, and not what breaks out of one (seccomp, `Documentation/userspace-api/seccomp_filter.rst` of the kernel).
 //!
 //! It is a list of what is denied, with EPERM: all else is for landlock and the rights of the user to say. In the same way the agent is kept from ending its own parent process,
-//! which older kernels (before 6.12) would let it. Numbers of processes are compared as the kernel reads them, by their low 32 bits.
+//! which older kernels (before 6.12) would let it, and the server as far as that can be told: a signal to any of a process's threads ends all of it there, and which threads the server
+//! has no list made before knows. Numbers of processes are compared as the kernel reads them, by their low 32 bits.
 
 use std::collections::BTreeMap;
 
@@ -100,11 +101,18 @@ const NAMESPACE_OF_TIME: u64 = 0x80;
 const PERSONALITIES: [u64; 5] = [0xffff_ffff, 0, 8, 0x2_0000, 0x2_0008];
 /// Kinds of sockets that reach what is beside or beneath this system: `AF_ALG`, `AF_VSOCK`.
 const FAMILIES: [u64; 2] = [38, 40];
-/// Ways of going around rules for TCP ports: other protocols that carry a stream (DCCP, SCTP, MPTCP), and `AF_PACKET`, `AF_SMC`.
-const PROTOCOLS: [u64; 3] = [33, 132, 262];
-const LINKS: [u64; 2] = [17, 43];
-/// `SOCK_RAW`, and where it stands in the kind of a socket.
-const RAW: (u64, u64) = (0xf, 3);
+/// Ways of going around rules for TCP ports: other protocols that carry a stream (DCCP, SCTP, SMC, MPTCP), and `AF_PACKET`, `AF_RDS`, `AF_TIPC`, `AF_SMC`.
+const PROTOCOLS: [u64; 4] = [33, 132, 256, 262];
+const LINKS: [u64; 4] = [17, 21, 30, 43];
+/// `AF_INET` and `AF_INET6`, where these kinds of sockets (`SOCK_SEQPACKET`, `SOCK_DCCP`) are such a protocol without naming it. Unix has the first one, too.
+const INTERNET: [u64; 2] = [2, 10];
+const STREAMS_OF_RECORDS: [u64; 2] = [5, 6];
+/// Where the kind of a socket stands beside its flags.
+const KIND: u64 = 0xf;
+/// `PRIO_USER`, for `setpriority`; `IOPRIO_WHO_USER` for `ioprio_set`.
+const ALL_OF_A_USER: [(i64, u64); 2] = [(libc::SYS_setpriority, 2), (libc::SYS_ioprio_set, 3)];
+/// `SOCK_RAW`.
+const RAW: u64 = 3;
 /// `MSG_FASTOPEN`: a connection without a `connect`.
 const FAST_OPEN: u64 = 0x2000_0000;
 /// Who is told of a descriptor by which signal: `F_SETOWN`, `F_SETOWN_EX`, and for sockets `FIOSETOWN`, `SIOCSPGRP`.
@@ -214,10 +222,22 @@ fn denied(calls: &Calls) -> Result<Rules, BackendError> {
         for family in LINKS {
             add(libc::SYS_socket, equal(0, family)?);
         }
-        add(libc::SYS_socket, when(&[(1, SeccompCmpOp::MaskedEq(RAW.0), RAW.1)])?);
+        add(libc::SYS_socket, when(&[(1, SeccompCmpOp::MaskedEq(KIND), RAW)])?);
+        for (family, kind) in INTERNET
+            .iter()
+            .flat_map(|family| STREAMS_OF_RECORDS.map(|kind| (*family, kind)))
+        {
+            let both = [(0, SeccompCmpOp::Eq, family), (1, SeccompCmpOp::MaskedEq(KIND), kind)];
+            add(libc::SYS_socket, when(&both)?);
+        }
         for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
             add(call, has(flags, FAST_OPEN)?);
         }
+    }
+    // A bound on the time that a process may compute ends it, by any of its threads: landlock does not look at that. Programs that bound themselves say 0.
+    add(libc::SYS_prlimit64, when(&[(0, SeccompCmpOp::Ne, 0)])?);
+    for (call, all) in ALL_OF_A_USER {
+        add(call, equal(0, all)?);
     }
     for pid in calls.spared.iter().flatten() {
         spare(*pid, calls.scoped, &mut add)?;
@@ -250,8 +270,13 @@ fn spare(pid: i32, scoped: bool, add: &mut impl FnMut(i64, SeccompRule)) -> Resu
         (libc::SYS_rt_tgsigqueueinfo, 0),
         (libc::SYS_rt_tgsigqueueinfo, 1),
         (libc::SYS_pidfd_open, 0),
-        // A bound on the time that it computes ends it as well.
-        (libc::SYS_prlimit64, 0),
+        // Nor does it wait for a processor, or for a disk, because of the agent.
+        (libc::SYS_setpriority, 1),
+        (libc::SYS_ioprio_set, 1),
+        (libc::SYS_sched_setscheduler, 0),
+        (libc::SYS_sched_setparam, 0),
+        (libc::SYS_sched_setattr, 0),
+        (libc::SYS_sched_setaffinity, 0),
         // Who is in its group may send that a signal by the number 0.
         (libc::SYS_setpgid, 1),
     ] {
@@ -343,9 +368,15 @@ mod tests {
                 make(AddressFamily::INET, SocketType::STREAM, number(262)),
                 make(AddressFamily::INET, SocketType::STREAM, number(132)),
                 make(AddressFamily::INET, SocketType::RAW, number(255)),
+                make(AddressFamily::INET, SocketType::STREAM, number(256)),
+                make(AddressFamily::INET, SocketType::SEQPACKET, None),
+                make(AddressFamily::INET6, SocketType::from_raw(6), None),
+                make(AddressFamily::from_raw(21), SocketType::SEQPACKET, None),
+                make(AddressFamily::from_raw(30), SocketType::STREAM, None),
                 make(AddressFamily::INET, SocketType::STREAM, None),
                 make(AddressFamily::INET, SocketType::DGRAM, None),
                 make(AddressFamily::UNIX, SocketType::STREAM, None),
+                make(AddressFamily::UNIX, SocketType::SEQPACKET, None),
             ]
         };
         let free = tries();
@@ -358,7 +389,7 @@ mod tests {
             ..Calls::default()
         };
         let none = held(ports, tries).expect("it was there a moment ago");
-        assert_eq!((&none[..4], &none[4..]), (&[Err(Errno::PERM); 4][..], &free[4..]));
+        assert_eq!((&none[..9], &none[9..]), (&[Err(Errno::PERM); 9][..], &free[9..]));
     }
 
     #[test]

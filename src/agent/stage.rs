@@ -115,7 +115,8 @@ pub(super) fn start(
     if let Some(pid) = Pid::from_raw(pid) {
         // Nobody has waited for it, so it is nobody else yet.
         let _ = kill_process(pid, Signal::KILL);
-        let _ = waitpid(Some(pid), WaitOptions::empty());
+        // One that is stuck in the kernel is waited for with all others.
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
     }
     Err(failure)
 }

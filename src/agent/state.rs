@@ -628,6 +628,10 @@ impl Machine {
         let Some((most, reaction)) = self.rules.watchdogs.disk else {
             return;
         };
+        // While it is being stopped nobody is told: it counts as not told yet.
+        if self.rung != Rung::None {
+            return;
+        }
         let was = std::mem::replace(&mut self.full, bytes > most);
         let is_at_work = matches!(self.state, State::Busy | State::WaitingPermission);
         // What is only told is told once each time; what is interrupted is so in each turn.

@@ -121,7 +121,8 @@ impl Watched {
     /// A line that is for people, whether it is on standard error or not.
     fn judge_line(&mut self, line: &[u8]) {
         // What only passes lines on says nothing of itself.
-        if !self.agent.nature().tells_turns {
+        if !self.agent.nature().tells_turns || self.has_begun {
+            // Later on such a line is as likely a tool's; the agent has words of its own then.
             return;
         }
         let line = &line[..line.len().min(LOOK)];
@@ -388,6 +389,13 @@ mod tests {
         );
         agent.finished(&Exit::code(1), &mut step);
         assert!(step.events.iter().any(is_unfit), "{step:?}");
+        // What it fails of later is something else than what a tool of its has written.
+        let mut agent = Kind::Codex.speaker(Options::new("/ws"));
+        let mut step = Step::default();
+        agent.line(br#"{"type":"thread.started","thread_id":"01a1"}"#, &mut step);
+        agent.complaint(b"fatal: Authentication failed for 'https://a.example/x'", &mut step);
+        agent.finished(&Exit::code(1), &mut step);
+        assert!(!step.events.iter().any(is_unfit), "{step:?}");
     }
 
     #[test]

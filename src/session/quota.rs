@@ -124,10 +124,16 @@ impl Scales {
                 let status = watch.borrow_and_update();
                 (status.run, status.state)
             };
-            if run != self.run || state.is_over() || state == State::Restarting {
+            // Whoever begins to look may be ahead of who tells that the run has begun.
+            let is_early = run < self.run;
+            if run > self.run || (!is_early && (state.is_over() || state == State::Restarting)) {
                 return;
             }
-            let pause = if state == State::Idle { WAITING } else { WORKING };
+            let pause = if state == State::Idle && !is_early {
+                WAITING
+            } else {
+                WORKING
+            };
             let due = last + pause.max(took * SHARE);
             tokio::select! {
                 changed = watch.changed() => match changed {

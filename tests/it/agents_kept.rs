@@ -79,6 +79,15 @@ fn a_sandbox_denies_calls_that_break_out_of_one_and_the_end_of_the_parent_proces
         ("tkill", libc::SYS_tkill, &format!("{parent}, 9")),
         ("pidfd", libc::SYS_pidfd_open, &format!("{parent}, 0")),
         ("limits", libc::SYS_prlimit64, &format!("{parent}, 0, 0, 0")),
+        // Any thread stands for its process: that of the server has many, and nobody knows their numbers beforehand.
+        ("limits-any", libc::SYS_prlimit64, ", 1, 0, 0, 0"),
+        ("limits-own", libc::SYS_prlimit64, ", 0, 0, 0, 0"),
+        ("nice", libc::SYS_setpriority, &format!(", 0{parent}, 19")),
+        ("nice-user", libc::SYS_setpriority, ", 2, 0, 19"),
+        ("nice-own", libc::SYS_setpriority, ", 0, 0, 1"),
+        ("idle", libc::SYS_sched_setscheduler, &format!("{parent}, 0, 0")),
+        ("disk", libc::SYS_ioprio_set, &format!(", 1{parent}, 0")),
+        ("processor", libc::SYS_sched_setaffinity, &format!("{parent}, 0, 0")),
         ("join", libc::SYS_setpgid, &format!(", 0{parent}")),
         // As somebody may write it whom only the low half concerns.
         ("kill-low", libc::SYS_kill, ", $parent + 0x100000000, 9"),
@@ -95,7 +104,7 @@ fn a_sandbox_denies_calls_that_break_out_of_one_and_the_end_of_the_parent_proces
     let expected: Vec<_> = calls
         .iter()
         .map(|(what, ..)| match *what {
-            "unshare-files" | "plain" | "kill-self" => format!("{what} done"),
+            "unshare-files" | "plain" | "kill-self" | "limits-own" | "nice-own" => format!("{what} done"),
             "clone3" => format!("{what} ENOSYS"),
             _ => format!("{what} EPERM"),
         })
