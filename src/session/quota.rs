@@ -14,6 +14,10 @@ use crate::{
 
 /// Directories within one another that are looked into, each with a descriptor of its own.
 const DEPTH: usize = 256;
+/// Entries between two looks at whether anybody wants to know it still.
+const OFTEN: u64 = 1_024;
+/// Files of several names that are remembered; each name of a further one counts.
+const LINKED: usize = 1 << 20;
 /// How often it is looked at most while the agent is at work, and while it waits for somebody.
 const WORKING: Duration = Duration::from_secs(1);
 const WAITING: Duration = Duration::from_secs(10);
@@ -26,8 +30,8 @@ const BLOCK: u64 = 512;
 /// cannot be looked at, or lies deeper than 256 directories, is not counted. Blocks.
 ///
 /// # Errors
-/// When the directory cannot be looked at.
-pub(super) fn held(root: &Path) -> io::Result<u64> {
+/// When the directory cannot be looked at, or nobody wants to know it any more.
+pub(super) fn held(root: &Path, is_wanted: impl Fn() -> bool) -> io::Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = openat(CWD, root, flags, Mode::empty())?;
     let about = fstat(&top)?;
@@ -35,7 +39,12 @@ pub(super) fn held(root: &Path) -> io::Result<u64> {
     let mut bytes = allocated(&about);
     let mut linked = HashSet::new();
     let mut open = vec![Dir::new(top)?];
+    let mut seen = 0u64;
     while let Some(dir) = open.last_mut() {
+        seen += 1;
+        if seen.is_multiple_of(OFTEN) && !is_wanted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let entry = match dir.read() {
             Some(Ok(entry)) => entry,
             // The rest of it cannot be read.
@@ -54,8 +63,12 @@ pub(super) fn held(root: &Path) -> io::Result<u64> {
             continue;
         };
         let is_dir = FileType::from_raw_mode(about.st_mode) == FileType::Directory;
-        if about.st_dev != device || (!is_dir && about.st_nlink > 1 && !linked.insert(about.st_ino)) {
+        let is_linked = !is_dir && about.st_nlink > 1;
+        if about.st_dev != device || (is_linked && linked.contains(&about.st_ino)) {
             continue;
+        }
+        if is_linked && linked.len() < LINKED {
+            linked.insert(about.st_ino);
         }
         bytes = bytes.saturating_add(allocated(&about));
         if is_dir
@@ -78,7 +91,7 @@ pub(super) fn check(spec: &AgentSpec, root: &Path) -> Result<Option<u64>, SpawnF
     let Some((most, reaction)) = spec.watchdogs.disk else {
         return Ok(None);
     };
-    let held = held(root).ok();
+    let held = held(root, || true).ok();
     match held {
         Some(bytes) if bytes > most && reaction != Reaction::Warn => Err(SpawnFailure {
             fault: SpawnFault::Full,
@@ -143,12 +156,17 @@ impl Scales {
                 () = tokio::time::sleep_until(due) => {}
             }
             let (workspaces, place) = (Arc::clone(&self.workspaces), self.place.clone());
+            let (ends, run) = (self.agent.watch(), self.run);
             let began = Instant::now();
             let looked = self.workers.call(Lane::Long, None, move || {
                 // From here on: to wait for a thread costs nobody anything.
                 let began = std::time::Instant::now();
                 let root = workspaces.open(&place).ok()?.root().to_owned();
-                Some((held(&root).ok()?, began.elapsed()))
+                let is_wanted = || {
+                    let status = ends.borrow();
+                    status.run == run && !status.state.is_over()
+                };
+                Some((held(&root, is_wanted).ok()?, began.elapsed()))
             });
             let looked = looked.await.ok().flatten();
             last = Instant::now();
@@ -179,16 +197,26 @@ mod tests {
         let much = vec![1; 1 << 20];
         fs::write(beyond.join("much"), &much).expect("written");
         std::os::unix::fs::symlink(&beyond, root.join("link")).expect("made");
-        let empty = held(&root).expect("looked at");
+        let empty = held(&root, || true).expect("looked at");
         assert!(empty < 64 << 10, "{empty}");
         fs::write(root.join("a/b/much"), &much).expect("written");
         fs::hard_link(root.join("a/b/much"), root.join("again")).expect("made");
         let sparse = fs::File::create(root.join("sparse")).expect("made");
         sparse.set_len(1 << 40).expect("long");
-        let full = held(&root).expect("looked at");
+        let full = held(&root, || true).expect("looked at");
         let more = full - empty;
         assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&more), "{more}");
-        assert!(held(&root.join("nowhere")).is_err());
+        assert!(held(&root.join("nowhere"), || true).is_err());
+    }
+
+    #[test]
+    fn nobody_goes_on_looking_for_what_nobody_wants_to_know() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for n in 0..2 * OFTEN {
+            fs::write(dir.path().join(n.to_string()), "").expect("written");
+        }
+        assert!(held(dir.path(), || true).is_ok());
+        assert!(held(dir.path(), || false).is_err());
     }
 
     #[test]
@@ -198,7 +226,7 @@ mod tests {
         fs::create_dir_all(dir.path().join(&deep)).expect("made");
         fs::write(dir.path().join(&deep).join("x"), vec![1; 1 << 20]).expect("written");
         fs::write(dir.path().join("y"), vec![1; 1 << 20]).expect("written");
-        let bytes = held(dir.path()).expect("looked at");
+        let bytes = held(dir.path(), || true).expect("looked at");
         assert!((1 << 20..3 << 20).contains(&bytes), "{bytes}");
     }
 }
