@@ -90,11 +90,24 @@ pub enum Subject {
     #[default]
     Unknown,
     /// Lines for a shell, all of which are executed.
-    Commands(Vec<String>),
+    Commands(Vec<NamedCommand>),
     /// Files and directories, all of which are used.
     Paths(Vec<NamedPath>),
+    /// Directories: what is below them is used, too. From the first part on in which a character of a pattern is (`src/*.rs`), files below what is before it.
+    Below(Vec<NamedPath>),
     /// Anything else that has a name: an address.
     Text(String),
+    /// This, and more that changes what it means and cannot be compared with anything.
+    Part(Box<Subject>),
+}
+
+/// A line for a shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedCommand {
+    /// As the agent has written it.
+    pub written: String,
+    /// What a shell is given to execute: of `bash -lc '…'` what is in it, else the same.
+    pub line: String,
 }
 
 /// A path, by its letters alone: nothing is looked at, so links are not followed. `.` and `..` are resolved.

@@ -29,7 +29,7 @@ mod turns;
 mod watched;
 
 pub use claude::{ClaudeHistory, HistoryMessage, HistoryPage, HistoryPlace, is_claude_project, is_claude_session};
-pub use exchange::{Decision, Gone, Joined, JoinedBy, NamedPath, Permission, Subject, UserMessage};
+pub use exchange::{Decision, Gone, Joined, JoinedBy, NamedCommand, NamedPath, Permission, Subject, UserMessage};
 pub use lines::Lines;
 pub use ndjson::Pointers;
 pub use options::{Bounds, Kind, Options, ThreadOptions};
@@ -41,6 +41,8 @@ pub use seam::{
     Answer, Asks, Change, Dialect, Event, Exit, Nature, Order, Outcome, Refused, Source, Step, ToolFinished,
     ToolStarted, TurnEnded, TurnOutcome, Unfit, Usage,
 };
+#[cfg(test)]
+pub(crate) use subject::of_tool as subject_of_tool;
 pub use summary::{Shape, Summary, summarise};
 
 /// Bytes of a line in the log.

@@ -206,60 +206,73 @@ pub fn changes<'a>(changed: impl IntoIterator<Item = (&'a str, String)>) -> Stri
 
 /// A command as somebody would have typed it: of `bash -lc '…'` what is in it.
 pub fn command(text: &str) -> String {
-    let beginning: String = text.chars().take(LOOKED_AT).collect();
-    match unwrapped(&beginning) {
+    match unwrapped(text) {
         Some(inside) => line(&inside),
         None => line(text),
     }
 }
 
-/// What is in the quotes of `bash -lc '…'`, if a command is that.
+/// What is in the quotes of `bash -lc '…'`, if a command is that and nothing else: three words with blanks between them, of which the first two are written plainly. All of it is looked at, since rules decide about what is found here.
 pub(super) fn unwrapped(text: &str) -> Option<String> {
-    let [shell, flag, inside] = <[String; 3]>::try_from(words(text)?).ok()?;
-    (is_shell(&shell) && matches!(flag.as_str(), "-c" | "-lc")).then_some(inside)
+    let blank = |c: char| matches!(c, ' ' | '\t');
+    let (shell, rest) = text.trim_matches(blank).split_once(blank)?;
+    let (flag, rest) = rest.trim_start_matches(blank).split_once(blank)?;
+    match is_shell(shell) && matches!(flag, "-c" | "-lc") {
+        true => one_word(rest.trim_start_matches(blank)),
+        false => None,
+    }
 }
 
+/// Whether this is a shell, found as usual or where systems have theirs. A file of that name elsewhere may be anything.
 pub(super) fn is_shell(program: &str) -> bool {
-    let name = program.rsplit('/').next().unwrap_or_default();
+    let places = ["/bin/", "/usr/bin/", "/usr/local/bin/"];
+    let name = places.iter().find_map(|place| program.strip_prefix(place));
+    let name = name.unwrap_or(program);
     matches!(name, "bash" | "sh" | "zsh" | "dash" | "ash" | "ksh")
 }
 
-/// The words of a command as a shell splits them; `None` where quotes do not close (or the text was cut).
-fn words(text: &str) -> Option<Vec<String>> {
-    let mut out = Vec::new();
-    let mut word: Option<String> = None;
+/// Whether no shell makes anything else of this word.
+pub(super) fn is_plain(word: &str) -> bool {
+    !word.is_empty() && word.chars().all(is_plain_char)
+}
+
+fn is_plain_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c)
+}
+
+/// What a shell makes of a text that is one word; nothing where it is more than that, or has something in it that the shell replaces.
+fn one_word(text: &str) -> Option<String> {
+    let mut word = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\'' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match chars.next()? {
-                        '\'' => break,
-                        c => word.push(c),
-                    }
+            '\'' => loop {
+                match chars.next()? {
+                    '\'' => break,
+                    c => word.push(c),
                 }
-            }
-            '"' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match chars.next()? {
-                        '"' => break,
-                        '\\' => match chars.next()? {
-                            c @ ('"' | '\\' | '$' | '`') => word.push(c),
-                            c => word.extend(['\\', c]),
-                        },
-                        c => word.push(c),
-                    }
+            },
+            '"' => loop {
+                match chars.next()? {
+                    '"' => break,
+                    '\\' => match chars.next()? {
+                        c @ ('"' | '\\' | '$' | '`') => word.push(c),
+                        '\n' => return None,
+                        c => word.extend(['\\', c]),
+                    },
+                    '$' | '`' => return None,
+                    c => word.push(c),
                 }
-            }
-            '\\' => word.get_or_insert_default().push(chars.next()?),
-            c if c.is_whitespace() => out.extend(word.take()),
-            c => word.get_or_insert_default().push(c),
+            },
+            '\\' => match chars.next()? {
+                '\n' => return None,
+                c => word.push(c),
+            },
+            c if is_plain_char(c) => word.push(c),
+            _ => return None,
         }
     }
-    out.extend(word);
-    Some(out)
+    (!text.is_empty()).then_some(word)
 }
 
 /// A path as the workspace knows it, by its letters alone: nothing is looked at.
@@ -534,6 +547,14 @@ mod tests {
             ("bash script.sh now", "bash script.sh now"),
             ("python -c 'x'", "python -c 'x'"),
             ("bash -lc 'API_KEY=abcdef run'", "API_KEY=*** run"),
+            ("./bash -c 'git status'", "./bash -c 'git status'"),
+            ("/tmp/evil/sh -c 'git status'", "/tmp/evil/sh -c 'git status'"),
+            ("rm${IFS}x;/sh -c 'git status'", "rm${IFS}x;/sh -c 'git status'"),
+            ("bash -c 'git status' ;rm x", "bash -c 'git status' ;rm x"),
+            ("bash -c 'git status';rm", "bash -c 'git status';rm"),
+            ("bash -c \"git $(rm x)\"", "bash -c \"git $(rm x)\""),
+            ("bash -c git*", "bash -c git*"),
+            ("/usr/local/bin/zsh\t-c  ls", "ls"),
         ] {
             assert_eq!(command(given), text);
         }

@@ -2,11 +2,11 @@
 //!
 //! A rule that allows is read narrowly, and one that denies or has somebody asked widely: where it is not certain that a rule is meant, nobody gets more than without it.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::dialect::{Permission, Subject};
+use crate::dialect::{NamedPath, Permission, Subject};
 
 /// Rules of one agent, or of all.
 const RULES: usize = 256;
@@ -15,6 +15,10 @@ const PATTERN: usize = 4 << 10;
 const STARS: usize = 16;
 /// Bytes of a command in which parts are looked for. What is longer is asked about.
 const COMMAND: usize = 32 << 10;
+/// What one question may cost, in bytes that are compared with bytes: rules decide in the agent's own task. Beyond it somebody is asked.
+const WORK: usize = 256 << 20;
+/// What a byte costs besides.
+const EACH: usize = 16;
 
 /// What a rule says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -148,9 +152,12 @@ pub(super) struct Placed {
     pub rule: PermissionRule,
 }
 
-/// What an agent may do without asking anybody, in the order in which rules are looked at.
+/// What an agent may do without asking anybody.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Policy(Vec<Placed>);
+pub(super) struct Policy {
+    /// What the server's configuration denies or has asked, what the agent's own rules say, and what the server allows.
+    lists: [Vec<Placed>; 3],
+}
 
 /// What a policy says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,7 +171,7 @@ pub(super) enum Ruling<'a> {
 }
 
 impl Policy {
-    /// What the server's configuration denies, or has somebody asked about, comes before an agent's own rules, and what it allows after them: an agent's can only be stricter.
+    /// What the server's configuration denies, or has somebody asked about, comes before an agent's own rules, and what it allows after them. An agent's can only be stricter: where the server has somebody asked, one of the agent's that denies still denies, and one that allows does not count.
     pub fn new(server: &[PermissionRule], agent: &[PermissionRule]) -> Self {
         let placed = |of: &'static str, rules: &[PermissionRule]| -> Vec<Placed> {
             let numbered = rules.iter().cloned().enumerate();
@@ -176,36 +183,172 @@ impl Policy {
                 })
                 .collect()
         };
-        let (after, mut all): (Vec<_>, Vec<_>) = placed("server", server)
+        let (after, before) = placed("server", server)
             .into_iter()
             .partition(|one| one.rule.decision == RuleDecision::Allow);
-        all.extend(placed("agent", agent));
-        all.extend(after);
-        Policy(all)
+        Policy {
+            lists: [before, placed("agent", agent), after],
+        }
     }
 
     /// What the first rule that is meant says.
     pub fn decide(&self, asked: &Permission) -> Ruling<'_> {
-        for one in &self.0 {
-            let rule = &one.rule;
-            let names = |name: &str| glob(&rule.tool.to_lowercase(), &name.to_lowercase());
-            match (rule.decision, rule.matches.as_deref()) {
-                (RuleDecision::Allow, None) if names(&asked.name) => return Ruling::By(one),
-                (RuleDecision::Allow, Some(pattern)) if names(&asked.name) && allows(pattern, &asked.subject) => {
-                    return Ruling::By(one);
-                }
-                (RuleDecision::Allow, _) => {}
-                _ if !names(&asked.name) && !names(&asked.tool) => {}
-                (RuleDecision::Ask, None) => return Ruling::Ask(one),
-                (RuleDecision::Deny, None) => return Ruling::By(one),
-                (decision, Some(pattern)) => match touches(pattern, &asked.subject) {
-                    Some(false) => {}
-                    Some(true) if decision == RuleDecision::Deny => return Ruling::By(one),
-                    _ => return Ruling::Ask(one),
-                },
+        let mut question = Asked::new(asked);
+        let mut found = Ruling::Nobody;
+        for list in &self.lists {
+            let said = question.first(list);
+            let denies = matches!(said, Ruling::By(one) if one.rule.decision == RuleDecision::Deny);
+            match found {
+                _ if denies => return said,
+                // What was found before is not made weaker by any list.
+                Ruling::Nobody => found = said,
+                Ruling::By(_) | Ruling::Ask(_) => {}
             }
         }
-        Ruling::Nobody
+        found
+    }
+}
+
+/// A question as rules look at it, prepared once for all of them.
+struct Asked<'a> {
+    subject: &'a Subject,
+    /// It is about more than its subject says.
+    is_part: bool,
+    names: [String; 2],
+    /// Commands or an address, in every way in which a rule that denies looks at them.
+    texts: Vec<String>,
+    /// Somebody else replaces something of it before it is executed, so what is not found may be there.
+    is_replaced: bool,
+    /// Too long to be looked through.
+    is_long: bool,
+    bytes: usize,
+    /// What it may still cost.
+    left: usize,
+}
+
+impl<'a> Asked<'a> {
+    fn new(asked: &'a Permission) -> Self {
+        let (subject, is_part) = match &asked.subject {
+            Subject::Part(part) => (&**part, true),
+            subject => (subject, false),
+        };
+        let mut question = Asked {
+            subject,
+            is_part,
+            names: [asked.name.to_lowercase(), asked.tool.to_lowercase()],
+            texts: Vec::new(),
+            is_replaced: false,
+            is_long: false,
+            bytes: 0,
+            left: WORK,
+        };
+        match subject {
+            Subject::Commands(lines) => {
+                question.is_long = lines.iter().any(|one| one.written.len() > COMMAND);
+                if !question.is_long {
+                    let mut texts: Vec<&str> = lines.iter().flat_map(|one| [&*one.written, &*one.line]).collect();
+                    texts.dedup();
+                    question.is_replaced = texts.iter().any(|line| is_replaced(line));
+                    question.texts = texts.iter().flat_map(|line| spellings(line)).collect();
+                }
+                question.bytes = lines.iter().map(|one| one.written.len() + one.line.len()).sum();
+            }
+            Subject::Text(text) => {
+                question.is_long = text.len() > COMMAND;
+                question.texts = vec![folded(text), folded(&text.to_lowercase())];
+                question.bytes = text.len();
+            }
+            Subject::Paths(paths) | Subject::Below(paths) => {
+                question.bytes = paths.iter().map(|one| one.path.len() + one.absolute.len()).sum();
+            }
+            _ => {}
+        }
+        question.bytes += question.texts.iter().map(String::len).sum::<usize>();
+        question
+    }
+
+    /// What the first rule of a list that is meant says. One of which it is not certain allows nothing of what comes after it.
+    fn first<'r>(&mut self, rules: &'r [Placed]) -> Ruling<'r> {
+        let mut asks = None;
+        for one in rules {
+            let rule = &one.rule;
+            let tool = rule.tool.to_lowercase();
+            let is_named = glob(&tool, &self.names[0]);
+            let (decision, pattern) = (rule.decision, rule.matches.as_deref());
+            let is_meant = match decision {
+                RuleDecision::Allow if !is_named => Some(false),
+                RuleDecision::Allow => Some(pattern.is_none_or(|pattern| self.pays(pattern) && self.allows(pattern))),
+                _ if !is_named && !glob(&tool, &self.names[1]) => Some(false),
+                _ => pattern.map_or(Some(true), |pattern| match self.pays(pattern) {
+                    true => self.touches(pattern),
+                    false => None,
+                }),
+            };
+            match (decision, is_meant, asks) {
+                (_, Some(false), _) => {}
+                (RuleDecision::Deny, Some(true), _) => return Ruling::By(one),
+                (RuleDecision::Allow, _, None) => return Ruling::By(one),
+                (RuleDecision::Ask, Some(true), None) => return Ruling::Ask(one),
+                (RuleDecision::Allow | RuleDecision::Ask, Some(true), Some(first)) => return Ruling::Ask(first),
+                (_, _, first) => asks = first.or(Some(one)),
+            }
+        }
+        asks.map_or(Ruling::Nobody, Ruling::Ask)
+    }
+
+    /// Whether it may still be compared with this pattern.
+    fn pays(&mut self, pattern: &str) -> bool {
+        let cost = self.bytes.saturating_mul(pattern.len() + EACH);
+        let left = self.left.checked_sub(cost);
+        self.left = left.unwrap_or_default();
+        left.is_some()
+    }
+
+    /// Whether a rule that allows means this, all of it.
+    fn allows(&self, pattern: &str) -> bool {
+        if self.is_part {
+            return false;
+        }
+        match self.subject {
+            Subject::Commands(lines) => lines.iter().all(|one| {
+                let line = one.line.trim_matches([' ', '\t', '\n']);
+                let is_said = one.written == pattern || line == pattern;
+                is_said || (!is_compound(line) && glob(pattern, line))
+            }),
+            Subject::Paths(paths) | Subject::Below(paths) => paths.iter().all(|one| allows_path(pattern, one)),
+            Subject::Text(text) => glob(pattern, text),
+            _ => false,
+        }
+    }
+
+    /// Whether a rule that denies may mean any part of this; nothing where that cannot be said.
+    fn touches(&self, pattern: &str) -> Option<bool> {
+        let is_found = match self.subject {
+            Subject::Commands(_) | Subject::Text(_) if self.is_long => None,
+            Subject::Commands(_) => {
+                let pattern = folded(pattern);
+                match self.texts.iter().any(|text| between_words(&pattern, text)) {
+                    false if self.is_replaced => None,
+                    is_found => Some(is_found),
+                }
+            }
+            Subject::Text(_) => {
+                let patterns = [folded(pattern), folded(&pattern.to_lowercase())];
+                let mut both = patterns.iter().zip(&self.texts);
+                Some(both.any(|(pattern, text)| between_words(pattern, text)))
+            }
+            Subject::Paths(paths) => Some(paths.iter().any(|one| touches_path(pattern, &one.path, &one.absolute))),
+            Subject::Below(paths) => {
+                let directories = || paths.iter().map(|one| (fixed(&one.path), fixed(&one.absolute)));
+                match directories().any(|(path, absolute)| touches_path(pattern, path, absolute)) {
+                    true => Some(true),
+                    false if directories().any(|(path, absolute)| may_be_below(pattern, path, absolute)) => None,
+                    false => Some(false),
+                }
+            }
+            _ => None,
+        };
+        is_found.filter(|is_found| *is_found || !self.is_part)
     }
 }
 
@@ -246,57 +389,82 @@ fn is_compound(command: &str) -> bool {
         || command.chars().any(|c| c.is_control() && c != '\t')
 }
 
-/// Whether a rule that allows means this, all of it.
-fn allows(pattern: &str, subject: &Subject) -> bool {
-    match subject {
-        Subject::Commands(lines) => lines.iter().all(|line| {
-            let line = line.trim();
-            line == pattern || (!is_compound(line) && glob(pattern, line))
-        }),
-        Subject::Paths(paths) => paths.iter().all(|one| {
-            let is_inside = !one.path.starts_with('/');
-            glob(pattern, &one.path) || (is_inside && pattern.starts_with('/') && glob(pattern, &one.absolute))
-        }),
-        Subject::Text(text) => glob(pattern, text),
-        _ => false,
-    }
+/// Whether a shell may make something else of a word of this: another pattern can be hidden in it.
+fn is_replaced(command: &str) -> bool {
+    let words = command.split(|c: char| c.is_whitespace() || [';', '&', '|'].contains(&c));
+    let mut words = words.filter(|word| !["{", "[", "[["].contains(word));
+    words.any(|word| word.contains(['$', '`', '{', '*', '?', '[']))
 }
 
-/// Whether a rule that denies may mean any part of this; nothing where that cannot be said.
-fn touches(pattern: &str, subject: &Subject) -> Option<bool> {
-    match subject {
-        Subject::Commands(lines) => {
-            let found: Vec<_> = lines.iter().map(|line| is_part(pattern, line)).collect();
-            match found.contains(&Some(true)) {
-                true => Some(true),
-                false if found.contains(&None) => None,
-                false => Some(false),
-            }
+/// A command in the ways in which it could be written, with one blank for each run of white space: what shells join, and without what they take away.
+fn spellings(command: &str) -> [String; 3] {
+    let joined = command.replace("\\\n", "");
+    let bare: String = joined.chars().filter(|c| !['\'', '"', '\\'].contains(c)).collect();
+    [folded(command), folded(&joined), folded(&bare)]
+}
+
+/// With one blank for each run of white space.
+fn folded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_whitespace() {
+            true if out.ends_with(' ') => {}
+            true => out.push(' '),
+            false => out.push(c),
         }
-        Subject::Paths(paths) => Some(paths.iter().any(|one| {
-            let mut above = ancestors(&one.path).chain(ancestors(&one.absolute));
-            let by_name = || !pattern.contains('/') && one.path.split('/').any(|name| glob(pattern, name));
-            above.any(|path| glob(pattern, path)) || by_name()
-        })),
-        Subject::Text(text) => is_part(pattern, text),
-        _ => None,
+    }
+    out
+}
+
+/// Whether a rule that allows means a path: outside of the workspace by a pattern that begins at the root, and in git's own directory by one that names it.
+fn allows_path(pattern: &str, one: &NamedPath) -> bool {
+    let is_git = |path: &str| path.split('/').any(|name| name.eq_ignore_ascii_case(".git"));
+    if is_git(&one.path) && !is_git(pattern) {
+        return false;
+    }
+    match pattern.starts_with('/') {
+        true => glob(pattern, &one.absolute),
+        false => !one.path.starts_with('/') && glob(pattern, &one.path),
     }
 }
 
-/// A path, and the directories that it is in.
-fn ancestors(path: &str) -> impl Iterator<Item = &str> {
-    let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
-    ends.chain([path.len()]).map(|end| &path[..end])
+/// Whether a pattern stands for a path, for a directory that it is in, or without a `/` for any name in it.
+fn touches_path(pattern: &str, path: &str, absolute: &str) -> bool {
+    let is_above = |path: &str| at_beginning(pattern, path, |at| at == path.len() || path[at..].starts_with('/'));
+    is_above(path) || is_above(absolute) || (!pattern.contains('/') && path.split('/').any(|name| glob(pattern, name)))
 }
 
-/// Whether a pattern stands for anything between two borders of words in a command: also after `;`, in quotes, or behind the directory of a program. Nothing where it is too long to be looked through.
-fn is_part(pattern: &str, command: &str) -> Option<bool> {
-    if command.len() > COMMAND {
-        return None;
+/// What of a path is a directory and no pattern.
+fn fixed(path: &str) -> &str {
+    let Some(at) = path.find(['*', '?', '[', '{', '(', '!', '|']) else {
+        return path;
+    };
+    match path[..at].rfind('/') {
+        Some(0) => "/",
+        Some(end) => &path[..end],
+        None => ".",
     }
-    let bare: String = command.chars().filter(|c| !['\'', '"', '\\'].contains(c)).collect();
-    let texts = [Cow::Borrowed(command), Cow::Owned(bare)];
-    Some(texts.iter().any(|text| between_words(pattern, text)))
+}
+
+/// Whether a pattern may stand for something below a directory.
+fn may_be_below(pattern: &str, path: &str, absolute: &str) -> bool {
+    // By its name, anywhere.
+    if !pattern.contains('/') || pattern.starts_with('*') {
+        return true;
+    }
+    let (first, has_star) = match pattern.split_once('*') {
+        Some((first, _)) => (first, true),
+        None => (pattern, false),
+    };
+    let is_below = |directory: &str| {
+        let directory = format!("{}/", directory.trim_end_matches('/'));
+        first.starts_with(&directory) || (has_star && directory.starts_with(first))
+    };
+    match pattern.starts_with('/') {
+        true => is_below(absolute),
+        // Of a directory outside it is not known here whether the workspace is in it.
+        false => path == "." || path.starts_with('/') || is_below(path),
+    }
 }
 
 fn between_words(pattern: &str, text: &str) -> bool {

@@ -119,12 +119,16 @@ fn about(message: Option<&Joined>) -> String {
 fn subject(subject: &Subject) -> String {
     match subject {
         Subject::Unknown => "unknown".to_owned(),
-        Subject::Commands(lines) => format!("commands {lines:?}"),
-        Subject::Paths(paths) => {
+        Subject::Commands(lines) => {
+            let lines: Vec<_> = lines.iter().map(|one| one.line.as_str()).collect();
+            format!("commands {lines:?}")
+        }
+        Subject::Paths(paths) | Subject::Below(paths) => {
             let paths: Vec<_> = paths.iter().map(|one| one.path.as_str()).collect();
             format!("paths {paths:?}")
         }
         Subject::Text(text) => format!("text {text:?}"),
+        Subject::Part(part) => format!("more than {}", self::subject(part)),
     }
 }
 
