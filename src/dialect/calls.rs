@@ -3,7 +3,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use super::{Outcome, Source, ToolFinished, ToolStarted, json::head};
+use super::{Outcome, Source, Subject, ToolFinished, ToolStarted, json::head};
 
 /// Bytes of an agent's id.
 const ID: usize = 256;
@@ -38,6 +38,8 @@ pub(super) struct Call {
     pub paths: Vec<String>,
     /// All files that it is about to change, as the agent names them; none if there are too many to know them all.
     pub touches: Vec<String>,
+    /// What it is given, where a question about it does not say that itself.
+    pub given: Subject,
     /// Somebody did not allow it.
     pub denied: bool,
 }

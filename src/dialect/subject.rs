@@ -390,6 +390,71 @@ fn request(kind: &str, call: AskedCall<'_>, options: &Options) -> Result<Subject
     })
 }
 
+/// What a question of Codex's is about, by the parameters as they were written; of a patch the files that the call was told to touch.
+pub(super) fn of_approval(tool: &str, params: &str, touched: Vec<String>, options: &Options) -> Subject {
+    let Some(mut given) = (params.len() <= INPUT)
+        .then(|| serde_json::from_str::<Given<'_>>(params).ok())
+        .flatten()
+    else {
+        return Subject::Unknown;
+    };
+    let asks_more = ["networkApprovalContext", "additionalPermissions", "grantRoot"];
+    let asks_more = asks_more
+        .iter()
+        .any(|more| given.0.get(*more).is_some_and(|value| value.get() != "null"));
+    let subject = match (tool, given.take::<String>("command")) {
+        ("Bash", Ok(Some(line))) => commands([line]),
+        ("Patch", _) => paths(touched, options),
+        _ => Subject::Unknown,
+    };
+    given.is_here(options);
+    let is_elsewhere = given.0.get("cwd").is_some_and(|value| !says_nothing(value));
+    match asks_more || is_elsewhere {
+        true => part(subject),
+        false => subject,
+    }
+}
+
+/// What a question of opencode's server names.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Patterns {
+    patterns: Vec<String>,
+    metadata: Option<Metadata>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    command: Option<String>,
+}
+
+/// What a question of opencode's server is about. It names parts of a command, and not all of them (no `cd`, no assignments): what is executed is what the call that asks was given.
+pub(super) fn of_patterns(kind: &str, raw: &str, given: Subject, options: &Options) -> Subject {
+    if raw.len() > INPUT {
+        return Subject::Unknown;
+    }
+    let Ok(Patterns { patterns, metadata }) = serde_json::from_str(raw) else {
+        return Subject::Unknown;
+    };
+    match kind {
+        "bash" => match (metadata.and_then(|metadata| metadata.command), given) {
+            (None, Subject::Unknown) => part(commands(patterns)),
+            (None, given) => given,
+            (Some(whole), Subject::Unknown) => commands([whole]),
+            (Some(whole), given) => match (commands([whole]), given) {
+                (whole, given) if whole == given => given,
+                (whole, Subject::Part(given)) if whole == *given => Subject::Part(given),
+                _ => Subject::Unknown,
+            },
+        },
+        "edit" | "read" => paths(patterns, options),
+        "list" | "external_directory" => below(patterns, options),
+        "webfetch" | "websearch" if patterns.len() == 1 => Subject::Text(patterns.concat()),
+        _ => Subject::Unknown,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -614,6 +679,50 @@ mod tests {
             asked("Move", r#"{"rawInput":{"destination":"x"},"locations":[{"path":"a"}]}"#),
             part(directory("a", "/ws/a"))
         );
+    }
+
+    #[test]
+    fn a_server_that_names_parts_of_a_command_is_asked_for_all_of_it() {
+        let asked = |question: &str, given: Subject| of_patterns("bash", question, given, &options());
+        let named = r#"{"patterns":["git status"]}"#;
+        let whole = line("cd /etc && git status");
+        assert_eq!(asked(named, whole.clone()), whole);
+        assert_eq!(asked(named, part(whole.clone())), part(whole.clone()));
+        assert_eq!(asked(named, Subject::Unknown), part(line("git status")));
+        let told = r#"{"patterns":["git status"],"metadata":{"command":"cd /etc && git status"}}"#;
+        assert_eq!(asked(told, Subject::Unknown), whole);
+        assert_eq!(asked(told, part(whole.clone())), part(whole));
+        assert_eq!(asked(told, line("git status")), Subject::Unknown);
+        assert_eq!(
+            asked(r#"{"metadata":{"command":"a"},"metadata":{}}"#, Subject::Unknown),
+            Subject::Unknown
+        );
+        let list = |kind: &str| of_patterns(kind, r#"{"patterns":["/x/*"]}"#, Subject::Unknown, &options());
+        assert_eq!(list("external_directory"), directory("/x/*", "/x/*"));
+        assert_eq!(list("edit"), one_path("/x/*", "/x/*"));
+        assert_eq!(list("grep"), Subject::Unknown);
+    }
+
+    #[test]
+    fn a_command_elsewhere_or_with_more_rights_is_a_part() {
+        let asked = |more: &str| {
+            of_approval(
+                "Bash",
+                &format!(r#"{{"command":"make"{more}}}"#),
+                Vec::new(),
+                &options(),
+            )
+        };
+        for same in ["", r#","cwd":"/ws","reason":"x","grantRoot":null"#] {
+            assert_eq!(asked(same), line("make"), "{same}");
+        }
+        for more in [r#","cwd":"/etc""#, r#","grantRoot":"/""#, r#","cwd":["/ws"]"#] {
+            assert_eq!(asked(more), part(line("make")), "{more}");
+        }
+        assert_eq!(asked(r#","command":"rm""#), Subject::Unknown);
+        let long = format!("git status{}; rm x", " ".repeat(1 << 20));
+        let params = format!(r#"{{"command":"{long}"}}"#);
+        assert_eq!(of_approval("Bash", &params, Vec::new(), &options()), line(&long));
     }
 
     #[test]

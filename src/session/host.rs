@@ -15,6 +15,7 @@ use super::{
     AgentSpec, Fences, Place, State,
     files::Hands,
     letta,
+    permits::Pace,
     pieces::Pieces,
     policy::Policy,
     quota,
@@ -56,6 +57,8 @@ pub(super) struct Desk {
     pub(super) answer_within: Duration,
     /// What is answered without asking anybody.
     pub(super) policy: Policy,
+    /// How often it asks.
+    pub(super) pace: Pace,
     pub(super) agent: Option<Agent>,
     pub(super) turn: u64,
     /// When calls that are open began, in milliseconds since 1970.

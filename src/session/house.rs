@@ -236,6 +236,7 @@ impl Agents {
             fences: context.fences.clone(),
             answer_within: spec.answer_within.unwrap_or(context.answer_within),
             policy: Policy::new(&context.permissions, &spec.permissions),
+            pace: super::permits::Pace::default(),
             agent: None,
             turn: 0,
             began: BTreeMap::new(),

@@ -1,4 +1,7 @@
-//! What an agent wants to be allowed: decided by a rule at once, by somebody who is asked, or by nobody in time. Every decision is an event, and is noted in the audit file.
+//! What an agent wants to be allowed: decided by a rule at once, by somebody who is asked, or by nobody in time. Every decision is an event, and is noted in the audit file; of those that an agent gets
+//! because it asks too often, only the first.
+
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -17,6 +20,61 @@ use crate::{
 
 /// Characters of what a tool is given, in a note.
 const INPUT: usize = 500;
+
+/// Questions of one agent in a second, and how many at once. Each is noted in a file for all agents, and what cannot be written there in time is lost: none of them may push out what is noted of others.
+const EACH_SECOND: u32 = 50;
+const AT_ONCE: u32 = 200;
+
+/// How often an agent asks.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Questions that it may ask at once, and when that was counted.
+    left: u32,
+    at: Option<Instant>,
+    /// It has asked too often, and not been quiet for a second since.
+    is_over: bool,
+}
+
+/// Whether a question comes too early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Paced {
+    Fine,
+    /// And is the first that does.
+    First,
+    More,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            left: AT_ONCE,
+            at: None,
+            is_over: false,
+        }
+    }
+}
+
+impl Pace {
+    fn next(&mut self, now: Instant) -> Paced {
+        let each = Duration::from_secs(1) / EACH_SECOND;
+        let at = *self.at.get_or_insert(now);
+        let more = now.saturating_duration_since(at).as_nanos() / each.as_nanos();
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(more).min(AT_ONCE);
+        self.at = match self.left {
+            AT_ONCE => Some(now),
+            _ => Some(at + each * more),
+        };
+        let needed = if self.is_over { EACH_SECOND } else { 1 };
+        if self.left < needed {
+            let was_over = std::mem::replace(&mut self.is_over, true);
+            return if was_over { Paced::More } else { Paced::First };
+        }
+        self.is_over = false;
+        self.left -= 1;
+        Paced::Fine
+    }
+}
 
 /// Who has decided, for the note.
 pub(super) enum By<'a> {
@@ -141,8 +199,20 @@ impl Desk {
         self.shared.events.push_named("permission", "request", data)
     }
 
-    /// What a rule says at once, if one does.
-    pub(super) fn ruled(&self, permission: &Permission) -> Option<Decision> {
+    /// What a rule says at once, if one does; no, if it asks too often.
+    pub(super) fn ruled(&mut self, permission: &Permission) -> Option<Decision> {
+        let reason = format!("more than {EACH_SECOND} questions in a second: nobody is asked");
+        match self.pace.next(Instant::now()) {
+            Paced::Fine => {}
+            Paced::First => {
+                self.refused(permission, &reason);
+                return Some(Decision::Deny { reason, stop: false });
+            }
+            Paced::More => {
+                self.gone_question(&permission.request, Gone::Withdrawn);
+                return Some(Decision::Deny { reason, stop: false });
+            }
+        }
         let Ruling::By(placed) = self.policy.decide(permission) else {
             return None;
         };
@@ -164,10 +234,9 @@ impl Desk {
         Some(decision)
     }
 
-    /// It was answered with no, since too many questions wait already.
-    fn refused(&self, permission: &Permission) {
+    /// It is answered with no, since there are too many questions.
+    fn refused(&self, permission: &Permission, why: &str) {
         let asked = self.tell(permission, None);
-        let why = "too many questions wait for an answer";
         self.shared.events.push(
             "permission_decided",
             json!({ "request": asked.to_string(), "decision": "denied", "by": null, "why": why }),
@@ -179,7 +248,10 @@ impl Desk {
     /// It wants to know whether it may do something, and no rule says.
     pub(super) fn asks(&mut self, permission: Permission) {
         if permission.is_refused {
-            return self.refused(&permission);
+            return match self.pace.next(Instant::now()) {
+                Paced::More => {}
+                Paced::Fine | Paced::First => self.refused(&permission, "too many questions wait for an answer"),
+            };
         }
         let rule = match self.policy.decide(&permission) {
             Ruling::Ask(placed) => Some(placed),
@@ -209,5 +281,34 @@ impl Desk {
             question.timer = Some(task.abort_handle()).filter(|_| !is_full);
         }
         questions.push(question);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_too_often_is_told_so_once_until_it_is_quiet() {
+        let begun = Instant::now();
+        let mut pace = Pace::default();
+        let mut ask = |millis: u64, times: usize| -> Vec<Paced> {
+            let now = begun + Duration::from_millis(millis);
+            (0..times).map(|_| pace.next(now)).collect()
+        };
+        let first = ask(0, 10_000);
+        assert!(first[..200].iter().all(|one| *one == Paced::Fine));
+        assert_eq!(first[200], Paced::First);
+        assert!(first[201..].iter().all(|one| *one == Paced::More));
+        assert!(ask(980, 100).iter().all(|one| *one == Paced::More));
+        let second = ask(1_000, 100);
+        assert!(second[..50].iter().all(|one| *one == Paced::Fine));
+        assert_eq!((second[50], second[51]), (Paced::First, Paced::More));
+        assert!(ask(60_000, 200).iter().all(|one| *one == Paced::Fine));
+        assert_eq!(ask(60_000, 1), [Paced::First]);
+        // As often as it may, for ever.
+        for n in 0..1_000 {
+            assert_eq!(ask(70_000 + 20 * n, 1), [Paced::Fine], "{n}");
+        }
     }
 }

@@ -189,13 +189,17 @@ fn rules_answer_what_its_server_asks() {
     fake.tell("server.connected", json!({}));
     let busy = json!({ "sessionID": "ses_1", "status": { "type": "busy" } });
     fake.tell("session.status", busy);
-    // It names each command of a line by itself.
-    for (id, kind, patterns, response) in [
-        ("per_1", "bash", json!(["git status", "git diff"]), "once"),
-        ("per_2", "bash", json!(["git status", "rm x"]), "reject"),
-        ("per_3", "edit", json!(["src/a.rs"]), "once"),
+    // It names each command of a line by itself, and not all of them: what its tool was told of is what counts.
+    for (call, command) in [("c1", "git status"), ("c5", "cd /etc && git status")] {
+        let state = json!({ "status": "running", "input": { "command": command, "description": "Look" } });
+        fake.part(tool(call, "bash", state));
+    }
+    for (id, kind, call, patterns, response) in [
+        ("per_1", "bash", "c1", json!(["git status"]), "once"),
+        ("per_2", "bash", "c2", json!(["git status", "rm x"]), "reject"),
+        ("per_3", "edit", "c3", json!(["src/a.rs"]), "once"),
     ] {
-        let asked = json!({ "id": id, "sessionID": "ses_1", "permission": kind, "patterns": patterns });
+        let asked = json!({ "id": id, "sessionID": "ses_1", "permission": kind, "patterns": patterns, "tool": { "callID": call } });
         fake.tell("permission.asked", asked);
         assert_eq!(
             fake.wait_for("POST", &format!("/session/ses_1/permissions/{id}"), 1),
@@ -205,10 +209,14 @@ fn rules_answer_what_its_server_asks() {
     let asked =
         json!({ "id": "per_4", "sessionID": "ses_1", "permission": "edit", "patterns": ["src/a.rs", "src/../../x"] });
     fake.tell("permission.asked", asked);
+    for (id, call) in [("per_5", "c5"), ("per_6", "c6")] {
+        let asked = json!({ "id": id, "sessionID": "ses_1", "permission": "bash", "patterns": ["git status"], "tool": { "callID": call } });
+        fake.tell("permission.asked", asked);
+    }
     eventually("somebody is asked", || {
         fake.house.get("/it/permissions")["permissions"]
             .as_array()
-            .is_some_and(|open| open.len() == 1)
+            .is_some_and(|open| open.len() == 3)
     });
     fake.house.post("/it/interrupt");
     assert_eq!(
@@ -219,7 +227,7 @@ fn rules_answer_what_its_server_asks() {
     let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
     assert_eq!(
         (of("permission"), of("permission_decided"), of("permission_gone")),
-        (4, 3, 1)
+        (6, 3, 3)
     );
     fake.house.post("/it/kill");
     fake.house.ended("it");

@@ -2,8 +2,8 @@ use serde_json::json;
 
 use super::items::Items;
 use crate::dialect::{
-    Decision, Dialect, Event, Exit, Gone, Nature, Options, Permission, Refused, Step, Subject, TurnOutcome, Usage,
-    UserMessage, bounded,
+    Decision, Dialect, Event, Exit, Gone, Nature, Options, Permission, Refused, Step, TurnOutcome, Usage, UserMessage,
+    bounded,
     calls::id,
     json::Json,
     log, may_ask, object_or_log,
@@ -241,8 +241,8 @@ impl Server {
             (None, Some(call)) => call.summary.clone(),
             (None, None) => summary::line(params.at("reason").str()),
         };
-        let touched = known.map(|call| call.touches);
-        let subject = self.subject(method, params, touched.unwrap_or_default());
+        let touched = known.map(|call| call.touches).unwrap_or_default();
+        let subject = subject::of_approval(tool, input.unwrap_or_default(), touched, &self.options);
         match is_refused {
             true => self.rpc.reply(&request, &json!({ "decision": "decline" }), out),
             false => self.permissions.push(request.clone()),
@@ -258,26 +258,6 @@ impl Server {
             input: bounded(input.unwrap_or("{}"), &self.options),
             remembers: true,
         }));
-    }
-}
-
-impl Server {
-    /// What a question is about, if it is about no more than that.
-    fn subject(&self, method: &str, params: &Json, touched: Vec<String>) -> Subject {
-        let asks_more = ["networkApprovalContext", "additionalPermissions", "grantRoot"];
-        if asks_more.iter().any(|more| !params.at(more).is_null()) {
-            return Subject::Unknown;
-        }
-        match (method, params.at("command").some_text()) {
-            // One that is as long as what is kept of a text may have been cut.
-            ("item/commandExecution/requestApproval", Some(line))
-                if line.len() + 4 < self.options.bounds.text_bytes =>
-            {
-                subject::commands([line.to_owned()])
-            }
-            ("item/fileChange/requestApproval", _) => subject::paths(touched, &self.options),
-            _ => Subject::Unknown,
-        }
     }
 }
 

@@ -2,10 +2,10 @@ use serde_json::json;
 
 use super::parts;
 use crate::dialect::{
-    Answer, Change, Decision, Dialect, Event, Exit, Gone, Nature, Options, Order, Permission, Refused, Step, Subject,
+    Answer, Change, Decision, Dialect, Event, Exit, Gone, Nature, Options, Order, Permission, Refused, Step,
     TurnOutcome, Usage, UserMessage, bounded,
     calls::{Call, Calls, Seen, id},
-    json::{self, Json},
+    json::{self, Json, Object},
     log, may_ask, subject, summary,
     turns::Turns,
 };
@@ -156,7 +156,8 @@ impl Server {
         Some(child.1.clone())
     }
 
-    fn event(&mut self, line: &Json, bytes: &[u8], out: &mut Step) {
+    fn event(&mut self, object: &Object<'_>, bytes: &[u8], out: &mut Step) {
+        let line = &object.json;
         let told = line.at("properties");
         let session = told.at("sessionID").str();
         let is_ours = self.session.as_deref() == Some(session);
@@ -202,7 +203,18 @@ impl Server {
             "message.updated" if told.path(&["info", "role"]).str() == "user" => {
                 self.told.see(told.path(&["info", "id"]).str());
             }
-            "message.part.updated" => self.part(told.at("part"), out),
+            "message.part.updated" => {
+                let part = told.at("part");
+                self.part(part, out);
+                if part.at("tool").str() == "bash"
+                    && let Some(call) = self.calls.get(&id(part.at("callID").str()))
+                {
+                    let input = object
+                        .raw(&["properties", "part", "state", "input"])
+                        .unwrap_or_default();
+                    call.given = subject::of_tool("Bash", input, &self.options);
+                }
+            }
             "message.part.delta" if told.at("field").str() == "text" => {
                 if let Some(parent) = self.whose(session)
                     && let Some(text) = told.at("delta").some_text()
@@ -215,7 +227,9 @@ impl Server {
                     });
                 }
             }
-            "permission.asked" | "permission.updated" => self.asked(told, out),
+            "permission.asked" | "permission.updated" => {
+                self.asked(told, object.raw(&["properties"]).unwrap_or_default(), out);
+            }
             "permission.replied" => {
                 let request = told.at("requestID").some_text().or(told.at("permissionID").text());
                 let request = request.unwrap_or_default();
@@ -308,7 +322,7 @@ impl Server {
         self.turns.end(outcome, text, usage, out);
     }
 
-    fn asked(&mut self, told: &Json, out: &mut Step) {
+    fn asked(&mut self, told: &Json, raw: &str, out: &mut Step) {
         let (request, session) = (told.at("id").str(), told.at("sessionID").str());
         let is_plain = |name: &str| {
             !name.is_empty()
@@ -347,6 +361,7 @@ impl Server {
             .filter_map(Json::some_text)
             .take(8)
             .collect();
+        let given = known.as_ref().map(|call| call.given.clone()).unwrap_or_default();
         let (tool, text) = match known {
             Some(call) => (call.tool.clone(), call.summary.clone()),
             None => (summary::tool_name(kind), String::new()),
@@ -367,30 +382,11 @@ impl Server {
             call,
             tool,
             name: id(kind),
-            subject: self.subject(kind, told),
+            subject: subject::of_patterns(kind, raw, given, &self.options),
             summary: text,
             input: bounded(&input, &self.options),
             remembers: true,
         }));
-    }
-
-    /// What a question is about: the commands or files that it names, all of them.
-    fn subject(&self, kind: &str, told: &Json) -> Subject {
-        let patterns = told.at("patterns").list();
-        let texts: Vec<String> = patterns.iter().filter_map(Json::some_text).map(str::to_owned).collect();
-        // What is as long as what is kept of a text may have been cut.
-        let most = self.options.bounds.text_bytes;
-        let is_whole = texts.len() == patterns.len() && texts.iter().all(|text| text.len() + 4 < most);
-        if !is_whole || texts.is_empty() {
-            return Subject::Unknown;
-        }
-        let whole = told.path(&["metadata", "command"]).some_text().map(str::to_owned);
-        match kind {
-            "bash" => subject::commands(texts.into_iter().chain(whole)),
-            "edit" | "read" | "list" | "external_directory" => subject::paths(texts, &self.options),
-            "webfetch" | "websearch" if texts.len() == 1 => Subject::Text(texts.concat()),
-            _ => Subject::Unknown,
-        }
     }
 
     fn reply(&mut self, pending: &Pending, word: &str, out: &mut Step) {
@@ -426,7 +422,7 @@ impl Dialect for Server {
             return;
         };
         match json::object(data, self.options.bounds.text_bytes) {
-            Some(object) => self.event(&object.json, bytes, out),
+            Some(object) => self.event(&object, bytes, out),
             None => out.events.push(log(bytes)),
         }
     }
