@@ -25,6 +25,8 @@ pub(super) struct Call {
     pub raw_tool: String,
     pub server: Option<String>,
     pub summary: String,
+    /// What tells its input from others.
+    pub input_sha: Option<String>,
     pub parent: Option<String>,
     /// It goes on beside the agent; by the agent's own name for that, if it has one.
     pub background: bool,
@@ -50,6 +52,7 @@ impl Call {
             call: self.id.clone(),
             tool: self.tool.clone(),
             summary: self.summary.clone(),
+            input_sha: self.input_sha.clone(),
             parent: self.parent.clone(),
             background: self.background,
         }

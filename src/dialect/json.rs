@@ -66,6 +66,48 @@ impl Json {
         })
     }
 
+    /// What tells this value from others: the SHA-256 of it as JSON without spaces and with its members in the order of their names, as much of it as is kept. Nothing for null.
+    pub fn sha(&self) -> Option<String> {
+        use sha2::Digest as _;
+        if self.is_null() {
+            return None;
+        }
+        let mut hasher = sha2::Sha256::new();
+        self.write(&mut |bytes| hasher.update(bytes));
+        Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    fn write(&self, out: &mut impl FnMut(&[u8])) {
+        let text = |text: &str, out: &mut dyn FnMut(&[u8])| out(serde_json::Value::from(text).to_string().as_bytes());
+        match self {
+            Json::Null => out(b"null"),
+            Json::Bool(yes) => out(if *yes { b"true" } else { b"false" }),
+            Json::Int(number) => out(number.to_string().as_bytes()),
+            Json::Float(number) => out(number.to_string().as_bytes()),
+            Json::Text(said) => text(said, out),
+            Json::List(items) => {
+                out(b"[");
+                for (at, item) in items.iter().enumerate() {
+                    out(if at == 0 { b"" } else { b"," });
+                    item.write(out);
+                }
+                out(b"]");
+            }
+            Json::Map(members) => {
+                let mut members: Vec<_> = members.iter().collect();
+                members.sort_by(|(one, _), (other, _)| one.cmp(other));
+                out(b"{");
+                for (at, (key, value)) in members.into_iter().enumerate() {
+                    out(if at == 0 { b"" } else { b"," });
+                    text(key, out);
+                    out(b":");
+                    value.write(out);
+                }
+                out(b"}");
+            }
+        }
+    }
+
     pub fn text(&self) -> Option<&str> {
         match self {
             Json::Text(text) => Some(text),
@@ -367,6 +409,26 @@ mod tests {
 
     fn read(line: &[u8]) -> Json {
         object(line, 1 << 20).expect("an object").json
+    }
+
+    #[test]
+    fn the_same_input_has_the_same_sha_however_it_is_written() {
+        let sha = |text: &[u8]| {
+            let line = object(text, 1 << 20).expect("an object").json;
+            line.at("input").sha()
+        };
+        let one = sha(br#"{"input":{"b":[1,2.5,null,true],"a":"x\u00e9"}}"#);
+        assert_eq!(
+            one,
+            sha("{\"input\": {\"a\" : \"xé\", \"b\":[1,2.5,null,true] } }".as_bytes())
+        );
+        assert_ne!(one, sha(br#"{"input":{"b":[1,2.5,null,false],"a":"x\u00e9"}}"#));
+        assert_eq!(
+            sha(br#"{"input":{}}"#).as_deref(),
+            Some("44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"),
+            "as `printf {{}} | sha256sum` has it"
+        );
+        assert_eq!(sha(br#"{"input":null}"#), None);
     }
 
     #[test]

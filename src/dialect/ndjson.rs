@@ -114,6 +114,7 @@ impl Ndjson {
             tool: made.tool,
             raw_tool: id(raw_tool),
             server: made.server,
+            input_sha: line.pointer(&p.input).sha(),
             summary: match line.pointer(&p.summary).some_text() {
                 Some(text) => summary::line(text),
                 None => made.text,

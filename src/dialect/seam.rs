@@ -260,6 +260,8 @@ pub struct ToolStarted {
     pub tool: String,
     /// What it is about, in a line without secrets; may be empty.
     pub summary: String,
+    /// The SHA-256 of what it is given, as JSON without spaces and with members in the order of their names, where that is known by now: who is given the same has the same.
+    pub input_sha: Option<String>,
     /// The call of the subagent that uses it.
     pub parent: Option<String>,
     /// It runs on while the agent does something else.

@@ -61,8 +61,8 @@ pub(super) struct Desk {
     pub(super) pace: Pace,
     pub(super) agent: Option<Agent>,
     pub(super) turn: u64,
-    /// When calls that are open began, in milliseconds since 1970.
-    pub(super) began: BTreeMap<String, u64>,
+    /// When calls that are open began, in milliseconds since 1970, and what tells their input from others.
+    pub(super) began: BTreeMap<String, (u64, Option<String>)>,
     /// The number of the line before the first one of this run.
     pub(super) first_line: u64,
     /// Whether it says where turns begin and end; asked for with every line.
@@ -362,7 +362,8 @@ impl Desk {
             Event::ToolStarted(tool) => {
                 self.say_rest(Some(&tool.parent));
                 if self.began.len() < self.limits.agent_calls {
-                    self.began.insert(tool.call.clone(), self.shared.now());
+                    let began = (self.shared.now(), tool.input_sha.clone());
+                    self.began.insert(tool.call.clone(), began);
                 }
                 self.shared.events.push(
                     "tool_started",
@@ -372,6 +373,7 @@ impl Desk {
                         "summary": tool.summary,
                         "parent": tool.parent,
                         "background": tool.background,
+                        "input_sha": tool.input_sha,
                         "turn": self.turn,
                         "offset": at,
                     }),
@@ -409,12 +411,13 @@ impl Desk {
         let now = self.shared.now();
         // In the background it goes on, and ends once more.
         let began = match tool.outcome == Outcome::BackgroundStarted {
-            true => self.began.get(&tool.call).copied(),
+            true => self.began.get(&tool.call).cloned(),
             false => self.began.remove(&tool.call),
         };
         for other in &tool.with {
             self.began.remove(other);
         }
+        let (began, input_sha) = began.unzip();
         let took = tool
             .duration
             .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
@@ -432,6 +435,7 @@ impl Desk {
                 "exit_code": tool.exit_code,
                 "started_at_ms": began,
                 "duration_ms": took.or(began.map(|began| now.saturating_sub(began))),
+                "input_sha": input_sha,
                 "parent": tool.parent,
                 "concurrent": tool.concurrent,
                 "paths": tool.paths,

@@ -214,6 +214,8 @@ fn each_tool_is_a_commit_before_the_agent_goes_on() {
     };
     assert_eq!(told("tool_finished")["started_at_ms"], told("tool_started")["at_ms"]);
     assert!(told("tool_finished")["duration_ms"].is_u64());
+    let sha = told("tool_started")["input_sha"].as_str().unwrap();
+    assert!(sha.len() == 64 && told("tool_finished")["input_sha"] == sha, "{sha}");
     // And where in its output that is: behind the line that told of it.
     let (head, all) = house.raw("/it/output");
     assert!(head.contains("gitstead-offset: 0"), "{head}");

@@ -98,6 +98,7 @@ impl Acp {
         {
             (call.tool, call.raw_tool) = (known_as(kind).to_owned(), id(kind));
         }
+        call.input_sha = told.at("rawInput").sha().or(call.input_sha.take());
         if let Some(title) = told.at("title").some_text() {
             call.summary = summary::line(title.trim_matches('`'));
         }

@@ -171,6 +171,7 @@ impl Claude {
                         raw_tool: id(name),
                         server: about.server,
                         summary: about.text,
+                        input_sha: input.sha(),
                         parent: parent.clone(),
                         background: input.at("run_in_background").is_true(),
                         ..Call::default()

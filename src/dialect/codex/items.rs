@@ -147,6 +147,9 @@ impl Items {
             raw_tool: id(raw_tool),
             server,
             summary: text,
+            input_sha: ["command", "arguments", "changes", "query"]
+                .iter()
+                .find_map(|key| item.at(key).sha()),
             touches: touched(item.at("changes").list()),
             ..Call::default()
         })

@@ -121,6 +121,7 @@ impl Letta {
             raw_tool: id(tool),
             server: before.server,
             summary: before.text,
+            input_sha: input.sha(),
             after: Some(after.text),
             paths: path
                 .map(relative)

@@ -57,6 +57,7 @@ pub(super) fn call(part: &Json, parent: Option<String>, options: &Options) -> Op
         tool,
         raw_tool: id(raw_tool),
         summary: text,
+        input_sha: state.at("input").sha(),
         parent,
         ..Call::default()
     })
