@@ -136,9 +136,11 @@ impl Letta {
         }
     }
 
-    /// It has taken a message into its queue. Older ones do not say whose name of it is which: then it is the one that was put in last.
+    /// It has taken a message into its queue. Over its pipes Letta Code (0.25.9) keeps nothing of a message but its content, and makes a name of its own out of that of the queue's item: then it is the one that was put in last.
     fn enqueued(&mut self, line: &Json) {
+        let item = line.at("item_id").str();
         let told = line.at("client_message_id").some_text();
+        let told = told.filter(|told| told.strip_prefix("cm-") != Some(item));
         let is_ours = match (told, self.turns.message()) {
             (Some(told), Some(message)) => told == message.id,
             (None, Some(_)) => self.item.is_none() && line.at("source").str() == "user",
