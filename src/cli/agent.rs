@@ -421,12 +421,11 @@ fn begin(client: &Client, wanted: &Start, as_json: bool) -> anyhow::Result<()> {
     if let Some(failure) = agent["failure"].as_str() {
         bail!("{}", harmless(failure));
     }
-    // Who has waited for it wants to know in a script, too.
-    let waited = wanted.wait || wanted.follow;
+    // A script wants to know, too.
     match agent["state"].as_str() {
-        Some("lost") if waited => bail!("nobody knows how the agent ended"),
-        Some("crash_looping") if waited => bail!("the agent has failed again and again"),
-        Some("failed") if waited => bail!("the agent has failed"),
+        Some("lost") => bail!("nobody knows how the agent ended"),
+        Some("crash_looping") => bail!("the agent has failed again and again"),
+        Some("failed") => bail!("the agent has failed"),
         _ => Ok(()),
     }
 }

@@ -1,13 +1,16 @@
 use std::fmt::Write as _;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde_json::json;
 
-use super::args::{ObjectFormat, RepoCommand};
+use super::{
+    args::{ObjectFormat, RepoCommand},
+    client::{Client, harmless},
+};
 use crate::{
     base::RepoName,
     depot::{CreateOptions, Depot, DepotError, Details},
-    server::Config,
+    server::{Config, noted_server},
     web::RepositoryInfo,
 };
 
@@ -39,6 +42,7 @@ pub(super) fn run(config: &Config, command: RepoCommand, json: bool) -> anyhow::
         }
         RepoCommand::Delete { name } => {
             let name = parse(&name)?;
+            nobody_works_there(config, &name, None)?;
             existing(config, &name)?.delete(&name)?;
             done(json, json!({ "deleted": name.canonical() }), || {
                 format!("deleted {}", name.canonical())
@@ -46,6 +50,7 @@ pub(super) fn run(config: &Config, command: RepoCommand, json: bool) -> anyhow::
         }
         RepoCommand::Rename { name, new } => {
             let (name, new) = (parse(&name)?, parse(&new)?);
+            nobody_works_there(config, &name, None)?;
             let depot = existing(config, &name)?;
             depot.rename(&name, &new)?;
             if json {
@@ -64,6 +69,28 @@ pub(super) fn run(config: &Config, command: RepoCommand, json: bool) -> anyhow::
 
 pub(super) fn parse(text: &str) -> anyhow::Result<RepoName> {
     RepoName::parse(text).with_context(|| format!("'{text}' is not a repository name"))
+}
+
+/// Refuses to take the files from under an agent of the server that runs on this data directory, if one does and tells.
+pub(super) fn nobody_works_there(config: &Config, name: &RepoName, workspace: Option<&str>) -> anyhow::Result<()> {
+    let Some(url) = noted_server(&config.data) else {
+        return Ok(());
+    };
+    let query = format!("/api/v1/agents?repository={}", name.canonical().replace('/', "%2F"));
+    let token = std::env::var("GITSTEAD_TOKEN").ok();
+    let Ok(known) = Client::new(&url, token).and_then(|client| client.ask("GET", &query, None)) else {
+        return Ok(());
+    };
+    let agents = known["agents"].as_array().into_iter().flatten();
+    let works_there = |agent: &&serde_json::Value| {
+        let is_meant = workspace.is_none_or(|name| agent["workspace"] == name);
+        is_meant && agent["ended"] == false && agent["state"] != "created"
+    };
+    if let Some(agent) = agents.into_iter().find(works_there) {
+        let text = |key: &str| harmless(agent[key].as_str().unwrap_or_default());
+        bail!("agent '{}' is {}: stop it first", text("name"), text("state"));
+    }
+    Ok(())
 }
 
 /// The depot, when it is there already: a mistyped directory is not made by looking into it.

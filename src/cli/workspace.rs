@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{ObjectFormat, UnsavedWork, WorkspaceCommand},
-    repo::{existing, parse},
+    repo::{existing, nobody_works_there, parse},
 };
 use crate::{
     base::{Fault, RepoName, WorkspaceName},
@@ -81,6 +81,7 @@ pub(super) fn run(config: &Config, command: WorkspaceCommand, json: bool) -> any
             unsaved,
         } => {
             let (repository, name) = (parse(&repository)?, WorkspaceName::parse(&name)?);
+            nobody_works_there(config, &repository, Some(name.as_str()))?;
             let depot = existing(config, &repository)?;
             let mut save = save;
             let choice = match unsaved {

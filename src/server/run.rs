@@ -15,7 +15,7 @@ use super::{Config, ConfigError, note::Note, notify::Supervisor};
 use crate::{
     base::SystemClock,
     depot::{Depot, DepotError, Layout, Upkeep},
-    ledger::Ledger,
+    ledger::{Ledger, LedgerError},
     session::{Agents, AskDesk, Audit, CgroupChoice, Cgroups, Closed, Context, Fences},
     web::{
         self, AgentDoors, Api, Check, DepotHands, HookDoor, House, OnPushApplied, Options, ResidentWorkspaces,
@@ -24,6 +24,8 @@ use crate::{
     worker::{Lane, Workers},
 };
 
+/// How long a server that is ending may still have the data directory.
+const OVERLAP: Duration = Duration::from_secs(5);
 /// A compaction looks at its stop flag often; a flush to a slow disk may take longer, and may be cut off.
 const UPKEEP_ENDS: Duration = Duration::from_secs(5);
 
@@ -56,6 +58,12 @@ pub enum RunError {
         killed: usize,
         /// Those of them that had not ended even then.
         left: usize,
+    },
+    /// Another server runs on the same data directory.
+    #[error("another gitstead serves from {data}", data = data.display())]
+    InUse {
+        /// The directory.
+        data: std::path::PathBuf,
     },
     /// The system refused something else.
     #[error("{doing}")]
@@ -156,7 +164,7 @@ async fn serve(
         &config.limits,
     ));
     let audit = open_audit(config, &house);
-    let agents = open_agents(config, &house, &depot, &workspaces, &audit).await;
+    let agents = open_agents(config, &house, &depot, &workspaces, &audit).await?;
     let has_agents = agents.is_some();
     if let Some(agents) = &agents {
         let _ = told.set(agents.clone());
@@ -291,7 +299,7 @@ async fn open_agents(
     depot: &Arc<Depot>,
     workspaces: &Arc<Residents>,
     audit: &Audit,
-) -> Option<Agents> {
+) -> Result<Option<Agents>, RunError> {
     let cgroups = match Cgroups::open(&config.cgroups) {
         Ok(cgroups) => cgroups,
         Err(why) if config.cgroups == CgroupChoice::Auto => {
@@ -328,15 +336,30 @@ async fn open_agents(
         audit: audit.clone(),
     };
     let path = config.data.join("ledger.redb");
-    let opened = match Ledger::open(&path) {
+    let until = tokio::time::Instant::now() + OVERLAP;
+    let ledger = loop {
+        match Ledger::open(&path) {
+            // One that is ending has it a little longer.
+            Err(LedgerError::InUse { .. }) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(LedgerError::InUse { .. }) => {
+                return Err(RunError::InUse {
+                    data: config.data.clone(),
+                });
+            }
+            opened => break opened,
+        }
+    };
+    let opened = match ledger {
         Ok(ledger) => Agents::open(context(ledger)).map_err(anyhow::Error::from),
         Err(error) => Err(error.into()),
     };
     match opened {
-        Ok(agents) => Some(agents),
+        Ok(agents) => Ok(Some(agents)),
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "no agents are run");
-            None
+            Ok(None)
         }
     }
 }

@@ -219,12 +219,18 @@ impl Entry {
     }
 
     /// Answers the question for permission that the event of this number has told of, and notes who has. Says whether it was still open.
-    pub async fn permit(&self, asked: u64, decision: Decision, by: Option<&str>, asker: &Asker) -> bool {
+    pub async fn permit(&self, asked: u64, mut decision: Decision, by: Option<&str>, asker: &Asker) -> bool {
         let Some(question) = self.shared.take_question(|one: &Question| one.asked == asked) else {
             return false;
         };
-        let word = match decision {
-            Decision::Deny { .. } => "denied",
+        let word = match &mut decision {
+            Decision::Deny { reason, .. } => {
+                if reason.is_empty() {
+                    // A model that is told nothing tries again.
+                    *reason = "the user has denied this".to_owned();
+                }
+                "denied"
+            }
             _ => "allowed",
         };
         self.shared.events.push(

@@ -52,8 +52,13 @@ pub(super) fn value(spec: &AgentSpec, name: &str, own: impl Fn(&str) -> Option<O
     own(name).filter(|value| is_passed && !value.is_empty())
 }
 
-/// Whether a variable holds a key or a password, to judge by its name. What is too short to be looked for is none, and neither is the name of a file.
+/// Whether a variable holds a key or a password that can be looked for: what is too short cannot.
 pub(super) fn is_secret(name: &str, value: &str) -> bool {
+    value.len() >= Redactor::SHORTEST && is_called_secret(name, value)
+}
+
+/// Whether a variable holds a key or a password, to judge by its name; the name of a file is none.
+pub(super) fn is_called_secret(name: &str, value: &str) -> bool {
     const WORDS: [&str; 11] = [
         "KEY",
         "KEYS",
@@ -74,7 +79,7 @@ pub(super) fn is_secret(name: &str, value: &str) -> bool {
     let names_a_file = ["CREDENTIALS", "FILE", "PATH", "DIR"]
         .iter()
         .any(|word| name.to_ascii_uppercase().ends_with(word));
-    says_so && value.len() >= Redactor::SHORTEST && !(names_a_file && value.starts_with('/'))
+    says_so && !value.is_empty() && !(names_a_file && value.starts_with('/'))
 }
 
 /// The value of a secret. Blocks.

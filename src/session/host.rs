@@ -64,7 +64,7 @@ pub(super) struct Desk {
     /// When calls that are open began, in milliseconds since 1970, and what tells their input from others.
     pub(super) began: BTreeMap<String, (u64, Option<String>)>,
     /// The number of the line before the first one of this run.
-    pub(super) first_line: u64,
+    pub(super) first_line: Option<u64>,
     /// Whether it says where turns begin and end; asked for with every line.
     pub(super) tells_turns: bool,
     /// Calls that are named by the next checkpoint.
@@ -82,7 +82,7 @@ impl Host for Desk {
         self.agent = Some(agent.clone());
         self.turn = 0;
         self.began.clear();
-        self.first_line = agent.log().last(0).cursor;
+        self.first_line = Some(agent.log().last(0).cursor);
         // Of a run before, which has come to its end without that.
         self.shared.cut_off().take();
         let agent = agent.clone();
@@ -208,9 +208,10 @@ impl Desk {
             let open: Vec<_> = self.shared.questions().drain(..).collect();
             add("unanswered", json!(open.len()));
             let last = self.agent.as_ref().map(|agent| agent.log().last(1));
-            if let Some(last) = last {
-                add("lines", json!(last.cursor.saturating_sub(self.first_line)));
-                let line = last.lines.last().filter(|line| line.seq > self.first_line);
+            // What ran in an earlier Gitstead has its lines there.
+            if let Some((last, first)) = last.zip(self.first_line) {
+                add("lines", json!(last.cursor.saturating_sub(first)));
+                let line = last.lines.last().filter(|line| line.seq > first);
                 let silent = line.map(|line| Duration::from_millis(now).saturating_sub(line.at));
                 let silent = silent.and_then(|silent| u64::try_from(silent.as_millis()).ok());
                 add("silent_ms", json!(silent));
@@ -285,7 +286,7 @@ impl Desk {
     /// The last lines of this run's standard error.
     fn last_words(&self) -> Option<String> {
         let page = self.agent.as_ref()?.log().last(LOOKED_AT);
-        let is_meant = |line: &&LogLine| line.stream == Stream::Stderr && line.seq > self.first_line;
+        let is_meant = |line: &&LogLine| line.stream == Stream::Stderr && Some(line.seq) > self.first_line;
         let lines: Vec<_> = page.lines.iter().filter(is_meant).collect();
         let last = &lines[lines.len().saturating_sub(LAST_WORDS)..];
         let texts: Vec<_> = last.iter().map(|line| String::from_utf8_lossy(&line.text)).collect();

@@ -240,7 +240,7 @@ impl Agents {
             agent: None,
             turn: 0,
             began: BTreeMap::new(),
-            first_line: 0,
+            first_line: None,
             tells_turns: spec.nature().tells_turns,
             late: Vec::new(),
             orders: None,
@@ -577,6 +577,27 @@ impl Agents {
         let house = self.inner.context.fences.sandbox.mode;
         let is_held = house.max(entry.shared.spec.sandbox.mode) != SandboxMode::Off;
         Some(entry.agent.parent_process().filter(|_| is_held)?.0)
+    }
+
+    /// Refuses what takes the files from under an agent: in this workspace, or in any of the repository.
+    ///
+    /// # Errors
+    /// [`SessionError::Running`] with the first that has not ended.
+    pub fn check_idle(&self, repository: &RepoName, workspace: Option<&str>) -> Result<(), SessionError> {
+        let works_there = |entry: &Arc<Entry>| {
+            let spec = &entry.shared.spec;
+            let state = entry.state();
+            let is_there = state != State::Created && !state.is_over();
+            let is_meant = workspace.is_none_or(|name| spec.workspace == name);
+            is_there && is_meant && spec.repository == repository.canonical()
+        };
+        match self.list().into_iter().find(works_there) {
+            Some(entry) => Err(SessionError::Running {
+                name: entry.record().name,
+                state: entry.state(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Tells the agents that work in a workspace that its files are others now: somebody has pushed.

@@ -331,7 +331,11 @@ impl AgentSpec {
         {
             return invalid("a variable has a NUL in it, or is too long".to_owned());
         }
-        if let Some((name, _)) = self.env.iter().find(|(name, value)| super::env::is_secret(name, value)) {
+        if let Some((name, _)) = self
+            .env
+            .iter()
+            .find(|(name, value)| super::env::is_called_secret(name, value))
+        {
             return invalid(format!(
                 "'{name}' looks like a secret, and variables are kept in the ledger: give it as a file (--secret {name}=FILE), or have that of the server passed on (--inherit {name})"
             ));

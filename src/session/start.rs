@@ -111,6 +111,22 @@ impl AgentSpec {
     pub(super) fn check_options(&self) -> Result<(), SessionError> {
         let kind = self.kind()?;
         let preset = self.preset()?.filter(|preset| *preset != Preset::Custom);
+        let dogs = &self.watchdogs;
+        let of_turns = [
+            ("silence", dogs.silence.is_some()),
+            ("tool", dogs.tool.is_some()),
+            ("permission", dogs.permission.is_some()),
+            ("turn", dogs.turn.is_some()),
+            ("turns", dogs.turns.is_some()),
+            ("cost", dogs.cost.is_some()),
+        ];
+        if let Some((name, _)) = of_turns.iter().find(|(_, is_set)| *is_set)
+            && !self.nature().tells_turns
+        {
+            return Err(invalid(format!(
+                "the watchdog '{name}' is for agents that tell of their turns; 'wall' bounds how long a command runs"
+            )));
+        }
         if !self.args.is_empty() && self.preset()?.is_none() {
             return Err(invalid(
                 "'args' go after the arguments of a preset: those of a command of your own are in it",

@@ -600,6 +600,9 @@ async fn change(
             }
             let renamed = new.filter(|new| new.canonical() != name.canonical());
             if let Some(new) = &renamed {
+                if let Some(doors) = &api.agents {
+                    doors.agents.check_idle(&name, None)?;
+                }
                 api.depot.rename(&name, new)?;
                 tracing::info!(repository = %name, %new, user = who.user(), "renamed");
             }
@@ -614,6 +617,9 @@ async fn remove(State(api): State<Arc<Api>>, Extension(who): Extension<Caller>, 
     let name = RepoName::parse(&name?.0)?;
     api.work(move |api| {
         api.authorise(&who, &name, Route::Manage, false)?;
+        if let Some(doors) = &api.agents {
+            doors.agents.check_idle(&name, None)?;
+        }
         api.depot.delete(&name)?;
         tracing::info!(repository = %name, user = who.user(), "deleted");
         Ok(())

@@ -565,6 +565,9 @@ fn a_key_that_is_passed_on_is_not_shown_and_one_that_is_told_is_not_taken() {
     let logs = house.get("/it/logs").to_string();
     assert!(logs.contains("it is [redacted]") && !logs.contains(KEY), "{logs}");
     let body = json!({ "repository": "demo", "argv": ["true"], "env": { "HOUSE_API_KEY": KEY } });
+    // One that is too short to be looked for is kept where anybody looks, too.
+    let short = json!({ "repository": "demo", "argv": ["true"], "env": { "PASSWORD": "hunter2" } });
+    house.ask("POST", "", Some(&short)).is(400);
     let refused = house.ask("POST", "", Some(&body)).is(400).to_string();
     assert!(
         refused.contains("--secret HOUSE_API_KEY=FILE") && !refused.contains(KEY),
@@ -798,6 +801,31 @@ fn whoever_has_an_agent_made_finds_it_in_his_trace() {
     assert_ne!(of(&house.ended("own")), mine);
     let wrong = json!({ "repository": "demo", "argv": ["true"], "trace": "4bf9" });
     house.ask("POST", "", Some(&wrong)).is(400);
+}
+
+#[test]
+fn a_second_server_does_not_touch_what_the_first_one_has() {
+    let house = House::start();
+    let second = std::process::Command::new(env!("CARGO_BIN_EXE_gitstead"))
+        .env_clear()
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(house.server.data())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!((second.status.code(), second.stdout.as_slice()), (Some(1), &b""[..]), "{said}");
+    assert!(said.contains("another gitstead serves from"), "{said}");
+    house.run("it", "true", json!({}));
+    assert_eq!(house.ended("it")["state"], "exited");
+}
+
+#[test]
+fn a_watchdog_that_would_never_bark_is_refused() {
+    let house = House::start();
+    let dogs = json!({ "silence": { "after_ms": 50, "action": "stop" } });
+    let body = json!({ "repository": "demo", "argv": ["true"], "watchdogs": dogs });
+    let refused = house.ask("POST", "", Some(&body)).is(400);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("'wall'"), "{refused}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn start_with(house: &House, part: &str, more: Value) {
     let mut body = json!({
         "dialect": "acp",
         "inherit": ["HOUSE"],
-        "env": { "SEEN": house.server.data().join("seen"), "GIT_CONFIG_NOSYSTEM": "1", "HOME": git.dir(), "KEY": "s3cret" },
+        "env": { "SEEN": house.server.data().join("seen"), "GIT_CONFIG_NOSYSTEM": "1", "HOME": git.dir(), "WORD": "s3cret" },
         "message": "go",
         "ladder": { "interrupt_ms": 50, "end_of_input_ms": 50, "terminate_ms": 50 },
     });

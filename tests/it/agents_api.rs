@@ -332,6 +332,36 @@ fn cli(house: &House, args: &[&str]) -> (bool, String, String) {
 }
 
 #[test]
+fn nobody_takes_the_files_from_under_an_agent() {
+    let house = House::start();
+    house.run("it", "touch there; while :; do sleep 0.05; done", json!({}));
+    eventually("it runs", || house.files().join("there").exists());
+    let repos = house.server.data().join("repos");
+    let refused = format!("agent 'it' is {}: stop it first", house.get("/it")["state"].as_str().unwrap());
+    let remove = || {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_gitstead"))
+            .env_clear()
+            .args(["workspace", "remove", "demo", "main", "--unsaved", "discard", "--data"])
+            .arg(house.server.data())
+            .arg("--repos")
+            .arg(&repos)
+            .output()
+            .unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, said) = remove();
+    assert_eq!((code, said.contains(&refused)), (Some(1), true), "{said}");
+    let path = "/api/v1/workspaces/demo/main?unsaved=discard";
+    let answer = crate::support::wire::request(&house.server, "DELETE", path, &[], b"");
+    assert!(answer.status == 409 && answer.text().contains(&refused), "{}", answer.text());
+    assert!(house.files().join("there").exists());
+    house.post("/it/kill");
+    house.ended("it");
+    assert_eq!(remove(), (Some(0), String::new()));
+    assert!(!house.files().exists());
+}
+
+#[test]
 fn one_command_shows_it() {
     let house = House::start();
     let args = ["start", "--workspace", "demo", "--", "sh", "-c", "echo hi > report.md"];

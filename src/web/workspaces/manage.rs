@@ -212,6 +212,9 @@ pub(super) async fn remove(
     let _turn = which.turn(&api).await?;
     api.work(move |api| {
         api.authorise(&who, &which.repository, Route::Manage, false)?;
+        if let Some(doors) = &api.agents {
+            doors.agents.check_idle(&which.repository, Some(which.name.as_str()))?;
+        }
         api.workspaces.forget(&which.repository, &which.name);
         let mut save = |held: &mut crate::workspace::Held<'_>| {
             held.checkpoint(Checkpoint::message("Last checkpoint of the workspace"))?;
