@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    AgentName, AgentRecord, AgentSpec, Audit, Entry, EventLog, EventPage, Fences, PermissionRule, SandboxMode,
-    SessionError, Veil, Weighed, Workspaces,
+    AgentName, AgentRecord, AgentSpec, Audit, Entry, EventLog, EventPage, Fences, PermissionRule, SessionError, Veil,
+    Weighed, Workspaces,
     host::Desk,
     policy::Policy,
     room::{Needed, run_of},
@@ -561,45 +561,6 @@ impl Agents {
         Ok(read?)
     }
 
-    /// The parent processes of agents that run in a sandbox: what is below them is not to be trusted as the user that it runs as.
-    pub fn confined(&self) -> Vec<i32> {
-        let agents = self.read();
-        let parents = agents.values().filter_map(|entry| self.confined_parent(entry));
-        parents.collect()
-    }
-
-    /// Whether there are any of these.
-    pub fn has_confined(&self) -> bool {
-        self.read().values().any(|entry| self.confined_parent(entry).is_some())
-    }
-
-    fn confined_parent(&self, entry: &Entry) -> Option<i32> {
-        let house = self.inner.context.fences.sandbox.mode;
-        let is_held = house.max(entry.shared.spec.sandbox.mode) != SandboxMode::Off;
-        Some(entry.agent.parent_process().filter(|_| is_held)?.0)
-    }
-
-    /// Refuses what takes the files from under an agent: in this workspace, or in any of the repository.
-    ///
-    /// # Errors
-    /// [`SessionError::Running`] with the first that has not ended.
-    pub fn check_idle(&self, repository: &RepoName, workspace: Option<&str>) -> Result<(), SessionError> {
-        let works_there = |entry: &Arc<Entry>| {
-            let spec = &entry.shared.spec;
-            let state = entry.state();
-            let is_there = state != State::Created && !state.is_over();
-            let is_meant = workspace.is_none_or(|name| spec.workspace == name);
-            is_there && is_meant && spec.repository == repository.canonical()
-        };
-        match self.list().into_iter().find(works_there) {
-            Some(entry) => Err(SessionError::Running {
-                name: entry.record().name,
-                state: entry.state(),
-            }),
-            None => Ok(()),
-        }
-    }
-
     /// Tells the agents that work in a workspace that its files are others now: somebody has pushed.
     pub fn push_applied(&self, repository: &RepoName, workspace: &str, data: &Value) {
         let works_there = |entry: &&Arc<Entry>| {
@@ -641,6 +602,10 @@ impl Agents {
     /// What others of this room work with.
     pub(super) fn tools(&self) -> (Ledger, Workers) {
         (self.inner.context.ledger.clone(), self.inner.context.workers.clone())
+    }
+
+    pub(super) fn any(&self, is: impl FnMut(&Arc<Entry>) -> bool) -> bool {
+        self.read().values().any(is)
     }
 
     /// All of them, in the order of their names.

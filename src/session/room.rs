@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use super::{AgentName, AgentRecord, Agents, Entry, RestartMode, SessionError, State, house::Inner};
-use crate::agent;
+use super::{AgentName, AgentRecord, Agents, Entry, RestartMode, SandboxMode, SessionError, State, house::Inner};
+use crate::{agent, base::RepoName};
 
 /// How often it is looked which have been kept long enough, at least and at most.
 const OFTEN: Duration = Duration::from_millis(250);
@@ -34,6 +34,44 @@ pub(super) fn run_of(run: &str) -> Option<(&str, &str, u32)> {
 }
 
 impl Agents {
+    /// The parent processes of agents that run in a sandbox: what is below them is not to be trusted as the user that it runs as.
+    pub fn confined(&self) -> Vec<i32> {
+        let agents = self.list();
+        agents.iter().filter_map(|entry| self.confined_parent(entry)).collect()
+    }
+
+    /// Whether there are any of these.
+    pub fn has_confined(&self) -> bool {
+        self.any(|entry| self.confined_parent(entry).is_some())
+    }
+
+    fn confined_parent(&self, entry: &Entry) -> Option<i32> {
+        let house = self.context().fences.sandbox.mode;
+        let is_held = house.max(entry.shared.spec.sandbox.mode) != SandboxMode::Off;
+        Some(entry.agent.parent_process().filter(|_| is_held)?.0)
+    }
+
+    /// Refuses what takes the files from under an agent: in this workspace, or in any of the repository.
+    ///
+    /// # Errors
+    /// [`SessionError::Running`] with the first that has not ended.
+    pub fn check_idle(&self, repository: &RepoName, workspace: Option<&str>) -> Result<(), SessionError> {
+        let works_there = |entry: &Arc<Entry>| {
+            let spec = &entry.shared.spec;
+            let state = entry.state();
+            let is_there = state != State::Created && !state.is_over();
+            let is_meant = workspace.is_none_or(|name| spec.workspace == name);
+            is_there && is_meant && spec.repository == repository.canonical()
+        };
+        match self.list().into_iter().find(works_there) {
+            Some(entry) => Err(SessionError::Running {
+                name: entry.record().name,
+                state: entry.state(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Forgets the one that ended first of those that nobody will go on with. Says whether there was one.
     pub(super) async fn make_room(&self) -> bool {
         let Some(entry) = self.spent(u64::MAX).into_iter().next() else {

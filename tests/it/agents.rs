@@ -813,7 +813,11 @@ fn a_second_server_does_not_touch_what_the_first_one_has() {
         .output()
         .unwrap();
     let said = String::from_utf8(second.stderr).unwrap();
-    assert_eq!((second.status.code(), second.stdout.as_slice()), (Some(1), &b""[..]), "{said}");
+    assert_eq!(
+        (second.status.code(), second.stdout.as_slice()),
+        (Some(1), &b""[..]),
+        "{said}"
+    );
     assert!(said.contains("another gitstead serves from"), "{said}");
     house.run("it", "true", json!({}));
     assert_eq!(house.ended("it")["state"], "exited");
@@ -825,7 +829,10 @@ fn a_watchdog_that_would_never_bark_is_refused() {
     let dogs = json!({ "silence": { "after_ms": 50, "action": "stop" } });
     let body = json!({ "repository": "demo", "argv": ["true"], "watchdogs": dogs });
     let refused = house.ask("POST", "", Some(&body)).is(400);
-    assert!(refused["error"]["message"].as_str().unwrap().contains("'wall'"), "{refused}");
+    assert!(
+        refused["error"]["message"].as_str().unwrap().contains("'wall'"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn what_an_agent_runs_through_its_client_is_a_commit_before_its_end_is_told() {
 field() { printf %s "$answer" | sed -n 's/.*"'$1'":"\([^"]*\)".*/\1/p'; }
 turn() {
     update tool_call '"toolCallId":"c0","title":"`make`","kind":"execute","status":"in_progress"'
-    want terminal/create '"command":"sh","args":["-c","echo made > made; pwd; echo $A $KEY; exit 3"],"env":[{"name":"A","value":"b c"}],"cwd":"'$PWD'"'
+    want terminal/create '"command":"sh","args":["-c","echo made > made; pwd; echo $A $WORD; exit 3"],"env":[{"name":"A","value":"b c"}],"cwd":"'$PWD'"'
     t=$(field terminalId)
     update tool_call_update '"toolCallId":"c0","content":[{"type":"terminal","terminalId":"'$t'"}]'
     want terminal/wait_for_exit '"terminalId":"'$t'"'

@@ -501,6 +501,9 @@ fn answers_are_as_they_are_described() {
     read.ask("askServiceDescription", "/agent/openapi.json", None, 200);
     read.ask("description", "/api/v1/openapi.json", None, 200);
     read.ask("metrics", "/metrics", None, 200);
+    // Nobody takes the files from under an agent.
+    read.ask("killAgent", "/api/v1/agents/talks/kill", None, 202);
+    play.house.ended_as("ann", "talks");
     read.ask("removeWorkspace", &one("?unsaved=discard"), None, 204);
     let described: BTreeSet<_> = operations(&read.document)
         .iter()
