@@ -230,6 +230,9 @@ impl SpoolFiles {
             n => path.with_extension(n.to_string()),
         };
         let last = self.bounds.files.max(1) - 1;
+        // Once there may have been more: as older ones they would count for what they are not.
+        let beyond = (last + 1..).map(older).take_while(|path| path.is_file());
+        beyond.for_each(|path| drop(fs::remove_file(path)));
         if last == 0 {
             return fs::remove_file(path);
         }
@@ -273,11 +276,12 @@ fn begin(path: &Path, first: u64) -> io::Result<fs::File> {
 /// The files that hold a stream on disk, newest first. Blocks.
 pub fn spooled(dir: &Path, stream: Stream) -> Vec<PathBuf> {
     let newest = dir.join(stream.file_name());
-    let older = (1u32..).map(|n| newest.with_extension(n.to_string()));
-    std::iter::once(newest.clone())
-        .chain(older)
-        .take_while(|path| path.is_file())
-        .collect()
+    let older = (1u32..)
+        .map(|n| newest.with_extension(n.to_string()))
+        .take_while(|path| path.is_file());
+    // Between two files there is no newest one for a moment.
+    let first = Some(newest.clone()).filter(|path| path.is_file());
+    first.into_iter().chain(older).collect()
 }
 
 /// The files of a stream with the position of the first byte of each and its length, oldest first. Blocks.
@@ -495,6 +499,25 @@ mod tests {
             spooled_from(&dir_of, Stream::Stdout, 600, 9).expect("read").bytes,
             b"new"
         );
+        let files = SpoolFiles {
+            dir: dir_of.clone(),
+            bounds,
+            busy: AtomicBool::new(false),
+            done: Notify::new(),
+            failed: Mutex::default(),
+        };
+        // Files of when there might be more of them go with the next one.
+        fs::write(dir_of.join("stdout.2"), "old").expect("written");
+        files.append(Stream::Stdout, &[b'x'; 100]).expect("written");
+        files.append(Stream::Stdout, b"y").expect("written");
+        assert!(!dir_of.join("stdout.2").exists());
+        assert_eq!(spooled_end(&dir_of), [704, 0]);
+        // Killed between the two names: positions go on.
+        fs::rename(&one, &two).expect("renamed");
+        assert_eq!(spooled_end(&dir_of), [704, 0]);
+        files.append(Stream::Stdout, b"er").expect("written");
+        let piece = spooled_from(&dir_of, Stream::Stdout, 703, 9).expect("read");
+        assert_eq!((piece.bytes.as_slice(), piece.end), (&b"yer"[..], 706));
         let tail = spooled_tail(&dir.path().join("a/b"), Stream::Stderr, 5, 100).expect("read");
         assert!(tail.is_empty());
     }
