@@ -17,7 +17,7 @@ use super::{
     letta,
     permits::Pace,
     pieces::Pieces,
-    policy::Policy,
+    policy::{Placed, Policy},
     quota,
     shared::{Shared, TEXT_BYTES},
     tally::reason,
@@ -59,6 +59,8 @@ pub(super) struct Desk {
     pub(super) policy: Policy,
     /// How often it asks.
     pub(super) pace: Pace,
+    /// The rule that has somebody asked what it has just asked.
+    pub(super) asked_for: Option<Placed>,
     pub(super) agent: Option<Agent>,
     pub(super) turn: u64,
     /// When calls that are open began, in milliseconds since 1970, and what tells their input from others.

@@ -237,6 +237,7 @@ impl Agents {
             answer_within: spec.answer_within.unwrap_or(context.answer_within),
             policy: Policy::new(&context.permissions, &spec.permissions),
             pace: super::permits::Pace::default(),
+            asked_for: None,
             agent: None,
             turn: 0,
             began: BTreeMap::new(),

@@ -201,6 +201,7 @@ impl Desk {
 
     /// What a rule says at once, if one does; no, if it asks too often.
     pub(super) fn ruled(&mut self, permission: &Permission) -> Option<Decision> {
+        self.asked_for = None;
         let reason = format!("more than {EACH_SECOND} questions in a second: nobody is asked");
         match self.pace.next(Instant::now()) {
             Paced::Fine => {}
@@ -213,8 +214,13 @@ impl Desk {
                 return Some(Decision::Deny { reason, stop: false });
             }
         }
-        let Ruling::By(placed) = self.policy.decide(permission) else {
-            return None;
+        let placed = match self.policy.decide(permission) {
+            Ruling::By(placed) => placed,
+            Ruling::Ask(placed) => {
+                self.asked_for = Some(placed.clone());
+                return None;
+            }
+            Ruling::Nobody => return None,
         };
         let (word, decision) = match placed.rule.decision {
             RuleDecision::Allow => ("allowed", Decision::Allow),
@@ -253,11 +259,8 @@ impl Desk {
                 Paced::Fine | Paced::First => self.refused(&permission, "too many questions wait for an answer"),
             };
         }
-        let rule = match self.policy.decide(&permission) {
-            Ruling::Ask(placed) => Some(placed),
-            _ => None,
-        };
-        let asked = self.tell(&permission, rule);
+        let rule = self.asked_for.take();
+        let asked = self.tell(&permission, rule.as_ref());
         let is_full = self.shared.questions().len() >= self.limits.agent_pending;
         let why = match is_full {
             true => "too many questions wait for an answer".to_owned(),
